@@ -1,0 +1,92 @@
+"""What an image is, said once: its specification, its two representations and bits per dimension.
+
+Outside a model images are ``uint8`` tensors of shape ``(n, channels, height, width)`` with values ``0..levels-1``.
+Inside a model they may become a *signal*: floating point in [-1, 1]. The two functions below are the only way across.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+Images = UInt8[Tensor, "n channels height width"]
+Labels = Int[Tensor, " n"]
+Signal = Float[Tensor, "n channels height width"]
+
+
+class Batch(NamedTuple):
+    """Images and, where the data set has them, their labels; ``labels`` is ``None`` for unlabelled data."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The shape of the data: known by the data set, handed to the model when it is built.
+
+    Args:
+        channels: 1 for gray, 3 for RGB.
+        height: pixels from top to bottom.
+        width: pixels from left to right; images need not be square.
+        levels: number of values a pixel can take: 256, or 2 for binarised data.
+        classes: number of classes, 0 for unlabelled data.
+    """
+
+    channels: int
+    height: int
+    width: int
+    levels: int = 256
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ImageSpec.{name}={getattr(self, name)}: must be at least 1")
+        if not 2 <= self.levels <= 256:
+            raise ValueError(f"ImageSpec.levels={self.levels}: must lie in 2..256")
+        if self.classes < 0:
+            raise ValueError(f"ImageSpec.classes={self.classes}: must be 0 (unlabelled) or more")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def dimensions(self) -> int:
+        """Number of values in one image: channels * height * width."""
+        return math.prod(self.shape)
+
+    def as_dict(self) -> dict[str, int]:
+        """Plain integers, as stored in checkpoints and summaries."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        labels = f", {self.classes} classes" if self.classes else ""
+        return f"{self.channels}x{self.height}x{self.width}, {self.levels} levels{labels}"
+
+
+def to_signal(images: Images, levels: int, dtype: torch.dtype = torch.float32) -> Signal:
+    """Integers 0..levels-1 to floating point in [-1, 1]; 0 goes to -1 and levels-1 to 1."""
+    return images.to(dtype).mul_(2 / (levels - 1)).sub_(1)
+
+
+def to_images(signal: Signal, levels: int) -> Images:
+    """The inverse of :func:`to_signal`, rounding to the nearest level and clipping what lies outside [-1, 1]."""
+    return signal.float().add(1).mul_((levels - 1) / 2).round_().clamp_(0, levels - 1).to(torch.uint8)
+
+
+def to_bytes(images: Images, levels: int) -> Images:
+    """Integers 0..levels-1 to the full range 0..255, for pictures and feature extractors."""
+    if levels == 256:
+        return images
+    return images.float().mul_(255 / (levels - 1)).round_().to(torch.uint8)
+
+
+def bits_per_dim(nats: Tensor, spec: ImageSpec) -> Tensor:
+    """Negative log-likelihood in bits per dimension from nats per image: nats / (dimensions * ln 2)."""
+    return nats / (spec.dimensions * math.log(2))
