@@ -1,0 +1,62 @@
+# Two commands need nothing but git, make and CPython 3.11-3.13: `make demo` and `make test`.
+# The environment is .venv: exactly the versions of requirements.lock, every file checked against its hash.
+
+RUN := .venv/bin/python
+UV := .venv/uv/bin/uv
+STAMP := .venv/.installed
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+
+# Idle OpenMP threads sleep instead of spinning: where cores are shared, spinning costs up to 6x.
+export OMP_WAIT_POLICY := PASSIVE
+export PRE_COMMIT_HOME := $(CURDIR)/.venv/pre-commit
+
+# Overrides for `make demo`, options for `make test`, `make bench` and `make lock`: make demo ARGS="seed=2"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check format hooks bench lock clean
+
+help:  ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Create .venv with the pinned dependencies (PYTHON=... chooses the interpreter)
+
+$(STAMP): requirements.lock requirements-uv.lock tools/install.sh
+	@sh tools/install.sh "$(PYTHON)"
+	@touch $@
+
+demo: $(STAMP)  ## Train a GAN on real handwritten digits (about two minutes) and show where the samples lie
+	$(RUN) src/train.py model=gan data=digits $(ARGS)
+
+test: $(STAMP)  ## Run the tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)  ## Run the tests, also those that take minutes
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(ARGS)
+
+check: $(STAMP)  ## Run every pre-commit hook: linter, formatter, type checker, file hygiene
+	.venv/bin/pre-commit run --all-files --show-diff-on-failure
+
+format: $(STAMP)  ## Repair what the linter and the formatter can repair
+	-.venv/bin/ruff check --fix --quiet
+	.venv/bin/ruff format
+
+hooks: $(STAMP)  ## Let git run the checks before every commit
+	.venv/bin/pre-commit install
+
+bench: $(STAMP) .venv/peers  ## Time ours against the others, side by side; writes benchmarks/results/
+	PYTHONPATH=.venv/peers $(RUN) tools/bench.py $(ARGS)
+
+.venv/peers: requirements-bench.lock $(STAMP)
+	rm -rf $@
+	$(UV) pip install --quiet --python $(RUN) --target $@ --no-deps --require-hashes -r requirements-bench.lock
+	@touch $@
+
+lock: $(STAMP)  ## Recreate the lock files from pyproject.toml (ARGS=--upgrade moves to the newest versions)
+	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o requirements.lock
+	$(COMPILE) --group installer --no-deps $(ARGS) -o requirements-uv.lock
+	$(COMPILE) --group bench --no-deps $(ARGS) -o requirements-bench.lock
+
+clean:  ## Remove .venv and all caches; logs/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
+	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

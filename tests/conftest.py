@@ -1,0 +1,45 @@
+"""What holds in every test: one thread, enforced tensor shapes, no network, no account."""
+
+import os
+import socket
+from pathlib import Path
+
+# Before torch is imported: spinning OpenMP threads cost 6x where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+install_import_hook("imago", "beartype.beartype")  # every annotated shape and type in imago is checked at each call
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches the network or an account, whatever is configured on this machine."""
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_ID", "WANDB_DIR", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", os.devnull)
+
+    connect = socket.socket.connect
+
+    def connect_locally(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests have no network, but something connects to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder with the real data sets; tests that need one skip where it is not."""
+    folder = os.environ.get("IMAGO_DATA_DIR")
+    if not folder:
+        pytest.skip("needs real data: set IMAGO_DATA_DIR to a folder with cifar-10-batches-bin and MNIST")
+    return Path(folder)
