@@ -9,7 +9,7 @@ from pathlib import Path
 
 LARGEST = 1_500_000  # bytes: pictures and shipped weights fit, data sets and checkpoints do not
 MACHINE_PATH = re.compile(r"(?<![\w.}~-])/(?:home|mnt|opt|root|tmp|Users|work)/")
-INDEX_HOST = re.compile(r"(?:pypi|pythonhosted|download\.pytorch|piwheels)\.org|--(?:extra-)?index-url|--find-links")
+INDEX_HOST = re.compile(r"(?:pypi|pythonhosted|download\.pytorch|piwheels)\.org|--(?:(?:extra-)?index-url|find-links)")
 
 
 def problems(path: Path) -> list[str]:

@@ -37,6 +37,10 @@ fi
 echo "Installing the dependencies (on Linux about 3 GB to download once, 6 GB on disk)"
 [ -t 2 ] || quiet=--quiet
 export UV_PYTHON_DOWNLOADS=never
+# uv does not read pip's configuration; a mirror configured there is the only way out of some networks.
+mirror=$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)
+mirror=${PIP_INDEX_URL:-$mirror}
+if [ -n "$mirror" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$mirror}"; fi
 "$uv" pip sync ${quiet-} --python .venv/bin/python --require-hashes requirements.lock
 "$uv" pip install ${quiet-} --python .venv/bin/python --offline --no-deps --no-build-isolation --editable .
 echo "Ready: $(.venv/bin/python --version) in .venv, $(.venv/bin/python -c 'import importlib.metadata as m; print("torch", m.version("torch"), "torchvision", m.version("torchvision"))')"
