@@ -1,7 +1,7 @@
 """Random numbers that belong to images, not to batches.
 
-Image k of a sample must be the same whether it was drawn alone, in a batch of 64 or on another device. So every image has
-a random stream of its own: SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators",
+Image k of a sample must be the same whether it was drawn alone, in a batch of 64 or on another device. So every image
+has a random stream of its own: SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators",
 figure 12) started from a hash of (seed, k) and evaluated for a whole batch with integer tensor operations. Integer
 arithmetic is exact, so the uniform numbers agree bit for bit between devices.
 """
@@ -40,8 +40,8 @@ def _mix(x: Tensor) -> Tensor:
 class PerImageGenerator:
     """A batch of independent random streams, one per image.
 
-    Every draw advances all streams alike. Two generators with the same ``seed`` give image ``k`` the same numbers, whatever
-    the number of images drawn with it.
+    Every draw advances all streams alike. Two generators with the same ``seed`` give image ``k`` the same numbers,
+    whatever the number of images drawn with it.
 
     Args:
         seed: the seed of the whole set of streams, any integer.

@@ -1,0 +1,1 @@
+"""The families: one file each, readable from top to bottom."""

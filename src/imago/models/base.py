@@ -1,0 +1,233 @@
+"""The contract of every model: what it is told, what it can do, and how it takes a step.
+
+A model is built from an :class:`~imago.images.ImageSpec` and sees ``uint8`` images only. It declares its *players*, the
+modules that have an optimiser each: one for most families, two for a GAN. All models step through
+:meth:`GenerativeModel.descend`, with Lightning's manual optimisation, so that gradient clipping, learning-rate
+schedules and counters mean the same for one player and for many. (Lightning's own clipping and schedulers are silently
+skipped in manual optimisation, and its step counter counts every player.)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from imago.errors import UserError
+from imago.images import Batch, Images, ImageSpec, Labels
+from imago.noise import PerImageGenerator
+from imago.schedules import Schedule
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class GenerativeModel(LightningModule, ABC):
+    """A distribution over images that can be trained and sampled.
+
+    Args:
+        spec: shape, levels and classes of the images.
+        optimizer: for each player a function from its parameters to a torch optimiser.
+        conditional: whether the model generates a given class. Needs labelled data.
+        schedule: factor on all learning rates as a function of the images seen; ``None`` keeps them constant.
+        gradient_clip: largest Euclidean norm of one player's gradient; longer gradients are scaled down to it.
+
+    Attributes:
+        likelihood: ``exact``, ``lower_bound`` or ``none``: what the model can say about p(x).
+        averaged: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
+        images_seen: training images shown so far, over all devices.
+        batches_seen: batches they came in; the position in the data stream.
+        updates: optimiser steps of the model (of the generator, for a GAN).
+    """
+
+    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
+    averaged: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        *,
+        optimizer: Mapping[str, OptimizerFactory],
+        conditional: bool,
+        schedule: Schedule | None,
+        gradient_clip: float | None,
+    ) -> None:
+        super().__init__()
+        if conditional and not spec.classes:
+            raise UserError("conditional=true: the data has no labels; choose labelled data or conditional=false")
+        self.automatic_optimization = False
+        self.spec = spec
+        self.conditional = conditional
+        self.classes = spec.classes if conditional else 0
+        self.schedule = schedule
+        self.gradient_clip = gradient_clip
+        self.images_seen = 0
+        self.batches_seen = 0
+        self.updates = 0
+        self.observed = True
+        self._optimizer_factories = dict(optimizer)
+        self._terms: dict[str, tuple[Tensor, int]] = {}
+
+    # --- what a family writes -----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def players(self) -> dict[str, nn.Module]:
+        """The modules that are optimised, by name; ``optimizer`` has an entry for each."""
+
+    @abstractmethod
+    def learn(self, batch: Batch) -> None:
+        """Train on one batch: compute losses, :meth:`record` what is worth seeing, :meth:`descend` for each player."""
+
+    @abstractmethod
+    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
+        """Draw images; called by :meth:`sample`, which has checked the labels and switched to evaluation mode."""
+
+    # --- what everybody uses ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, n: int, *, labels: Labels | None = None, generator: PerImageGenerator) -> Images:
+        """Draw ``n`` images.
+
+        Args:
+            n: number of images.
+            labels: int64 (n,), the class of each image; conditional models only, which draw classes uniformly without
+                it.
+            generator: the random stream of each image. Image k depends on its own stream alone, not on ``n``.
+
+        Returns:
+            uint8 (n, channels, height, width) with values 0..levels-1, on the model's device.
+
+        Raises:
+            UserError: labels given to an unconditional model, or labels that are not classes of the data.
+        """
+        if labels is None and self.conditional:
+            labels = generator.integers(n, self.classes)
+        if labels is not None:
+            self._check_labels(labels, n)
+            labels = labels.to(self.device)
+        with evaluating(self):
+            return self.generate(n, labels, generator)
+
+    def _check_labels(self, labels: Tensor, n: int) -> None:
+        if not self.conditional:
+            raise UserError("labels given to an unconditional model: train it with conditional=true, or leave them out")
+        if len(labels) != n:
+            raise UserError(f"{len(labels)} labels for {n} images: give one label for each image")
+        if n and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise UserError(
+                f"labels from {int(labels.min())} to {int(labels.max())}: the model was trained on classes "
+                f"0..{self.classes - 1}"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Learn from one batch and count it (Lightning's entry)."""
+        self.learn(batch)
+        self.batches_seen += 1
+        self.images_seen += len(batch.images) * self.trainer.world_size
+
+    def descend(self, player: str, loss: Float[Tensor, ""]) -> None:
+        """One optimiser step of one player along the gradient of its loss.
+
+        The gradient's norm is recorded as ``gradient_norm/<player>`` where it is computed anyway or about to be logged.
+        """
+        optimizer = self._optimizers[player]
+        parameters = self._parameters_of[player]
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        if self.gradient_clip is not None or self.observed:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            if self.gradient_clip is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
+            self.record(f"gradient_norm/{player}", norm)
+        if self.schedule is not None:
+            factor = self.schedule(self.images_seen)
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["initial_lr"]
+        optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimiser for each player, in the order of :attr:`players` (Lightning's entry)."""
+        players = self.players
+        if set(players) != set(self._optimizer_factories):
+            raise UserError(
+                f"model.optimizer has entries for {sorted(self._optimizer_factories)}, the model's players are "
+                f"{sorted(players)}: give exactly one optimiser for each"
+            )
+        self._parameters_of = {name: list(module.parameters()) for name, module in players.items()}
+        self._optimizers = {name: self._optimizer_factories[name](p) for name, p in self._parameters_of.items()}
+        for optimizer in self._optimizers.values():
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        return list(self._optimizers.values())
+
+    def noise(self, n: int, *shape: int) -> Tensor:
+        """Standard normal noise (n, *shape) for training, from torch's global generator.
+
+        It is drawn for the batch of all devices and cut, so that two processes together take the step that one would.
+        """
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        z = torch.randn(n * world, *shape, device=self.device, dtype=self.dtype)
+        return z[rank * n : (rank + 1) * n]
+
+    # --- running means of what is worth seeing -----------------------------------------------------------------------
+
+    def record(self, name: str, value: Float[Tensor, ""]) -> None:
+        """Add to the running mean of a named number; the training log writes the mean as ``train/<name>``."""
+        total, count = self._terms.get(name, (0, 0))
+        self._terms[name] = (total + value.detach(), count + 1)
+
+    def take_records(self) -> dict[str, float]:
+        """The means recorded since the last call, averaged over all devices."""
+        means = {name: total / count for name, (total, count) in self._terms.items()}
+        self._terms.clear()
+        if means and self.trainer.world_size > 1:
+            stacked = self.trainer.strategy.reduce(torch.stack(list(means.values())), reduce_op="mean")
+            means = dict(zip(means, stacked, strict=True))
+        return {name: float(value) for name, value in means.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counters and running means go along, so that a continued run logs the rows of one that never stopped."""
+        checkpoint["progress"] = {
+            "images_seen": self.images_seen,
+            "batches_seen": self.batches_seen,
+            "updates": self.updates,
+            "terms": {name: [total, count] for name, (total, count) in self._terms.items()},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` kept."""
+        progress = checkpoint["progress"]
+        self.images_seen = progress["images_seen"]
+        self.batches_seen = progress["batches_seen"]
+        self.updates = progress["updates"]
+        self._terms = {name: (total, count) for name, (total, count) in progress["terms"].items()}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and afterwards every submodule's own mode again."""
+    training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients for the module's parameters inside: they flow through it, and none is computed for it."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)

@@ -1,0 +1,91 @@
+"""Fully connected generator and discriminator (Goodfellow et al. 2014, section 5).
+
+A class label enters as one-hot input beside z, or beside the image (Mirza & Osindero 2014, figure 1); a linear layer
+on a one-hot vector is a row of its weight, so it is written as an embedding that is added to the first layer's output.
+"""
+
+from itertools import pairwise
+from typing import Annotated
+
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from imago.images import ImageSpec, Labels, Signal
+
+
+class MLPGenerator(nn.Module):
+    """z → hidden layers → image.
+
+    Args:
+        spec: the images to make.
+        latent: length of z.
+        classes: number of classes, 0 for an unconditional generator.
+        hidden: width of each hidden layer.
+    """
+
+    def __init__(self, spec: ImageSpec, latent: int, classes: int, hidden: list[PositiveInt]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.first = nn.Linear(latent, hidden[0])
+        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
+        layers: list[nn.Module] = []
+        for wide, next_wide in pairwise(hidden):
+            layers += [nn.LeakyReLU(0.2), nn.Linear(wide, next_wide)]
+        self.rest = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Linear(hidden[-1], spec.dimensions), nn.Tanh())
+
+    def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Signal:
+        """Signals in [-1, 1], (n, channels, height, width)."""
+        h = self.first(z)
+        if self.embed is not None:
+            h = h + self.embed(labels)
+        return self.rest(h).view(-1, *self.spec.shape)
+
+
+class MLPDiscriminator(nn.Module):
+    """Image → hidden layers → one logit.
+
+    Args:
+        spec: the images to judge.
+        classes: number of classes, 0 for an unconditional discriminator.
+        hidden: width of each hidden layer.
+        dropout: probability with which a hidden unit is dropped in training (Goodfellow et al. 2014 used it here).
+        spectral_norm: divide every weight by its largest singular value (Miyato et al. 2018).
+    """
+
+    has_batch_norm = False
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        classes: int,
+        hidden: list[PositiveInt],
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.first = nn.Linear(spec.dimensions, hidden[0])
+        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
+        layers: list[nn.Module] = []
+        for wide, next_wide in pairwise([*hidden, 1]):
+            layers.append(nn.LeakyReLU(0.2))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            layers.append(nn.Linear(wide, next_wide))
+        self.rest = nn.Sequential(*layers)
+        if spectral_norm:
+            normalise_spectrally(self)
+
+    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, " n"]:
+        """Logits (n,): large for images taken to be real."""
+        h = self.first(x.flatten(1))
+        if self.embed is not None:
+            h = h + self.embed(labels)
+        return self.rest(h).squeeze(1)
+
+
+def normalise_spectrally(net: nn.Module) -> None:
+    """Spectral normalisation of every linear and convolutional weight of a network, in place (Miyato et al. 2018)."""
+    for module in list(net.modules()):
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.utils.parametrizations.spectral_norm(module)
