@@ -43,7 +43,7 @@ class LinearDecay(Schedule):
 
 
 class Cosine(Schedule):
-    """A linear rise over ``warmup`` images, then half a cosine down to 0 at image ``end`` (Loshchilov & Hutter 2017)."""
+    """A linear rise over ``warmup`` images, then half a cosine to 0 at image ``end`` (Loshchilov & Hutter 2017)."""
 
     def __init__(self, end: PositiveInt, warmup: NonNegativeInt = 0) -> None:
         if end <= warmup:

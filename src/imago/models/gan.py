@@ -257,9 +257,8 @@ class GAN(GenerativeModel):
             self.descend("generator", loss)
 
     def decode(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Images:
-        """The images that latent vectors stand for, uint8 (n, channels, height, width), by the networks' current
-        mode.""" return to_images(self.generator(z.to(self.device, self.dtype), labels), self.spec.levels)
-        """
+        """The images (uint8, n, channels, height, width) that latent vectors stand for, in the networks' current mode."""
+        return to_images(self.generator(z.to(self.device, self.dtype), labels), self.spec.levels)
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """G(z) for z ~ N(0, I)."""
