@@ -1,0 +1,8 @@
+"""One file per format; every class is a :class:`imago.data.Source`."""
+
+from imago.data.sources.bars import Bars
+from imago.data.sources.cifar10 import CIFAR10
+from imago.data.sources.digits import Digits
+from imago.data.sources.mnist import MNIST, FashionMNIST
+
+__all__ = ["CIFAR10", "MNIST", "Bars", "Digits", "FashionMNIST"]

@@ -1,0 +1,97 @@
+"""CIFAR-10, binary version: 60,000 photographs, 32x32 RGB, ten classes.
+
+Reference: A. Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". The archive
+cifar-10-binary.tar.gz unpacks to cifar-10-batches-bin/ with data_batch_1.bin ... data_batch_5.bin and test_batch.bin,
+each of 10,000 records of 3,073 bytes: one label 0..9, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
+"""
+
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
+from imago.data.download import Download, fetch
+from imago.errors import UserError
+
+RECORDS = 10_000
+_RECORD = 1 + 3 * 32 * 32
+_FOLDER = "cifar-10-batches-bin"
+_TRAIN = tuple(f"data_batch_{k}.bin" for k in range(1, 6))
+_TEST = "test_batch.bin"
+_ARCHIVE = Download(
+    name="cifar-10-binary.tar.gz",
+    urls=("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
+    size=170_052_171,
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+)
+
+
+class CIFAR10(Source):
+    """3x32x32, ten classes; training, validation and test are 45,000, 5,000 and 10,000 images.
+
+    Args:
+        url: where to fetch the archive from, instead of its publisher.
+    """
+
+    name = "cifar10"
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    def __init__(self, url: str | None = None) -> None:
+        self.archive = _ARCHIVE.at(url) if url else _ARCHIVE
+
+    def load(self, directory: Path) -> Splits:
+        """Reads DIRECTORY/cifar-10-batches-bin/*.bin; fetches and unpacks the archive if one of them is missing."""
+        folder = data_directory(directory) / _FOLDER
+        if not all((folder / name).exists() for name in (*_TRAIN, _TEST)):
+            self._unpack(folder)
+        records = np.concatenate([_read(folder / name) for name in _TRAIN])
+        order = fixed_permutation(len(records))
+        n_val = len(records) // 10
+        train, val = _image_set(records[order[:-n_val]]), _image_set(records[order[-n_val:]])
+        return Splits(
+            train,
+            val,
+            _image_set(_read(folder / _TEST)),
+            classes=self.classes,
+            description=f"cifar10: train, val = the first {len(train):,} and the last {len(val):,} images of a fixed "
+            "permutation of data_batch_1..5, test = test_batch",
+        )
+
+    def _unpack(self, folder: Path) -> None:
+        archive = fetch(
+            self.archive,
+            folder.parent,
+            instead=f"or unpack it there, so that {folder / _TRAIN[0]} exists",
+        )
+        # Unpacked aside and moved file by file: an interruption leaves no half-written file under a final name.
+        with tempfile.TemporaryDirectory(dir=folder.parent) as aside, tarfile.open(archive) as tar:
+            tar.extractall(aside, filter="data")
+            folder.mkdir(exist_ok=True)
+            for file in (Path(aside) / _FOLDER).iterdir():
+                file.replace(folder / file.name)
+        archive.unlink()
+
+
+def _read(file: Path) -> np.ndarray:
+    """The records of one batch file, uint8 (10000, 3073)."""
+    expected, found = RECORDS * _RECORD, file.stat().st_size
+    if found != expected:
+        raise UserError(
+            f"{file}: has {found:,} bytes, expected {expected:,} ({RECORDS:,} records of {_RECORD:,}): it is damaged. "
+            "Delete it to have it fetched again."
+        )
+    records = np.fromfile(file, np.uint8).reshape(RECORDS, _RECORD)
+    if records[:, 0].max() > 9:
+        raise UserError(
+            f"{file}: holds the label {records[:, 0].max()}, expected 0..9: it is damaged. "
+            "Delete it to have it fetched again."
+        )
+    return records
+
+
+def _image_set(records: np.ndarray) -> ImageSet:
+    images = np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(records[:, 0].astype(np.int64)))

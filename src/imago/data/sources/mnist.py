@@ -1,0 +1,133 @@
+"""MNIST and Fashion-MNIST: 70,000 gray 28x28 images in ten classes, as idx files.
+
+References: Y. LeCun, L. Bottou, Y. Bengio & P. Haffner 1998, "Gradient-based learning applied to document
+recognition"; H. Xiao, K. Rasul & R. Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine
+learning algorithms".
+
+An idx file is a big-endian header and then bytes: two zeros, 8 (for uint8), the number of dimensions d, d 32-bit
+lengths, the values in C order. The four files lie in DIRECTORY/MNIST/raw (or FashionMNIST/raw), as .gz or unpacked.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
+from imago.data.download import Download, fetch
+from imago.errors import UserError
+
+
+class _Idx(Source):
+    """What the two data sets share; a subclass says where they lie and what their files are."""
+
+    folder: str
+    classes: tuple[str, ...]
+    urls: tuple[str, ...]
+    files: tuple[tuple[str, int, str], ...]  # name, bytes and MD5 of the four .gz files
+
+    def __init__(self, url: str | None = None) -> None:
+        self.bases = (url,) if url else self.urls
+
+    def load(self, directory: Path) -> Splits:
+        """Reads the four idx files of DIRECTORY; fetches those that are missing."""
+        raw = data_directory(directory) / self.folder / "raw"
+        images, labels, test_images, test_labels = (self._read(raw, *file) for file in self.files)
+        order = fixed_permutation(len(images))
+        n_val = len(images) // 6
+        train, val = (_image_set(images[part], labels[part], raw) for part in (order[:-n_val], order[-n_val:]))
+        return Splits(
+            train,
+            val,
+            _image_set(test_images, test_labels, raw),
+            classes=self.classes,
+            description=f"{self.name}: train, val = the first {len(train):,} and the last {len(val):,} images of a "
+            "fixed permutation of the training files, test = the t10k files",
+        )
+
+    def _read(self, raw: Path, name: str, size: int, md5: str) -> np.ndarray:
+        """The array in one idx file, uint8 (n, 28, 28) or (n,)."""
+        plain, packed = raw / name.removesuffix(".gz"), raw / name
+        if plain.exists():
+            return _parse_idx(plain, plain.read_bytes())
+        if not packed.exists():
+            raw.mkdir(parents=True, exist_ok=True)
+            download = Download(name, tuple(f"{base.rstrip('/')}/{name}" for base in self.bases), size, md5)
+            fetch(download, raw, instead=f"compressed or as {plain.name}")
+        try:
+            return _parse_idx(packed, gzip.decompress(packed.read_bytes()))
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{packed}: is damaged ({error}). Delete it to have it fetched again.") from None
+
+
+class MNIST(_Idx):
+    """1x28x28 handwritten digits; training, validation and test are 50,000, 10,000 and 10,000 images.
+
+    Args:
+        url: folder to fetch the four files from, instead of the known mirrors.
+    """
+
+    name = "mnist"
+    folder = "MNIST"
+    classes = tuple("0123456789")
+    urls = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
+    files = (
+        ("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        ("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+        ("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+        ("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+    )
+
+
+class FashionMNIST(_Idx):
+    """1x28x28 pictures of clothes; training, validation and test are 50,000, 10,000 and 10,000 images.
+
+    Args:
+        url: folder to fetch the four files from, instead of the publisher's.
+    """
+
+    name = "fashion_mnist"
+    folder = "FashionMNIST"
+    classes = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+    urls = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+    files = (
+        ("train-images-idx3-ubyte.gz", 26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        ("train-labels-idx1-ubyte.gz", 29_515, "25c81989df183df01b3e8a0aad5dffbe"),
+        ("t10k-images-idx3-ubyte.gz", 4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
+        ("t10k-labels-idx1-ubyte.gz", 5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
+    )
+
+
+def _parse_idx(file: Path, content: bytes) -> np.ndarray:
+    dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
+    shape = np.frombuffer(content[4 : 4 + 4 * dimensions], ">u4").tolist()
+    expected = 4 + 4 * dimensions + math.prod(shape)
+    if not dimensions or len(content) != expected:
+        raise UserError(
+            f"{file}: is no idx file of bytes, or is damaged: its header {content[:4].hex()} promises shape "
+            f"{tuple(shape)}, {expected:,} bytes, found {len(content):,}. Delete it to have it fetched again."
+        )
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _image_set(images: np.ndarray, labels: np.ndarray, raw: Path) -> ImageSet:
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
+        raise UserError(
+            f"{raw}: images of shape {images.shape} with labels of shape {labels.shape}, the largest "
+            f"{labels.max(initial=0)}; expected (n, 28, 28), (n,) and 9. Delete the files to have them fetched again."
+        )
+    return ImageSet(torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64)))
