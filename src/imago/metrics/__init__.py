@@ -1,0 +1,27 @@
+"""Sample quality: feature extractors, Fréchet and kernel distances, and the evaluator that a run is given."""
+
+from imago.metrics.choices import Auto, Classifier, ExtractorChoice, Inception
+from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
+from imago.metrics.frechet import Moments, frechet_distance
+from imago.metrics.kernel import kernel_distance, squared_mmd
+from imago.metrics.quality import Evaluator, Measurement, NoMetrics, SampleQuality
+from imago.metrics.reference import ReferenceStatistics
+
+__all__ = [
+    "Auto",
+    "Classifier",
+    "ClassifierExtractor",
+    "Evaluator",
+    "ExtractorChoice",
+    "FeatureExtractor",
+    "Inception",
+    "InceptionExtractor",
+    "Measurement",
+    "Moments",
+    "NoMetrics",
+    "ReferenceStatistics",
+    "SampleQuality",
+    "frechet_distance",
+    "kernel_distance",
+    "squared_mmd",
+]

@@ -1,0 +1,269 @@
+"""Which extractor a run measures with, and where its weights come from.
+
+A choice is made before training starts: :meth:`ExtractorChoice.build` either gives an extractor that is ready, or raises a
+:class:`~imago.errors.UserError` with the remedies.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from imago.downloads import DownloadError, download, sha256_of
+from imago.errors import UserError
+from imago.images import to_bytes
+from imago.metrics.cache import Cache
+from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
+from imago.metrics.network import ClassifierNetwork, accuracy, train_classifier
+from imago.metrics.progress import progress_bar
+
+if TYPE_CHECKING:
+    from imago.data import ImageDataModule
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+SHIPPED = Path(__file__).parent / "weights"
+
+_FIRST_USE_IMAGES = 150_000  # length of a training at first use: two to four minutes of a CPU core
+_failed_downloads: dict[str, str] = {}  # address -> why it failed: one process asks a dead network once
+
+Notify = Callable[[str], None]
+
+
+class ExtractorChoice(ABC):
+    """A way to get a feature extractor for a data set."""
+
+    @abstractmethod
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> FeatureExtractor | None:
+        """The extractor, in memory on the CPU.
+
+        Args:
+            data: prepared.
+            device: where a classifier is trained, should that be necessary.
+            weights: path of a weight file that the user chose, ``metrics.weights``.
+            notify: called with whatever the user has to know about the choice.
+
+        Returns:
+            the extractor, or ``None`` where this choice allows that nothing is measured.
+
+        Raises:
+            UserError: there is no such extractor for these data; the text says why and what to do.
+        """
+
+
+class Inception(ExtractorChoice):
+    """TensorFlow's Inception: the file ``metrics.weights``, or the published one in ``<data.dir>/weights``, or a download.
+
+    Args:
+        url: where the published file is downloaded from.
+        sha256: its digest.
+        timeout: seconds to wait for the network.
+    """
+
+    def __init__(self, url: str = INCEPTION_URL, sha256: str = INCEPTION_SHA256, timeout: float = 5.0) -> None:
+        self.url = url
+        self.sha256 = sha256
+        self.timeout = timeout
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> InceptionExtractor:
+        """See :meth:`ExtractorChoice.build`."""
+        path = self._published(Cache(data.directory, "weights")) if weights is None else Path(weights)
+        if not path.is_file():
+            raise UserError(f"metrics.weights={weights}: there is no such file. {self._remedies(None)}")
+        if sha256_of(path) != self.sha256:
+            if weights is None:
+                raise UserError(f"{path}: damaged, its SHA-256 is not {self.sha256}. Delete it. {self._remedies(path)}")
+            notify(
+                f"metrics.weights={weights}: not the published Inception weights; the numbers compare with no others."
+            )
+        if device.type == "cpu":
+            notify(
+                "Inception takes about 0.2 s per image and CPU core: lower metrics.samples, or set metrics=classifier."
+            )
+        try:
+            return InceptionExtractor(str(path))
+        except ValueError as error:
+            raise UserError(f"metrics.weights={path}: {error}. {self._remedies(None)}") from error
+
+    def _published(self, cache: Cache) -> Path:
+        """The published file, downloaded if it is not there."""
+        path = cache.find(INCEPTION_FILE)
+        if path is not None:
+            return path
+        path = cache.place(INCEPTION_FILE)
+        if self.url not in _failed_downloads:
+            try:
+                with progress_bar("Downloading Inception's weights (91 MB)") as progress:
+                    download(self.url, path, self.sha256, timeout=self.timeout, progress=progress)
+            except DownloadError as error:
+                _failed_downloads[self.url] = str(error)
+            else:
+                return path
+        raise UserError(
+            f"metrics=inception: the Inception weights cannot be had ({_failed_downloads[self.url]}). {self._remedies(path)}"
+        )
+
+    def _remedies(self, path: Path | None) -> str:
+        place = f"put it at {path}, or " if path else ""
+        return (
+            f"Download {self.url} (SHA-256 {self.sha256}) and {place}give its place as metrics.weights=PATH; "
+            "or set metrics=classifier, or metrics=none."
+        )
+
+
+class Classifier(ExtractorChoice):
+    """A small network trained on the data set.
+
+    The file ``metrics.weights``, or the weights shipped for this data set and shape, or, for labelled data, weights trained
+    at first use and kept in the cache.
+    """
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> ClassifierExtractor:
+        """See :meth:`ExtractorChoice.build`."""
+        if weights is not None:
+            return self._load(Path(weights), data)
+        shipped = SHIPPED / f"{data.name}.pt"
+        if shipped.is_file():
+            content = torch.load(shipped, weights_only=True)
+            if content["shape"] == list(data.spec.shape):
+                return ClassifierExtractor(network_from(content), f"{data.name}, shipped")
+        if data.train.labels is None:
+            raise UserError(
+                f"metrics=classifier: {data.name} has no labels to train a classifier with, and none is shipped for it. "
+                "Set metrics=inception, give a file written by src/train_classifier.py as metrics.weights=PATH, or set "
+                "metrics=none."
+            )
+        return self._trained_at_first_use(data, device, notify)
+
+    @staticmethod
+    def _load(path: Path, data: ImageDataModule) -> ClassifierExtractor:
+        remedy = "Give a file written by src/train_classifier.py, or leave metrics.weights out."
+        if not path.is_file():
+            raise UserError(f"metrics.weights={path}: there is no such file. {remedy}")
+        try:
+            network = network_from(torch.load(path, weights_only=True))
+        except Exception as error:
+            # Whatever a wrong file makes the unpickler do, the user needs to know one thing.
+            raise UserError(f"metrics.weights={path}: not the weights of a classifier ({error}). {remedy}") from error
+        if network.channels != data.spec.channels:
+            raise UserError(
+                f"metrics.weights={path}: trained on {network.channels} channels, but {data.name} has "
+                f"{data.spec.channels}. {remedy}"
+            )
+        return ClassifierExtractor(network, path.name)
+
+    @staticmethod
+    def _trained_at_first_use(data: ImageDataModule, device: torch.device, notify: Notify) -> ClassifierExtractor:
+        cache = Cache(data.directory)
+        name = f"classifier-{data.name}-{data.fingerprint}.pt"
+        content = cache.load(name)
+        if content is None:
+            with progress_bar(f"Training a classifier of {data.name} for the metrics, once") as progress:
+                content = train_on(data, images_seen=_FIRST_USE_IMAGES, seed=0, device=device, progress=progress)
+            cache.save(name, content)
+        notify(
+            f"val/fd_classifier is measured with a classifier of {data.name} trained on this machine "
+            f"(accuracy {content['validation_accuracy']:.1%}): compare its values with this machine's only."
+        )
+        return ClassifierExtractor(network_from(content), f"{data.name}, trained at first use")
+
+
+class Auto(ExtractorChoice):
+    """The default: Inception for colour data, the classifier for gray; the other one, said loudly, where that is impossible.
+
+    Where both are impossible nothing is measured, and that is said as loudly.
+
+    Args:
+        inception: how Inception's weights are found.
+    """
+
+    def __init__(self, inception: Inception | None = None) -> None:
+        self.inception = inception or Inception()
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> FeatureExtractor | None:
+        """See :meth:`ExtractorChoice.build`."""
+        colour = data.spec.channels == 3
+        choices: list[ExtractorChoice] = [self.inception, Classifier()] if colour else [Classifier(), self.inception]
+        if weights is not None:
+            return choices[0].build(data, device, weights, notify)
+        for choice, fallback in zip(
+            choices, ("the other kind of features is used instead", "nothing is measured"), strict=True
+        ):
+            try:
+                return choice.build(data, device, None, notify)
+            except UserError as error:
+                notify(f"metrics=auto: {fallback}, because {error}")
+        return None
+
+
+def train_on(
+    data: ImageDataModule,
+    *,
+    images_seen: int,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train a classifier on the training split; the global random generators are not touched.
+
+    Args:
+        data: prepared and labelled.
+        images_seen: length of the training.
+        seed: of the weights, the order and the augmentation.
+        device: where to train.
+        progress: called with (images seen, ``images_seen``).
+
+    Returns:
+        what a weight file holds: ``network`` (constructor arguments), ``shape``, ``weights`` (float16), ``images_seen``,
+        ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights.
+    """
+    spec = data.spec
+    assert data.train.labels is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ClassifierNetwork.for_images(*spec.shape, classes=spec.classes)
+    train_classifier(
+        network,
+        to_bytes(data.training_images(), spec.levels),
+        data.train.labels,
+        images_seen=images_seen,
+        flip=data.flip,
+        generator=torch.Generator().manual_seed(seed),
+        device=device,
+        progress=progress,
+    )
+    content: dict[str, Any] = {
+        "network": network.arguments,
+        "shape": list(spec.shape),
+        "weights": {
+            name: value.half().cpu() for name, value in network.state_dict().items() if value.is_floating_point()
+        },
+        "images_seen": images_seen,
+        "seed": seed,
+    }
+    packed = network_from(content)
+    for split, images in (("validation", data.val), ("test", data.test)):
+        content[f"{split}_accuracy"] = accuracy(packed, to_bytes(images.images, spec.levels), images.labels, device)
+    return content
+
+
+def network_from(content: dict[str, Any]) -> ClassifierNetwork:
+    """The trained network that a weight file describes, in float32 and evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        network = ClassifierNetwork(**content["network"])
+    # num_batches_tracked, the only integer, plays no part in evaluation and is not stored
+    network.load_state_dict({**network.state_dict(), **content["weights"]})
+    return network.eval()

@@ -1,0 +1,223 @@
+"""The evaluator: how far are a model's samples from the training images?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from imago.errors import UserError
+from imago.images import ImageSpec, to_bytes
+from imago.metrics.cache import Cache
+from imago.metrics.choices import ExtractorChoice
+from imago.metrics.extractors import FeatureExtractor
+from imago.metrics.frechet import Moments, frechet_distance
+from imago.metrics.kernel import kernel_distance
+from imago.metrics.network import Progress
+from imago.metrics.progress import progress_bar
+from imago.metrics.reference import ReferenceStatistics
+
+if TYPE_CHECKING:
+    from imago.data import ImageDataModule
+
+Protocol = dict[str, str | int | float | bool]
+Sampler = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number and how it was obtained.
+
+    Args:
+        name: "fid", "kid", "fd_classifier" or "kd_classifier"; lower is better for all of them.
+        value: the distance.
+        protocol: extractor, reference, sample count and, under "caveat", what to beware of.
+    """
+
+    name: str
+    value: float
+    protocol: Protocol
+
+
+class Evaluator(ABC):
+    """What measures samples during and after training.
+
+    Attributes:
+        notices: what the user has to be told at the start of the run; complete after :meth:`prepare`.
+    """
+
+    notices: list[str]
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the measurements that :meth:`measure` will return, the headline first; known after :meth:`prepare`."""
+
+    @abstractmethod
+    def prepare(self, data: ImageDataModule, device: torch.device) -> None:
+        """Get ready before training starts: extractor and statistics of the training split.
+
+        Args:
+            data: prepared.
+            device: where features are computed.
+
+        Raises:
+            UserError: these data cannot be measured in the way that was asked for.
+        """
+
+    @abstractmethod
+    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
+        """Draw samples and compare them with the training split.
+
+        The global random generators are left as they were.
+
+        Args:
+            sample: ``sample(n, first)`` gives the images first..first+n-1, uint8 (n, C, H, W) with values 0..levels-1.
+            progress: called with (samples so far, samples in all).
+        """
+
+
+class NoMetrics(Evaluator):
+    """Measures nothing."""
+
+    def __init__(self) -> None:
+        self.notices = []
+
+    @property
+    def names(self) -> list[str]:
+        """None."""
+        return []
+
+    def prepare(self, data: ImageDataModule, device: torch.device) -> None:
+        """Nothing to do."""
+
+    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
+        """No samples are drawn."""
+        return []
+
+
+class SampleQuality(Evaluator):
+    """Fréchet and kernel distance between the features of samples and of the training split.
+
+    Args:
+        extractor: the choice of features.
+        samples: number of samples that a measurement draws.
+        batch_size: images per batch of sampling and of feature extraction; changes no number beyond rounding.
+        weights: path of the extractor's weights, instead of the place where they are looked for.
+        subsets: number of random subsets of the kernel distance.
+        subset_size: images in each of them; fewer are used, and the protocol says so, where there are not so many.
+    """
+
+    def __init__(
+        self,
+        extractor: ExtractorChoice,
+        samples: Annotated[int, Field(ge=2)] = 10_000,
+        batch_size: PositiveInt = 128,
+        weights: str | None = None,
+        subsets: PositiveInt = 100,
+        subset_size: Annotated[int, Field(ge=2)] = 1000,
+    ) -> None:
+        self.choice = extractor
+        self.samples = samples
+        self.batch_size = batch_size
+        self.weights = weights
+        self.subsets = subsets
+        self.subset_size = subset_size
+        self.notices = []
+        self._extractor: FeatureExtractor | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Fréchet distance, kernel distance; empty where nothing can be measured."""
+        return [] if self._extractor is None else list(self._extractor.metric_names)
+
+    def prepare(self, data: ImageDataModule, device: torch.device) -> None:
+        """See :meth:`Evaluator.prepare`."""
+        if len(data.train) < 2:
+            raise UserError(f"{data.name} has {len(data.train)} training images: metrics need 2. Set metrics=none.")
+        self.notices = []
+        self._extractor = self.choice.build(data, device, self.weights, self.notices.append)
+        if self._extractor is None:
+            return
+        self._device, self._spec = device, data.spec
+        self._extractor.to(device)
+        cache = Cache(data.directory)
+        reference = ReferenceStatistics.load(cache, data.fingerprint, self._extractor)
+        if reference is None:
+            with progress_bar(f"Features of {data.name} ({self._extractor.name}), once") as progress:
+                reference = ReferenceStatistics.compute(
+                    data.training_images(), data.spec.levels, self._extractor, self.batch_size, device, progress
+                )
+            reference.save(cache, data.fingerprint, self._extractor)
+        self._reference = reference
+        self._protocol: Protocol = {
+            "extractor": self._extractor.name,
+            "extractor_fingerprint": self._extractor.fingerprint[:16],
+            "dimensions": self._extractor.dimensions,
+            "reference": f"{data.name} train",
+            "reference_fingerprint": data.fingerprint,
+            "reference_images": reference.count,
+            "samples": self.samples,
+        }
+
+    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
+        """See :meth:`Evaluator.measure`; call :meth:`prepare` first."""
+        if self._extractor is None:
+            return []
+        cuda = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            features = self._features(self._extractor, sample, progress)
+        moments = Moments(self._extractor.dimensions)
+        for batch in features.split(1000):
+            moments.update(batch)
+        reference = self._reference
+        distance = frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance)
+        size = min(self.subset_size, len(features), len(reference.features))
+        kernel = kernel_distance(features, reference.features, self.subsets, size)
+        frechet_name, kernel_name = self.names
+        return [
+            Measurement(frechet_name, distance, self._protocol | {"caveat": self._frechet_caveat()}),
+            Measurement(
+                kernel_name,
+                kernel,
+                self._protocol | {"subsets": self.subsets, "subset_size": size, "caveat": self._kernel_caveat(size)},
+            ),
+        ]
+
+    @torch.no_grad()
+    def _features(self, extractor: FeatureExtractor, sample: Sampler, progress: Progress | None) -> Tensor:
+        features = torch.empty(self.samples, extractor.dimensions)
+        for first in range(0, self.samples, self.batch_size):
+            n = min(self.batch_size, self.samples - first)
+            images = sample(n, first)
+            _check_samples(images, n, self._spec)
+            features[first : first + n] = extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
+            if progress is not None:
+                progress(first + n, self.samples)
+        return features
+
+    def _frechet_caveat(self) -> str:
+        fewest, dimensions = min(self.samples, self._reference.count), self._protocol["dimensions"]
+        if fewest > int(dimensions):
+            return "none"
+        return f"unreliable: {fewest} images for covariances of {dimensions} features; compare at equal counts only"
+
+    def _kernel_caveat(self, size: int) -> str:
+        return (
+            "none" if size == self.subset_size else f"subsets of {size} instead of {self.subset_size}: too few images"
+        )
+
+
+def _check_samples(images: Tensor, n: int, spec: ImageSpec) -> None:
+    """Refuse whatever is not n uint8 images of the data's shape and range: a metric must not guess."""
+    if images.dtype != torch.uint8 or images.shape != (n, *spec.shape):
+        raise ValueError(f"samples are {images.dtype} {tuple(images.shape)}: expected uint8 {(n, *spec.shape)}")
+    if spec.levels < 256 and int(images.max()) >= spec.levels:
+        raise ValueError(
+            f"samples reach {int(images.max())}: with {spec.levels} levels the largest is {spec.levels - 1}"
+        )
