@@ -76,7 +76,7 @@ def fixed_permutation(n: int) -> np.ndarray:
 
 
 def data_directory(directory: Path) -> Path:
-    """The folder ``data.dir`` itself. Only the default may be created: another name that is not there is a typing error.
+    """The folder ``data.dir`` itself. Only the default is created: any other name that is not there is a typing error.
 
     Raises:
         UserError: the folder does not exist, or is no folder.

@@ -13,6 +13,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from imago.data.base import DEFAULT_DIRECTORY, ImageSet, Source
+from imago.data.decode import Fit
+from imago.data.sources.folder import Folder, Size
 from imago.data.stream import BatchStream, black_and_white
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
@@ -108,9 +110,9 @@ class ImageDataModule(lightning.LightningDataModule):
         """
         digest = hashlib.sha256(f"{self.spec} {self.binarize} {tuple(self.train.images.shape)}".encode())
         every = max(1, -(-self.train.images.nbytes // _HASHED_BYTES))
-        digest.update(memoryview(self.train.images[::every].contiguous().numpy()))
+        digest.update(self.train.images[::every].contiguous().numpy().data)
         if self.train.labels is not None:
-            digest.update(memoryview(self.train.labels.numpy()))
+            digest.update(self.train.labels.numpy().data)
         return digest.hexdigest()[:12]
 
     def training_images(self) -> Tensor:
@@ -160,6 +162,44 @@ class ImageDataModule(lightning.LightningDataModule):
         for first in range(0, len(chosen), batch_size):
             part = slice(first, first + batch_size)
             yield Batch(chosen.images[part], None if chosen.labels is None else chosen.labels[part])
+
+
+def folder_data(
+    path: str | None,
+    *,
+    size: Size | None = None,
+    fit: Fit = "crop",
+    channels: Literal[1, 3] | None = None,
+    on_bad: Literal["refuse", "skip"] = "refuse",
+    batch_size: PositiveInt = 64,
+    dir: str = DEFAULT_DIRECTORY,
+    binarize: Literal["dynamic", "threshold"] | None = None,
+    flip: bool = False,
+    seed: NonNegativeInt = 0,
+    on_device: bool = False,
+) -> ImageDataModule:
+    """An :class:`ImageDataModule` over your own images, with the settings of both on one level.
+
+    Args:
+        path, size, fit, channels, on_bad: see :class:`imago.data.sources.Folder`.
+        batch_size, dir, binarize, flip, seed, on_device: see :class:`ImageDataModule`; dir/cache keeps decoded images.
+
+    Raises:
+        UserError: there is no path, or nothing at it.
+    """
+    if path is None:
+        raise UserError(
+            "data.path is missing: data=folder needs data.path=FOLDER or data.path=FILE.zip, your own images."
+        )
+    return ImageDataModule(
+        Folder(path, size, fit, channels, on_bad),
+        batch_size=batch_size,
+        dir=dir,
+        binarize=binarize,
+        flip=flip,
+        seed=seed,
+        on_device=on_device,
+    )
 
 
 def _thresholded(part: ImageSet) -> ImageSet:

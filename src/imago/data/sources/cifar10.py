@@ -50,11 +50,11 @@ class CIFAR10(Source):
         records = np.concatenate([_read(folder / name) for name in _TRAIN])
         order = fixed_permutation(len(records))
         n_val = len(records) // 10
-        train, val = _image_set(records[order[:-n_val]]), _image_set(records[order[-n_val:]])
+        train, val = _image_set(records, order[:-n_val]), _image_set(records, order[-n_val:])
         return Splits(
             train,
             val,
-            _image_set(_read(folder / _TEST)),
+            _image_set(_read(folder / _TEST), np.arange(RECORDS)),
             classes=self.classes,
             description=f"cifar10: train, val = the first {len(train):,} and the last {len(val):,} images of a fixed "
             "permutation of data_batch_1..5, test = test_batch",
@@ -92,6 +92,6 @@ def _read(file: Path) -> np.ndarray:
     return records
 
 
-def _image_set(records: np.ndarray) -> ImageSet:
-    images = np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(records[:, 0].astype(np.int64)))
+def _image_set(records: np.ndarray, chosen: np.ndarray) -> ImageSet:
+    images = records[:, 1:][chosen].reshape(-1, 3, 32, 32)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(records[chosen, 0].astype(np.int64)))

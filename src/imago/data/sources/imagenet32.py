@@ -1,0 +1,101 @@
+"""ImageNet at 32x32: 1,281,167 training and 50,000 validation images, RGB, 1,000 classes.
+
+Reference: P. Chrabaszcz, I. Loshchilov & F. Hutter 2017, "A Downsampled Variant of ImageNet as an Alternative to the
+CIFAR datasets". Two data sets go by this name. This is the one of 2017, resized with box filtering and published as
+numpy archives on image-net.org; the one of van den Oord et al. 2016 ("Pixel Recurrent Neural Networks") was resized
+differently and has other bits/dim, so numbers on the two must not be compared.
+
+train_data_batch_1.npz ... train_data_batch_10.npz and val_data.npz hold ``data``, uint8 (n, 3072): 1,024 red, 1,024
+green and 1,024 blue values, row by row; and ``labels``, 1..1000, here 0..999. (The training files also hold ``mean``,
+which is not used.)
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
+from imago.errors import UserError
+
+_TRAIN = tuple(f"train_data_batch_{k}.npz" for k in range(1, 11))
+_TEST = "val_data.npz"
+_CLASSES = 1000
+
+
+class ImageNet32(Source):
+    """3x32x32, 1,000 classes; the held-out 1/25 of the training files is validation, the publisher's val_data is test.
+
+    Held in memory as one tensor, 3.9 GB. The publisher asks for an account, so nothing is downloaded.
+    """
+
+    name = "imagenet32"
+
+    def load(self, directory: Path) -> Splits:
+        """Reads DIRECTORY/imagenet32/*.npz."""
+        folder = data_directory(directory) / "imagenet32"
+        missing = [name for name in (*_TRAIN, _TEST) if not (folder / name).exists()]
+        if missing:
+            raise UserError(
+                f"data.dir={directory}: {folder} lacks {', '.join(missing)}. Sign in at "
+                "https://image-net.org/download-images, get the downsampled images 'Train(32x32)' and 'Val(32x32)' in npz "
+                f"format (about 3.5 GB together) and unzip both in {folder}; or set data.dir to the folder that holds "
+                "imagenet32."
+            )
+        labels = [_read(folder / name, "labels") for name in _TRAIN]
+        n = sum(map(len, labels))
+        order = fixed_permutation(n)
+        # Every file is scattered to where the permutation wants it: the splits are slices, and nothing is held twice.
+        place = np.empty_like(order)
+        place[order] = np.arange(n)
+        images = np.empty((n, 3 * 32 * 32), np.uint8)
+        first = 0
+        for name, batch_labels in zip(_TRAIN, labels, strict=True):
+            images[place[first : first + len(batch_labels)]] = _read_images(folder / name, batch_labels)
+            first += len(batch_labels)
+        all_labels = np.concatenate(labels)[order]
+        n_train = n - n // 25
+        test_labels = _read(folder / _TEST, "labels")
+        train = _image_set(images[:n_train], all_labels[:n_train])
+        val = _image_set(images[n_train:], all_labels[n_train:])
+        return Splits(
+            train,
+            val,
+            _image_set(_read_images(folder / _TEST, test_labels), test_labels),
+            classes=tuple(str(k) for k in range(1, _CLASSES + 1)),
+            description="imagenet32 (Chrabaszcz et al. 2017, box-downsampled; not the version of van den Oord et al. "
+            f"2016): train, val = the first {len(train):,} and the last {len(val):,} images of a fixed permutation of the "
+            "training files, test = val_data",
+        )
+
+
+def _read(file: Path, key: str) -> np.ndarray:
+    """One array of an npz archive, which reads no others."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return archive[key]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{file}: cannot read its array '{key}' ({error}); it is damaged or another file. Get it again."
+        ) from None
+
+
+def _read_images(file: Path, labels: np.ndarray) -> np.ndarray:
+    """uint8 (n, 3072), checked against the labels of the same file."""
+    data = _read(file, "data")
+    if (
+        data.dtype != np.uint8
+        or data.shape != (len(labels), 3 * 32 * 32)
+        or labels.min() < 1
+        or labels.max() > _CLASSES
+    ):
+        raise UserError(
+            f"{file}: has data {data.dtype} {data.shape} and {len(labels):,} labels {labels.min()}..{labels.max()}; "
+            f"expected uint8 (n, 3072) and n labels 1..{_CLASSES}. It is damaged or another file. Get it again."
+        )
+    return data
+
+
+def _image_set(images: np.ndarray, labels: np.ndarray) -> ImageSet:
+    return ImageSet(torch.from_numpy(images.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype(np.int64) - 1))
