@@ -14,8 +14,8 @@ from imago.errors import UserError
 class Cache:
     """A folder of files, each written whole or not at all, inside the data directory.
 
-    A data directory may be read-only, or not exist for data that need no files: then ``logs/.cache`` takes its place. Files are
-    looked for in both.
+    A data directory may be read-only, or not exist for data that need no files: then ``logs/.cache`` takes its place.
+    Files are looked for in both.
 
     Args:
         directory: the data directory; never created.

@@ -1,7 +1,7 @@
 """Which extractor a run measures with, and where its weights come from.
 
-A choice is made before training starts: :meth:`ExtractorChoice.build` either gives an extractor that is ready, or raises a
-:class:`~imago.errors.UserError` with the remedies.
+A choice is made before training starts: :meth:`ExtractorChoice.build` either gives an extractor that is ready, or
+raises a :class:`~imago.errors.UserError` with the remedies.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 SHIPPED = Path(__file__).parent / "weights"
 
 _FIRST_USE_IMAGES = 150_000  # length of a training at first use: two to four minutes of a CPU core
+_CPU_SECONDS = 0.2  # of one core for the Inception features of one image
 _failed_downloads: dict[str, str] = {}  # address -> why it failed: one process asks a dead network once
 
 Notify = Callable[[str], None]
@@ -59,7 +60,7 @@ class ExtractorChoice(ABC):
 
 
 class Inception(ExtractorChoice):
-    """TensorFlow's Inception: the file ``metrics.weights``, or the published one in ``<data.dir>/weights``, or a download.
+    """TensorFlow's Inception: from the file ``metrics.weights``, or the published one, which is downloaded once.
 
     Args:
         url: where the published file is downloaded from.
@@ -87,7 +88,8 @@ class Inception(ExtractorChoice):
             )
         if device.type == "cpu":
             notify(
-                "Inception takes about 0.2 s per image and CPU core: lower metrics.samples, or set metrics=classifier."
+                f"Inception takes about {_CPU_SECONDS} s per image and CPU core: lower metrics.samples, or set "
+                "metrics=classifier."
             )
         try:
             return InceptionExtractor(str(path))
@@ -108,9 +110,8 @@ class Inception(ExtractorChoice):
                 _failed_downloads[self.url] = str(error)
             else:
                 return path
-        raise UserError(
-            f"metrics=inception: the Inception weights cannot be had ({_failed_downloads[self.url]}). {self._remedies(path)}"
-        )
+        reason = _failed_downloads[self.url]
+        raise UserError(f"metrics=inception: the Inception weights cannot be had ({reason}). {self._remedies(path)}")
 
     def _remedies(self, path: Path | None) -> str:
         place = f"put it at {path}, or " if path else ""
@@ -123,8 +124,8 @@ class Inception(ExtractorChoice):
 class Classifier(ExtractorChoice):
     """A small network trained on the data set.
 
-    The file ``metrics.weights``, or the weights shipped for this data set and shape, or, for labelled data, weights trained
-    at first use and kept in the cache.
+    The file ``metrics.weights``, or the weights shipped for this data set and shape, or, for labelled data, weights
+    trained at first use and kept in the cache.
     """
 
     def build(
@@ -140,7 +141,7 @@ class Classifier(ExtractorChoice):
                 return ClassifierExtractor(network_from(content), f"{data.name}, shipped")
         if data.train.labels is None:
             raise UserError(
-                f"metrics=classifier: {data.name} has no labels to train a classifier with, and none is shipped for it. "
+                f"metrics=classifier: {data.name} has no labels to train a classifier with. "
                 "Set metrics=inception, give a file written by src/train_classifier.py as metrics.weights=PATH, or set "
                 "metrics=none."
             )
@@ -180,9 +181,11 @@ class Classifier(ExtractorChoice):
 
 
 class Auto(ExtractorChoice):
-    """The default: Inception for colour data, the classifier for gray; the other one, said loudly, where that is impossible.
+    """The default: Inception for colour data, the classifier for gray data.
 
-    Where both are impossible nothing is measured, and that is said as loudly.
+    Colour data fall back to the classifier where Inception's weights cannot be had, and on a CPU where the training
+    split alone would take more than 20 minutes; ``metrics.weights`` or ``metrics=inception`` overrule that. Where no
+    classifier is possible, nothing is measured. Either is said loudly.
 
     Args:
         inception: how Inception's weights are found.
@@ -196,17 +199,26 @@ class Auto(ExtractorChoice):
     ) -> FeatureExtractor | None:
         """See :meth:`ExtractorChoice.build`."""
         colour = data.spec.channels == 3
-        choices: list[ExtractorChoice] = [self.inception, Classifier()] if colour else [Classifier(), self.inception]
         if weights is not None:
-            return choices[0].build(data, device, weights, notify)
-        for choice, fallback in zip(
-            choices, ("the other kind of features is used instead", "nothing is measured"), strict=True
-        ):
+            choice = self.inception if colour else Classifier()
+            return choice.build(data, device, weights, notify)
+        hours = len(data.train) * _CPU_SECONDS / 3600
+        if colour and device.type == "cpu" and hours > 1 / 3:
+            notify(
+                "metrics=auto: val/fd_classifier is measured instead of val/fid, because Inception would take "
+                f"{hours:.1f} hours of a CPU core for the {len(data.train):,} training images alone. Set "
+                "metrics=inception to have it."
+            )
+        elif colour:
             try:
-                return choice.build(data, device, None, notify)
+                return self.inception.build(data, device, None, notify)
             except UserError as error:
-                notify(f"metrics=auto: {fallback}, because {error}")
-        return None
+                notify(f"metrics=auto: val/fd_classifier is measured instead of val/fid. {error}")
+        try:
+            return Classifier().build(data, device, None, notify)
+        except UserError as error:
+            notify(f"metrics=auto: sample quality is not measured. {error}")
+            return None
 
 
 def train_on(
@@ -227,8 +239,8 @@ def train_on(
         progress: called with (images seen, ``images_seen``).
 
     Returns:
-        what a weight file holds: ``network`` (constructor arguments), ``shape``, ``weights`` (float16), ``images_seen``,
-        ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights.
+        what a weight file holds: ``network`` (constructor arguments), ``shape``, ``weights`` (float16),
+        ``images_seen``, ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights.
     """
     spec = data.spec
     assert data.train.labels is not None
@@ -245,18 +257,18 @@ def train_on(
         device=device,
         progress=progress,
     )
+    weights = network.state_dict()
     content: dict[str, Any] = {
         "network": network.arguments,
         "shape": list(spec.shape),
-        "weights": {
-            name: value.half().cpu() for name, value in network.state_dict().items() if value.is_floating_point()
-        },
+        "weights": {name: value.half().cpu() for name, value in weights.items() if value.is_floating_point()},
         "images_seen": images_seen,
         "seed": seed,
     }
     packed = network_from(content)
-    for split, images in (("validation", data.val), ("test", data.test)):
-        content[f"{split}_accuracy"] = accuracy(packed, to_bytes(images.images, spec.levels), images.labels, device)
+    for name, split in (("validation", data.val), ("test", data.test)):
+        assert split.labels is not None
+        content[f"{name}_accuracy"] = accuracy(packed, to_bytes(split.images, spec.levels), split.labels, device)
     return content
 
 

@@ -70,8 +70,8 @@ def fold_batch_norms(network: nn.Module) -> None:
 class InceptionExtractor(FeatureExtractor):
     """The Inception network of the FID: TensorFlow's of 2015-12-05, as ported by torch-fidelity; d = 2048.
 
-    The network, its TF1-bilinear resize to 299x299 without antialiasing and its scaling are torch-fidelity's own module;
-    folding the batch normalisations and the channels-last layout make it 1.7 times as fast with equal features.
+    The network, its TF1-bilinear resize to 299x299 without antialiasing and its scaling are torch-fidelity's module.
+    Folding the batch normalisations and the channels-last layout make it 1.7 times as fast with equal features.
 
     Args:
         weights: path of a file in the layout of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
@@ -87,15 +87,13 @@ class InceptionExtractor(FeatureExtractor):
     def __init__(self, weights: str) -> None:
         super().__init__()
         # Imported here: it takes seconds, and most runs do without Inception.
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
 
         try:
-            # torch-fidelity unpickles whatever the file holds, so it only gets to see files that passed the safe loader.
+            # torch-fidelity unpickles whatever a file holds, so it only gets to see files that passed the safe loader.
             self.fingerprint = weights_fingerprint(torch.load(weights, weights_only=True, map_location="cpu"))
             with torch.random.fork_rng(devices=[]):
-                self.network = FeatureExtractorInceptionV3(
-                    "inception", ["2048"], feature_extractor_weights_path=weights
-                )
+                self.network = Network("inception", ["2048"], feature_extractor_weights_path=weights)
         except Exception as error:
             # Whatever a broken file makes the unpickler do, the user needs to know one thing.
             raise ValueError(f"not Inception weights in torch-fidelity's layout: {error}") from error

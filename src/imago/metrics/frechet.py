@@ -1,6 +1,6 @@
 """Fréchet distance between two clouds of features, each described by its mean and covariance.
 
-Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule", equation 6 (after Dowson & Landau 1982): for Gaussians
+Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule", equation 6 (after Dowson & Landau 1982):
 
     d²((m₁, C₁), (m₂, C₂)) = |m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½).
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 class Moments:
     """Mean and covariance of a stream of feature batches, summed in float64.
 
-    Batches are centred before they are squared and merged by Chan, Golub & LeVeque 1983 (equation 1.5), so that features with
-    a large mean and a small spread lose no digits.
+    Batches are centred before they are squared and merged by Chan, Golub & LeVeque 1983 (equation 1.5), so that
+    features with a large mean and a small spread lose no digits.
 
     Args:
         dimensions: number of features d.
@@ -54,8 +54,8 @@ def frechet_distance(
     """Squared Fréchet distance between two Gaussians: non-negative, 0 when they are equal.
 
     Tr (C₁C₂)^½ is computed from the symmetric C₁^½ C₂ C₁^½, which has the eigenvalues of C₁C₂: they are real and
-    non-negative there, so that no complex square root has to be repaired. Covariances may be singular (fewer samples than
-    features): what rounding puts in place of a zero eigenvalue is taken for zero before its root is drawn.
+    non-negative there, so that no complex square root has to be repaired. Covariances may be singular (fewer samples
+    than features): what rounding puts in place of a zero eigenvalue is taken for zero before its root is drawn.
     """
     values, vectors = torch.linalg.eigh(covariance_1)
     root = (vectors * _without_rounding(values).sqrt()) @ vectors.T

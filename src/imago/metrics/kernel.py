@@ -1,7 +1,7 @@
 """Kernel distance between two clouds of features (KID, for Inception's features).
 
-Bińkowski et al. 2018, "Demystifying MMD GANs", section 4: the squared maximum mean discrepancy under the cubic polynomial
-kernel k(x, y) = (x·y / d + 1)³, by the unbiased estimator (their equation 4), averaged over random subsets.
+Bińkowski et al. 2018, "Demystifying MMD GANs", section 4: the squared maximum mean discrepancy under the cubic
+polynomial kernel k(x, y) = (x·y / d + 1)³, by the unbiased estimator (their equation 4), averaged over random subsets.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def kernel_distance(
     """
     if not 2 <= subset_size <= min(len(features), len(reference)):
         raise ValueError(f"subset_size={subset_size}: must lie in 2..{min(len(features), len(reference))}")
-    rng = np.random.RandomState(2020)  # noqa: NPY002 - torch-fidelity's generator and seed
+    rng = np.random.RandomState(2020)  # torch-fidelity's generator and seed
     total = torch.zeros((), dtype=torch.float64)
     for _ in range(subsets):
         chosen = torch.from_numpy(rng.choice(len(features), subset_size, replace=False))

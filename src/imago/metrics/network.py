@@ -117,7 +117,7 @@ def train_classifier(
     generator: torch.Generator,
     device: torch.device,
     batch_size: int = 128,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.2,
     progress: Progress | None = None,
 ) -> None:
     """Train by SGD with Nesterov momentum, one-cycle learning rate and label smoothing on shifted (and flipped) images.
@@ -136,7 +136,7 @@ def train_classifier(
         learning_rate: the peak.
         progress: called with (images seen, ``images_seen``).
     """
-    network.to(device, memory_format=torch.channels_last).train()
+    network.to(device).to(memory_format=torch.channels_last).train()
     batch_size = min(batch_size, len(images))
     steps = math.ceil(images_seen / batch_size)
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]

@@ -56,7 +56,7 @@ class Evaluator(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the measurements that :meth:`measure` will return, the headline first; known after :meth:`prepare`."""
+        """Names of what :meth:`measure` will return, the headline first; known after :meth:`prepare`."""
 
     @abstractmethod
     def prepare(self, data: ImageDataModule, device: torch.device) -> None:
@@ -218,6 +218,4 @@ def _check_samples(images: Tensor, n: int, spec: ImageSpec) -> None:
     if images.dtype != torch.uint8 or images.shape != (n, *spec.shape):
         raise ValueError(f"samples are {images.dtype} {tuple(images.shape)}: expected uint8 {(n, *spec.shape)}")
     if spec.levels < 256 and int(images.max()) >= spec.levels:
-        raise ValueError(
-            f"samples reach {int(images.max())}: with {spec.levels} levels the largest is {spec.levels - 1}"
-        )
+        raise ValueError(f"samples reach {int(images.max())}: the largest of {spec.levels} levels is {spec.levels - 1}")
