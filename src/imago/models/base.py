@@ -171,7 +171,7 @@ class GenerativeModel(LightningModule, ABC):
         It is drawn for the batch of all devices and cut, so that two processes together take the step that one would.
         """
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        z = torch.randn(n * world, *shape, device=self.device, dtype=self.dtype)
+        z = torch.randn(n * world, *shape, device=self.device)
         return z[rank * n : (rank + 1) * n]
 
     # --- running means of what is worth seeing -----------------------------------------------------------------------

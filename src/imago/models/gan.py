@@ -226,7 +226,7 @@ class GAN(GenerativeModel):
     def learn(self, batch: Batch) -> None:
         """A step of D; after every k-th of them a step of G (Goodfellow et al. 2014, algorithm 1)."""
         labels = batch.labels if self.conditional else None
-        self.discriminator_step(to_signal(batch.images, self.spec.levels, self.dtype), labels)
+        self.discriminator_step(to_signal(batch.images, self.spec.levels), labels)
         if (self.batches_seen + 1) % self.discriminator_steps == 0:
             self.generator_step(len(batch.images), labels)
             self.updates += 1
@@ -257,8 +257,8 @@ class GAN(GenerativeModel):
             self.descend("generator", loss)
 
     def decode(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Images:
-        """The images (uint8, n, channels, height, width) that latent vectors stand for, in the networks' current mode."""
-        return to_images(self.generator(z.to(self.device, self.dtype), labels), self.spec.levels)
+        """The images, uint8 (n, channels, height, width), that latent vectors stand for, in the networks' mode."""
+        return to_images(self.generator(z.to(self.device), labels), self.spec.levels)
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """G(z) for z ~ N(0, I)."""

@@ -1,0 +1,96 @@
+"""Writes checkpoints that a run can be continued from exactly."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from pydantic import PositiveInt
+
+from imago.callbacks.common import Periodic, find
+from imago.callbacks.log import clock_paused
+from imago.callbacks.quality import MeasureQuality
+from imago.checkpoints import random_state, set_random_state
+from imago.models.base import GenerativeModel
+from imago.runs import CSVLogger, Run
+
+
+class Checkpoints(Periodic):
+    """Keeps ``last.ckpt``, and ``best.ckpt`` by the headline metric (lower is better).
+
+    Must be the last callback: a checkpoint holds what all others did with the batch, and a run that is asked to stop
+    writes ``last.ckpt`` *before* the closing grid and measurement, which a continued run would not have made there.
+
+    Args:
+        every: number of images between two checkpoints.
+        run: the run directory.
+        config: the resolved configuration, stored in every checkpoint.
+    """
+
+    def __init__(self, every: PositiveInt, run: Run, config: Mapping[str, Any]) -> None:
+        super().__init__(every)
+        self.run = run
+        self.config = dict(config)
+        self.best = math.inf
+        self._random: dict[str, Any] | None = None
+
+    def act(self, trainer: Trainer, model: GenerativeModel) -> None:
+        """Write last.ckpt."""
+        self.acted_at = model.images_seen  # before writing: the checkpoint holds it
+        with clock_paused(trainer):
+            trainer.save_checkpoint(self.run.last, weights_only=False)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the random generators to where the stopped run left them; nothing random happens after this."""
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write best.ckpt after a better measurement, and last.ckpt when due or stopping."""
+        assert isinstance(pl_module, GenerativeModel)
+        self._keep_best(trainer, pl_module)
+        if self.due(pl_module) or trainer.should_stop:
+            self._act(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The closing measurement may have been the best."""
+        assert isinstance(pl_module, GenerativeModel)
+        self._keep_best(trainer, pl_module)
+
+    def _keep_best(self, trainer: Trainer, model: GenerativeModel) -> None:
+        quality = find(trainer, MeasureQuality)
+        if quality is None or quality.headline is None or quality.acted_at != model.images_seen:
+            return
+        value = trainer.strategy.broadcast(quality.latest.get(quality.headline, math.inf))
+        if value < self.best:
+            self.best = value
+            with clock_paused(trainer):
+                trainer.save_checkpoint(self.run.best, weights_only=False)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out, and leave out its loop counters: ours are ``progress``."""
+        assert isinstance(pl_module, GenerativeModel)
+        del checkpoint["loops"]
+        checkpoint["config"] = self.config
+        checkpoint["spec"] = pl_module.spec.as_dict()
+        checkpoint["random"] = random_state()
+        checkpoint["rows"] = sum(len(logger.rows) for logger in trainer.loggers if isinstance(logger, CSVLogger))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the random states until training starts; cut the table back to the rows of the checkpoint."""
+        self._random = checkpoint["random"]
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+                logger.continue_at(checkpoint["rows"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """When it wrote last, and the best value so far."""
+        return {**super().state_dict(), "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self.best = state_dict["best"]

@@ -1,0 +1,74 @@
+"""How long a run is: in images, in updates, in seconds, whichever comes first."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from imago.models.base import GenerativeModel
+
+
+class Limits(Callback):
+    """Stops training at the first limit reached; a continued run counts what went before.
+
+    Args:
+        max_images: training images seen, ``None`` for no limit.
+        max_updates: optimiser steps of the model, ``None`` for no limit.
+        max_seconds: seconds of the run, measuring included, ``None`` for no limit.
+    """
+
+    def __init__(self, max_images: int | None, max_updates: int | None, max_seconds: float | None) -> None:
+        self.max_images = max_images
+        self.max_updates = max_updates
+        self.max_seconds = max_seconds
+        self.earlier_seconds = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run so far."""
+        return self.earlier_seconds + time.monotonic() - self._start
+
+    def reached(self, model: GenerativeModel) -> str | None:
+        """The limit that is reached, as text, or ``None``."""
+        if self.max_images is not None and model.images_seen >= self.max_images:
+            return f"max_images={self.max_images}"
+        if self.max_updates is not None and model.updates >= self.max_updates:
+            return f"max_updates={self.max_updates}"
+        if self.max_seconds is not None and self.seconds >= self.max_seconds:
+            return f"max_seconds={self.max_seconds}"
+        return None
+
+    def fraction(self, model: GenerativeModel) -> float:
+        """How much of the run is done, in [0, 1]."""
+        parts = [0.0]
+        if self.max_images is not None:
+            parts.append(model.images_seen / self.max_images)
+        if self.max_updates is not None:
+            parts.append(model.updates / self.max_updates)
+        if self.max_seconds is not None:
+            parts.append(self.seconds / self.max_seconds)
+        return min(1.0, max(parts))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop at a limit; with several processes the first one's clock decides."""
+        assert isinstance(pl_module, GenerativeModel)
+        stop = self.reached(pl_module) is not None
+        if trainer.world_size > 1 and self.max_seconds is not None:
+            stop = trainer.strategy.broadcast(stop)
+        if stop:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.earlier_seconds = state_dict["seconds"]

@@ -1,0 +1,109 @@
+"""Checkpoints: written atomically, read as plain tensors, complete enough to rebuild the model and to continue a run.
+
+Beside Lightning's entries (weights, optimiser states, callback states) a checkpoint holds ``config`` (the resolved
+configuration), ``spec`` (the shape of the images), ``progress`` (the model's counters) and ``random`` (the state of
+every random generator). Lightning's loop counters are left out: the position in the data is ``progress.batches_seen``.
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from imago.config import build
+from imago.errors import UserError
+from imago.images import ImageSpec
+from imago.models.base import GenerativeModel
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a checkpoint is whole or absent; loads plain tensors only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` to ``path``; an older file there stays until the new one is complete."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """See :func:`read`."""
+        return read(path)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The dictionary in a checkpoint file, on the CPU.
+
+    Raises:
+        UserError: no such file, or not one of our checkpoints.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        raise UserError(f"checkpoint {path}: no such file; give the path of a .ckpt file or of a run directory")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise UserError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]}); use another one") from None
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise UserError(f"checkpoint {path}: holds more than plain tensors and is refused; only load our own") from None
+    if not isinstance(checkpoint, dict) or not {"config", "spec", "progress", "state_dict"} <= checkpoint.keys():
+        raise UserError(f"checkpoint {path}: not written by this framework; use a file that train.py wrote")
+    return checkpoint
+
+
+def load(path: str | Path, *, averaged: bool = True, device: torch.device | str = "cpu") -> GenerativeModel:
+    """The model of a checkpoint, ready to sample.
+
+    Args:
+        path: a ``.ckpt`` file, or a run directory for its last checkpoint.
+        averaged: use the averaged weights where the run kept them.
+        device: where the model shall live.
+
+    Raises:
+        UserError: the file is missing or no checkpoint of ours.
+    """
+    return model_of(read(path), averaged=averaged).to(device)
+
+
+def model_of(checkpoint: dict[str, Any], *, averaged: bool) -> GenerativeModel:
+    """The model of a checkpoint's content, in evaluation mode; see :func:`load`."""
+    model: GenerativeModel = build(checkpoint["config"]["model"], "model", spec=ImageSpec(**checkpoint["spec"]))
+    model.load_state_dict(checkpoint["state_dict"])
+    model.on_load_checkpoint(checkpoint)
+    average = checkpoint.get("callbacks", {}).get("WeightAveraging")
+    if averaged and average:
+        model.load_state_dict(average["weights"], strict=False)
+    return model.eval()
+
+
+def random_state() -> dict[str, Any]:
+    """The state of Python's, NumPy's and torch's generators as plain types."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - libraries use the global generator
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` gave."""
+    random.setstate(state["python"])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,205 @@
+"""The configuration is checked before anything is built from it, and things are built from it here.
+
+Hydra composes the configuration. This module holds every value against the thing that will receive it: a node with a
+``_target_`` against the signature of that class (pydantic reads the annotations, so ``PositiveInt`` in a constructor is
+both the documentation of a range and its check), the top level against :class:`Settings`. Whatever is wrong becomes one
+:class:`~imago.errors.UserError` that names the key, the value and what would be right.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
+from imago.errors import UserError
+
+# What a configuration may construct. Anything else is refused before it is imported.
+ALLOWED_TARGETS = ("imago.", "torch.optim.", "lightning.Trainer", "lightning.pytorch.loggers.")
+
+# Lightning would accept these and do nothing, or something else than the name says, under manual optimisation.
+REFUSED_TRAINER_KEYS = {
+    "gradient_clip_val": "use model.gradient_clip, which clips each player's gradient",
+    "gradient_clip_algorithm": "use model.gradient_clip, which clips each player's gradient",
+    "accumulate_grad_batches": "use a larger data.batch_size",
+    "max_epochs": "use max_images, max_updates or max_seconds",
+    "max_steps": "use max_images or max_updates",
+    "max_time": "use max_seconds",
+    "val_check_interval": "use callbacks.quality.every (in images)",
+    "check_val_every_n_epoch": "use callbacks.quality.every (in images)",
+    "log_every_n_steps": "use callbacks.log.every (in images)",
+    "callbacks": "use the callbacks group",
+    "logger": "use the logger group",
+}
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The top level of train.yaml, beside the groups."""
+
+    seed: NonNegativeInt
+    conditional: bool
+    resume: str | None
+    max_images: PositiveInt | None
+    max_updates: PositiveInt | None
+    max_seconds: PositiveFloat | None
+    name: str | None
+    tags: list[str]
+    logs: str
+
+
+# What only the program knows, and passes to those that ask for it.
+PROVIDED = {"callbacks": {"run", "metrics", "config"}, "logger": {"run", "name", "config", "tags", "group"}}
+GROUPS = ("data", "model", "trainer", "callbacks", "metrics", "logger")
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration with every interpolation resolved, as plain dictionaries, lists and numbers.
+
+    Raises:
+        UserError: an interpolation or a mandatory value is missing.
+    """
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "configuration"
+        raise UserError(f"{key}: {str(error).splitlines()[0]}; give it a value on the command line") from None
+    return typing.cast(dict[str, Any], resolved)
+
+
+def check(config: Mapping[str, Any]) -> Settings:
+    """Check a resolved configuration of train.yaml.
+
+    Raises:
+        UserError: naming the first key that is unknown, of the wrong type or of an impossible value.
+    """
+    names = [f.name for f in fields(Settings)]
+    _check_names(config, [*names, *GROUPS], "")
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    for name in names:
+        _check_value(config[name], hints[name], name)
+    if config["max_images"] is config["max_updates"] is config["max_seconds"] is None:
+        raise UserError(
+            "max_images=null, max_updates=null and max_seconds=null: give at least one, e.g. max_images=1000000"
+        )
+    _check_trainer(config["trainer"])
+    _check_node(config["data"], "data")
+    _check_node(config["model"], "model", provided={"spec"})
+    _check_node(config["trainer"], "trainer")
+    _check_node(config["metrics"], "metrics")
+    for group, provided in PROVIDED.items():
+        for name, node in config[group].items():
+            if node is not None:
+                _check_node(node, f"{group}.{name}", provided)
+    return Settings(**{name: config[name] for name in names})
+
+
+def _check_trainer(node: Mapping[str, Any]) -> None:
+    for key, remedy in REFUSED_TRAINER_KEYS.items():
+        if node.get(key) is not None:
+            raise UserError(f"trainer.{key}={node[key]}: has no effect with the models' own optimisation; {remedy}")
+    if node.get("precision", PRECISIONS[0]) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={node['precision']}: not offered (16-bit floats need loss scaling, which several "
+            f"optimisers cannot share); choose one of {', '.join(PRECISIONS)}"
+        )
+
+
+def target(name: str, key: str) -> Callable[..., Any]:
+    """The class or function that a ``_target_`` names.
+
+    Raises:
+        UserError: outside the allow-list, or no such thing.
+    """
+    if not isinstance(name, str) or not name.startswith(ALLOWED_TARGETS):
+        raise UserError(
+            f"{key}._target_={name}: only {', '.join(ALLOWED_TARGETS)} can be constructed from a configuration"
+        )
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}._target_={name}: {error}; check the spelling") from None
+    return typing.cast(Callable[..., Any], found)
+
+
+def _check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
+    """Check a node with a ``_target_`` against the target's signature, and the nodes below it."""
+    if not isinstance(node, Mapping):
+        raise UserError(f"{key}={node}: expected a group of settings; choose one with {key}=NAME")
+    if "_target_" not in node:
+        raise UserError(f"{key}: nothing chosen (no _target_); choose one with {key}=NAME")
+    function = target(node["_target_"], key)
+    signature = inspect.signature(function)
+    initialiser = function.__init__ if inspect.isclass(function) else function
+    hints = typing.get_type_hints(initialiser, include_extras=True)
+    values = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    parameters = {n: p for n, p in signature.parameters.items() if n not in provided}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        _check_names(values, list(parameters), key)
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind in named]
+    missing = [n for n in required if n not in values]
+    if missing and not node.get("_partial_"):
+        raise UserError(f"{key}.{missing[0]}: missing; give it a value")
+    for name, value in values.items():
+        _check_below(value, hints.get(name, Any), f"{key}.{name}")
+
+
+def _check_below(value: Any, hint: Any, key: str) -> None:
+    if isinstance(value, Mapping) and "_target_" in value:
+        _check_node(value, key)
+    elif isinstance(value, Mapping) and any(isinstance(v, Mapping) and "_target_" in v for v in value.values()):
+        for name, item in value.items():
+            _check_node(item, f"{key}.{name}")
+    else:
+        _check_value(value, hint, key)
+
+
+def _check_names(given: Collection[str], known: Collection[str], key: str) -> None:
+    for name in given:
+        if name not in known:
+            full = f"{key}.{name}" if key else name
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+            raise UserError(f"{full}: no such setting; {hint}")
+
+
+def _check_value(value: Any, hint: Any, key: str) -> None:
+    """Hold a plain value against an annotation; JSON's types are strict where it matters and let a list be a tuple."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        reasons = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] != "is_instance_of"}
+        raise UserError(f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}") from None
+
+
+def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
+    """Construct what a checked node describes; ``arguments`` are what only the program knows.
+
+    Raises:
+        UserError: a constructor refused its values.
+    """
+    try:
+        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        place = re.search(r"full_key: (\S+)", str(error))
+        where = f"{key}.{place[1]}" if place else key
+        if isinstance(cause, UserError | ValueError):
+            raise UserError(f"{where}: {cause}") from None
+        raise
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None

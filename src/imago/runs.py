@@ -1,0 +1,252 @@
+"""The run directory: what a run leaves behind, readable without this program.
+
+``config.yaml`` (resolved), ``metrics.csv`` (every logged row), ``summary.json`` (status, final numbers with their
+protocols, cost), ``curves.png``, ``samples/*.png``, ``checkpoints/last.ckpt`` and ``best.ckpt``, and ``wandb/``.
+"""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.loggers.logger import Logger
+
+from imago.errors import UserError
+
+# Keys whose change makes another experiment; a run is continued only where these agree.
+IDENTITY = ("seed", "conditional", "data", "model")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one step; a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+class Run:
+    """A run directory and its summary.
+
+    Args:
+        path: the directory; made if need be.
+        write: whether this process writes (one process of several does).
+    """
+
+    def __init__(self, path: Path, *, write: bool = True) -> None:
+        self.path = path
+        self.write = write
+        self.summary: dict[str, Any] = {}
+        if write:
+            path.mkdir(parents=True, exist_ok=True)
+        if self.summary_path.exists():
+            self.summary = json.loads(self.summary_path.read_text())
+
+    @property
+    def summary_path(self) -> Path:
+        """summary.json."""
+        return self.path / "summary.json"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to continue from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best headline metric."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of sample grids."""
+        return self.path / "samples"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.csv."""
+        return self.path / "metrics.csv"
+
+    def update(self, **entries: Any) -> None:
+        """Add to the summary and write it."""
+        self.summary.update(entries)
+        if self.write:
+            write_atomically(self.summary_path, json.dumps(self.summary, indent=2, allow_nan=True) + "\n")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml."""
+        if self.write:
+            write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or with ``-2``, ``-3``, ... behind it where a run already lies there."""
+    candidate, count = path, 1
+    while (candidate / "config.yaml").exists():
+        count += 1
+        candidate = path.with_name(f"{path.name}-{count}")
+    return candidate
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """The keys at which two plain configurations differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for name in sorted({*old, *new}):
+            found += differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return found
+    return [] if old == new else [f"{key}: {old} there, {new} now"]
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that makes the experiment what it is, not where the data lies or how long it runs."""
+    chosen = {name: config[name] for name in IDENTITY}
+    chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in ("dir", "on_device")}
+    return chosen
+
+
+def find_resumable(logs: Path, config: Mapping[str, Any]) -> Path | None:
+    """The newest run directory below ``logs`` of the same experiment that has a checkpoint, or ``None``."""
+    candidates = sorted(logs.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for checkpoint in candidates:
+        directory = checkpoint.parent.parent
+        try:
+            old = yaml.safe_load((directory / "config.yaml").read_text())
+        except (OSError, yaml.YAMLError):
+            continue
+        if isinstance(old, dict) and set(IDENTITY) <= old.keys() and not differences(identity(old), identity(config)):
+            return directory
+    return None
+
+
+def check_same_experiment(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    """Refuse to continue a run as another experiment.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    changed = differences(identity(old), identity(new))
+    if changed:
+        raise UserError(
+            f"resume={path}: that run is another experiment ({'; '.join(changed[:5])}); "
+            "give the settings it was started with, or leave resume out"
+        )
+
+
+class CSVLogger(Logger):
+    """Every logged row in one table, ``metrics.csv``; written row by row, so that a killed run keeps its rows.
+
+    Lightning's own CSV logger starts a new file whenever it is built; this one can continue at a given row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        """The name under which Lightning lists it."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """None of its own: the run directory tells runs apart."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """config.yaml holds them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        self.rows.append(dict(metrics))
+        new = [name for name in metrics if name not in self.columns]
+        if new:
+            self.columns += new
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(dict(metrics))
+
+    def _rewrite(self) -> None:
+        unfinished = self.path.with_suffix(".tmp")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        unfinished.replace(self.path)
+
+    def continue_at(self, rows: int) -> None:
+        """Keep the first ``rows`` rows of an existing table and go on behind them."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self.rows = [{k: v for k, v in row.items() if v != ""} for row in reader][:rows]
+                self.columns = [name for name in reader.fieldnames or [] if any(name in row for row in self.rows)]
+            self._rewrite()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git commit, for the summary."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "hydra-core", "wandb")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit = None
+    try:
+        here = Path(__file__).parent
+        asked = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        changed = subprocess.run(["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, check=False)
+        if asked.returncode == 0:
+            commit = asked.stdout.strip() + ("+changes" if changed.stdout else "")
+    except OSError:
+        commit = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return {
+        "versions": versions,
+        "git_commit": commit,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def peak_memory_mib() -> float:
+    """Largest memory so far: of the GPU where there is one, else of the process; in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def closing_words(run: Run) -> str:
+    """Where a finished run's pictures and numbers lie, for people."""
+    summary = run.summary
+    lines = [f"{summary['name']}: {summary['images_seen']:,} images, {summary['updates']:,} updates"]
+    for name, result in summary.get("metrics", {}).items():
+        untrained = summary.get("untrained", {}).get(name)
+        before = f" (untrained {untrained:.4g})" if untrained is not None else ""
+        lines.append(f"  {name} {result['value']:.4g}{before}")
+    grids = sorted(run.samples.glob("*.png"))
+    if grids:
+        lines.append(f"  samples    {grids[-1]}")
+    lines.append(f"  curves     {run.path / 'curves.png'}")
+    lines.append(f"  numbers    {run.summary_path} and {run.metrics}")
+    lines.append(f"  checkpoint {run.last}")
+    offline = sorted((run.path / "wandb").glob("offline-run-*"))
+    if offline:
+        lines.append(f"  W&B        {offline[-1]} (offline; `wandb sync` it to see it in a dashboard)")
+    return "\n".join(lines)

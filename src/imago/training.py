@@ -1,0 +1,249 @@
+"""One training run, from a checked configuration to a summary."""
+
+import contextlib
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+
+from imago.callbacks.checkpoints import Checkpoints
+from imago.callbacks.common import find
+from imago.callbacks.interruption import Interruption
+from imago.callbacks.limits import Limits
+from imago.callbacks.log import TrainingLog
+from imago.checkpoints import AtomicCheckpointIO, read
+from imago.config import Settings, build, check, target
+from imago.data import ImageDataModule
+from imago.errors import Interrupted, UserError
+from imago.figures.curves import draw_curves
+from imago.images import ImageSpec
+from imago.metrics import Evaluator
+from imago.models.base import GenerativeModel
+from imago.runs import CSVLogger, Run, check_same_experiment, environment, find_resumable, peak_memory_mib, unused
+
+
+def train(config: Mapping[str, Any], name: str, directory: Path, group: str | None = None) -> Run:
+    """Train a model as configured.
+
+    Args:
+        config: the resolved configuration of train.yaml, as plain types.
+        name: the run's name, such as ``gan-cifar10``.
+        directory: where a new run directory shall be.
+        group: name of the sweep that the run belongs to.
+
+    Returns:
+        The run directory with its complete summary.
+
+    Raises:
+        UserError: something in the configuration cannot be done; nothing was trained.
+        Interrupted: a signal ended the run, after a checkpoint was written.
+        Exception: whatever broke training; the summary says ``failed``.
+    """
+    settings = check(config)
+    with Interruption() as interruption:
+        seed_everything(settings.seed, verbose=False)
+        data: ImageDataModule = build(config["data"], "data")
+        data.prepare()
+        model = build_model(config, data.spec)
+        checkpoint_path = find_checkpoint(settings, config)
+        run = Run(checkpoint_path.parent.parent if checkpoint_path else unused(directory))
+        with concluded(run, interruption):
+            run.write_config(config)
+            run.update(**describe(config, name, data, model), status="running")
+            run_training(config, settings, run, name, group, data, model, checkpoint_path, interruption)
+    return run
+
+
+def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
+    """The configured model for images of a shape, with its optimisers tried once, so that mistakes show here.
+
+    Raises:
+        UserError: a value that a network or an optimiser cannot take.
+    """
+    model: GenerativeModel = build(config["model"], "model", spec=spec)
+    try:
+        model.configure_optimizers()
+    except ValueError as error:
+        raise UserError(f"model.optimizer: {error}") from None
+    return model
+
+
+def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
+
+    Raises:
+        UserError: it is missing, of another experiment, or has nothing left to do.
+    """
+    if settings.resume is None:
+        return None
+    if settings.resume == "auto":
+        directory = find_resumable(Path(settings.logs), config)
+        if directory is None:
+            print(f"resume=auto: no checkpoint of this experiment below {settings.logs}/, starting anew")
+            return None
+    else:
+        directory = Path(settings.resume)
+    path = Run(directory, write=False).last if directory.is_dir() else directory
+    checkpoint = read(path)
+    check_same_experiment(checkpoint["config"], config, path)
+    for limit, counter in (("max_images", "images_seen"), ("max_updates", "updates")):
+        end, done = getattr(settings, limit), checkpoint["progress"][counter]
+        if end is not None and done >= end:
+            raise UserError(
+                f"{limit}={end}: the run in {path.parent.parent} is there already ({done}); give a larger one"
+            )
+    return path
+
+
+def describe(config: Mapping[str, Any], name: str, data: ImageDataModule, model: GenerativeModel) -> dict[str, Any]:
+    """What the summary says of a run before it begins."""
+    parameters = {player: sum(p.numel() for p in module.parameters()) for player, module in model.players.items()}
+    return {
+        "name": name,
+        "model": config["model"]["_target_"],
+        "likelihood": model.likelihood,
+        "data": data.name,
+        "split": data.description,
+        "spec": data.spec.as_dict(),
+        "seed": config["seed"],
+        "batch_size": data.batch_size,
+        "parameters": {**parameters, "total": sum(parameters.values())},
+        **environment(),
+    }
+
+
+@contextlib.contextmanager
+def concluded(run: Run, interruption: Interruption) -> Iterator[None]:
+    """Whatever ends a run, its summary says how."""
+    began = time.time()
+    try:
+        yield
+    except Interrupted as error:
+        run.update(status="interrupted", error=str(error))
+        raise
+    except BaseException as error:
+        run.update(status="failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        raise
+    else:
+        run.update(status="interrupted" if interruption.requested else "completed")
+    finally:
+        run.update(seconds=round(run.summary.get("seconds", 0) + time.time() - began, 1))
+    if interruption.requested is not None:
+        raise Interrupted(interruption.requested)
+
+
+def run_training(
+    config: Mapping[str, Any],
+    settings: Settings,
+    run: Run,
+    name: str,
+    group: str | None,
+    data: ImageDataModule,
+    model: GenerativeModel,
+    checkpoint_path: Path | None,
+    interruption: Interruption,
+) -> None:
+    """Put the parts together, fit, and write down what came out."""
+    loggers: list[Logger] = [CSVLogger(run.metrics)]
+    try:
+        metrics: Evaluator = build(config["metrics"], "metrics")
+        limits = Limits(settings.max_images, settings.max_updates, settings.max_seconds)
+        trainer_arguments = {"max_epochs": -1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+        dashboards = [
+            build_with(node, f"logger.{key}", run=run, name=name, config=config, tags=settings.tags, group=group)
+            for key, node in config["logger"].items()
+            if node is not None
+        ]
+        loggers += dashboards
+        chosen = [
+            build_with(node, f"callbacks.{key}", run=run, metrics=metrics, config=config)
+            for key, node in config["callbacks"].items()
+            if node is not None
+        ]
+        trainer: Trainer = build(
+            config["trainer"],
+            "trainer",
+            logger=loggers,
+            callbacks=in_order(chosen, [limits, interruption]),
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **trainer_arguments,
+        )
+        metrics.prepare(data, trainer.strategy.root_device)
+        for notice in metrics.notices:
+            announce(notice)
+        run.update(notices=list(metrics.notices))
+        announce_start(run, data, checkpoint_path)
+        with warnings.catch_warnings():
+            # The stream is endless and has no workers, both on purpose.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint_path, weights_only=True)
+        conclude(run, trainer, model, limits)
+    finally:
+        for logger in loggers:
+            logger.finalize("finished")
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+        if run.metrics.exists():
+            draw_curves(run.metrics, run.path / "curves.png", f"{name}, seed {settings.seed}")
+
+
+def build_with(node: Mapping[str, Any], key: str, **available: Any) -> Any:
+    """Build a node with those of the available arguments that its signature asks for."""
+    import inspect
+
+    wanted = inspect.signature(target(node["_target_"], key)).parameters
+    return build(node, key, **{name: value for name, value in available.items() if name in wanted})
+
+
+def in_order(chosen: list[Callback], framework: list[Callback]) -> list[Callback]:
+    """The callbacks in the order in which they act on a batch: checkpoints last, after whatever may stop the run."""
+    last = [c for c in chosen if isinstance(c, Checkpoints)]
+    return [c for c in chosen if c not in last] + framework + last
+
+
+def announce(text: str) -> None:
+    """Say something that must not be overlooked."""
+    from rich.console import Console
+    from rich.panel import Panel
+
+    Console(stderr=True).print(Panel(text, title="note", border_style="yellow"))
+
+
+def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None) -> None:
+    """Say what begins, and where it will lie."""
+    summary = run.summary
+    print(f"{summary['name']}: {data.description}")
+    print(f"{data.spec}; {summary['parameters']['total']:,} parameters; {summary['device']}")
+    print(f"{'continues' if checkpoint_path else 'writes to'} {run.path}", flush=True)
+
+
+def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits) -> None:
+    """The final numbers."""
+    log = find(trainer, TrainingLog)
+    entries: dict[str, Any] = {
+        "images_seen": model.images_seen,
+        "updates": model.updates,
+        "stopped_by": limits.reached(model),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
+        "precision": trainer.precision,
+        "device_count": trainer.world_size,
+    }
+    if log is not None:
+        seconds = log.training_seconds
+        entries["train"] = log.latest
+        entries["training_seconds"] = round(seconds, 2)
+        entries["images_per_second"] = round(model.images_seen / seconds, 1) if seconds else None
+    if torch.cuda.is_available():
+        entries["device"] = torch.cuda.get_device_name()
+    run.update(**entries)

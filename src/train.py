@@ -1,0 +1,31 @@
+"""Train a model: ``python src/train.py model=gan data=cifar10``; ``--help`` lists what can be chosen."""
+
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from imago import cli
+from imago.config import plain
+from imago.runs import closing_words
+
+
+def main(config: DictConfig) -> None:
+    """One job."""
+    hydra = HydraConfig.get()
+    choices = hydra.runtime.choices
+    name = config.name or f"{choices['model']}-{choices['data']}"
+    from imago.training import train  # after Hydra has composed: mistakes in names need not wait for torch
+
+    if hydra.mode == RunMode.MULTIRUN:
+        directory, sweep = Path(hydra.sweep.dir) / hydra.sweep.subdir, Path(hydra.sweep.dir).name
+    else:
+        directory, sweep = Path(config.logs) / name / time.strftime("%Y-%m-%d_%H-%M-%S"), None
+    run = train(plain(config), name, directory, group=sweep)
+    print(closing_words(run))
+
+
+if __name__ == "__main__":
+    cli.run(main, "train")
