@@ -10,8 +10,9 @@ COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes
 export OMP_WAIT_POLICY := PASSIVE
 export PRE_COMMIT_HOME := $(CURDIR)/.venv/pre-commit
 
-# Overrides for `make demo`, options for `make test`, `make bench` and `make lock`: make demo ARGS="seed=2"
+# Options: make demo ARGS="seed=2", make test ARGS=-x, make lock ARGS=--upgrade
 ARGS ?=
+BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all check format hooks bench lock clean
@@ -45,7 +46,7 @@ hooks: $(STAMP)  ## Let git run the checks before every commit
 	.venv/bin/pre-commit install
 
 bench: $(STAMP) .venv/peers  ## Time ours against the others, side by side; writes benchmarks/results/
-	PYTHONPATH=.venv/peers $(RUN) tools/bench.py $(ARGS)
+	@for script in $(BENCHMARKS); do PYTHONPATH=.venv/peers $(RUN) $$script || exit 1; done
 
 .venv/peers: requirements-bench.lock $(STAMP)
 	rm -rf $@

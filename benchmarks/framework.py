@@ -1,0 +1,124 @@
+"""What the framework costs: a training step of ``src/train.py``, everything on, against a bare loop of the same maths.
+
+Ours is a whole run: configuration, data module, Lightning, averaged weights, the training log (a row per 1,000 images, ten
+times the default) written to CSV and to an offline W&B run, and the progress bar on a terminal. Only what is not part
+of a step is off: grids, quality measurements and checkpoints. The bare loop has the same networks, batches, fused
+optimisers and averaging, and not a line more. It is the adversary that the framework must keep up with.
+
+    make bench BENCHMARKS=benchmarks/framework.py
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ["WANDB_SILENT"] = "true"
+os.environ["TTY_COMPATIBLE"] = "1"  # Rich draws its bar as on a terminal
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from side_by_side import Interleave, Row, Timing, report
+
+from imago import cli, training
+from imago.config import build, plain
+from imago.images import to_signal
+from imago.models.base import frozen
+from imago.models.gan import GAN
+
+CASES = {
+    "dcgan digits, batch 64": ["model=dcgan", "data=digits", "data.batch_size=64"],
+    "dcgan digits, batch 256": ["model=dcgan", "data=digits", "data.batch_size=256"],
+    "gan digits, batch 256": ["model=gan", "data=digits", "data.batch_size=256"],
+}
+COMMON = [
+    "trainer=cpu",
+    "metrics=none",
+    "logger=wandb",
+    "logger.wandb.mode=offline",
+    "max_images=1000000000",
+    "callbacks.log.every=1000",
+    "callbacks.quality=null",
+    "callbacks.samples=null",
+    "callbacks.checkpoints=null",
+]
+
+
+def bare_loop(config: dict[str, Any]) -> Callable[[], None]:
+    """A function that takes one GAN step: D on a batch and on noise, G on new noise, the average of G."""
+    data = build(config["data"], "data")
+    data.prepare()
+    images = data.train.images
+    model = training.build_model(config, data.spec)
+    assert isinstance(model, GAN)
+    g, d = model.generator, model.discriminator
+    optimizer_d, optimizer_g = model.configure_optimizers()
+    average = [p.detach().clone() for p in g.parameters()]
+    batch = config["data"]["batch_size"]
+    order, position = torch.randperm(len(images)), 0
+
+    def step() -> None:
+        nonlocal order, position
+        if position + batch > len(images):
+            order, position = torch.randperm(len(images)), 0
+        real = to_signal(images[order[position : position + batch]], data.spec.levels)
+        position += batch
+
+        with torch.no_grad():
+            fake = g(torch.randn(batch, model.latent))
+        loss = F.softplus(-d(real)).mean() + F.softplus(d(fake)).mean()
+        optimizer_d.zero_grad()
+        loss.backward()
+        optimizer_d.step()
+
+        with frozen(d):
+            loss = F.softplus(-d(g(torch.randn(batch, model.latent)))).mean()
+            optimizer_g.zero_grad()
+            loss.backward()
+            optimizer_g.step()
+        torch._foreach_lerp_(average, [p.detach() for p in g.parameters()], 0.01)
+
+    return step
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for job, overrides in CASES.items():
+        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+            config = plain(compose("train", [*overrides, *COMMON]))
+        interleave = Interleave(bare_loop(config), steps=10, rounds=60)
+        in_order = training.in_order
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stderr(nowhere),
+            mock.patch.object(training, "in_order", lambda *parts, last=interleave: [*in_order(*parts), last]),
+        ):
+            training.train(config, "framework", Path(directory) / "run")
+        ours, bare = (Timing(seconds, 1) for seconds in interleave.medians())
+        print(
+            f"{job}: {bare.seconds * 1e3:.1f} ms bare, {(ours.seconds - bare.seconds) * 1e3:+.2f} ms in the framework"
+        )
+        batch = config["data"]["batch_size"]
+        rows.append(
+            Row(
+                job=f"{job}, {bare.seconds * 1e3:.0f} ms",
+                unit="images/s",
+                ours=batch / ours.seconds,
+                our_threads=1,
+                other="bare loop",
+                others=batch / bare.seconds,
+                their_threads=1,
+                target=0.97,
+            )
+        )
+    report("framework", rows)
+
+
+if __name__ == "__main__":
+    main()
