@@ -1,8 +1,8 @@
 """The order of training: an endless stream of batches that can start anywhere.
 
-Batch b of the stream is a function of (data, seed, b): the permutation of its epoch comes from (seed, epoch), its flips
-and its binarisation from (seed, b). Nothing is carried from one batch to the next, so a stream started at b gives the
-batches that a stream which went there would have given, and a run continues exactly, in the middle of an epoch too.
+Batch b of the stream is a function of (data, seed, b): the permutation and the flips of its epoch come from (seed,
+epoch), its binarisation from (seed, b). Nothing is carried from one batch to the next, so a stream started at b gives
+the batches that a stream which went there would have given, and a run continues exactly, in the middle of an epoch too.
 """
 
 from collections.abc import Iterator
@@ -91,35 +91,43 @@ class BatchStream:
         self.start = start
         self.flip = flip
         self.binarize = binarize
-        share = batch_size // world_size
-        self.slice = slice(rank * share, (rank + 1) * share)
+        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.batches_per_epoch = len(images) // batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of uint8 (batch_size / world_size, C, H, W) and labels (batch_size / world_size,), for ever."""
-        number, epoch, order = self.start, -1, np.empty(0, np.int64)
+        number, epoch = self.start, -1
         while True:
             if number // self.batches_per_epoch != epoch:
                 epoch = number // self.batches_per_epoch
                 order = self._random(_ORDER, epoch).permutation(len(self.images))
+                mirrored = self._random(_FLIP, epoch).integers(0, 2, len(order), dtype=np.uint8)
             first = number % self.batches_per_epoch * self.batch_size
-            yield self._batch(number, order[first : first + self.batch_size])
+            part = slice(first + self.share.start, first + self.share.stop)
+            yield self._batch(number, order[part], mirrored[part])
             number += 1
 
     def _random(self, use: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, use, number])
 
-    def _batch(self, number: int, indices: np.ndarray) -> Batch:
-        """This process's part of batch ``number``. Random numbers are drawn for the whole batch, then cut."""
-        # On the CPU, whatever the device: a batch does not depend on where it is made.
-        index = torch.from_numpy(indices[self.slice]).to(self.images.device)
-        images = self.images.index_select(0, index)  # 20 times as fast on uint8 as images[index]
-        if self.flip:
-            mirrored = self._random(_FLIP, number).integers(0, 2, self.batch_size, dtype=np.int64)[self.slice]
-            choice = torch.from_numpy(mirrored * len(index) + np.arange(len(index))).to(images.device)
-            images = torch.cat([images, images.flip(-1)]).index_select(0, choice)  # 6 times as fast as torch.where
+    def _batch(self, number: int, indices: np.ndarray, mirrored: np.ndarray) -> Batch:
+        """This process's share of batch ``number``. Everything random is drawn on the CPU, whatever the device."""
+        images = self._mirror(indices, mirrored) if self.flip else self._take(self.images, indices)
         if self.binarize:
-            rng = self._random(_BINARIZE, number)
-            below = rng.integers(0, 255, (self.batch_size, *images.shape[1:]), dtype=np.uint8)
-            images = black_and_white(images, below[self.slice])
-        return Batch(images, None if self.labels is None else self.labels.index_select(0, index))
+            shape = self.batch_size, *images.shape[1:]  # drawn for all processes, then cut
+            below = self._random(_BINARIZE, number).integers(0, 255, shape, dtype=np.uint8)
+            images = black_and_white(images, below[self.share])
+        return Batch(images, None if self.labels is None else self._take(self.labels, indices))
+
+    def _mirror(self, indices: np.ndarray, mirrored: np.ndarray) -> Tensor:
+        """The images at ``indices``, those with ``mirrored`` = 1 mirrored: each kind apart, then put in order again."""
+        kinds = np.argsort(mirrored, kind="stable")
+        n_plain = len(kinds) - int(mirrored.sum())
+        plain = self._take(self.images, indices[kinds[:n_plain]])
+        flipped = self._take(self.images, indices[kinds[n_plain:]]).flip(-1)
+        return self._take(torch.cat([plain, flipped]), np.argsort(kinds))  # 3 times as fast as torch.where
+
+    @staticmethod
+    def _take(tensor: Tensor, indices: np.ndarray) -> Tensor:
+        # index_select is 20 times as fast on uint8 as tensor[indices].
+        return tensor.index_select(0, torch.from_numpy(indices).to(tensor.device))

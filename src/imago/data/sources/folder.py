@@ -184,8 +184,8 @@ class Folder(Source):
         classes = tuple(sorted({part for (part,) in inside}))
         if {name.lower() for name in classes} <= _SPLIT_NAMES:
             raise UserError(
-                f"data.path={self.path}: its subfolders {', '.join(classes)} are splits, not classes. The splits are made "
-                f"here: point data.path at one of them, for instance data.path={self.path / top / classes[0]}."
+                f"data.path={self.path}: its subfolders {', '.join(classes)} are splits, not classes. The splits are "
+                f"made here: point data.path at one of them, for instance data.path={self.path / top / classes[0]}."
             )
         number = {name: k for k, name in enumerate(classes)}
         return (
@@ -221,7 +221,7 @@ class Folder(Source):
         return {name: labels[name] for name in names}, classes, f"labelled by {listing}"
 
     def _decode_into(self, cache: Path, container: _Container, names: list[str]) -> None:
-        """Decode all images into the .npy file ``cache``; names and faults of unreadable ones go into a .json beside."""
+        """Decode all images into the .npy file ``cache``; the unreadable ones go into a .json beside it."""
         headers = dict(_in_threads(lambda name: _attempt(read_header, container, name), names, "Looking at images"))
         bad = {name: header for name, header in headers.items() if isinstance(header, str)}
         good = {name: header for name, header in headers.items() if isinstance(header, Header)}
@@ -233,8 +233,8 @@ class Folder(Source):
         needed, free = len(good) * channels * height * width, shutil.disk_usage(cache.parent).free
         if needed > free:
             raise UserError(
-                f"data.dir: decoding {self.path} needs {needed / 1e9:.1f} GB in {cache.parent}, where {free / 1e9:.1f} GB "
-                "are free. Set data.dir to a folder with more room, or make data.size smaller."
+                f"data.dir: decoding {self.path} needs {needed / 1e9:.1f} GB in {cache.parent}, where {free / 1e9:.1f} "
+                "GB are free. Set data.dir to a folder with more room, or make data.size smaller."
             )
         partial = cache.with_suffix(f".{os.getpid()}.part")
         try:

@@ -39,9 +39,9 @@ class ImageNet32(Source):
         if missing:
             raise UserError(
                 f"data.dir={directory}: {folder} lacks {', '.join(missing)}. Sign in at "
-                "https://image-net.org/download-images, get the downsampled images 'Train(32x32)' and 'Val(32x32)' in npz "
-                f"format (about 3.5 GB together) and unzip both in {folder}; or set data.dir to the folder that holds "
-                "imagenet32."
+                "https://image-net.org/download-images, get the downsampled images 'Train(32x32)' and 'Val(32x32)' in "
+                f"npz format (about 3.5 GB together) and unzip both in {folder}; or set data.dir to the folder that "
+                "holds imagenet32."
             )
         labels = [_read(folder / name, "labels") for name in _TRAIN]
         n = sum(map(len, labels))
@@ -65,8 +65,8 @@ class ImageNet32(Source):
             _image_set(_read_images(folder / _TEST, test_labels), test_labels),
             classes=tuple(str(k) for k in range(1, _CLASSES + 1)),
             description="imagenet32 (Chrabaszcz et al. 2017, box-downsampled; not the version of van den Oord et al. "
-            f"2016): train, val = the first {len(train):,} and the last {len(val):,} images of a fixed permutation of the "
-            "training files, test = val_data",
+            f"2016): train, val = the first {len(train):,} and the last {len(val):,} images of a fixed permutation of "
+            "the training files, test = val_data",
         )
 
 
