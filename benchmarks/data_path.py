@@ -2,13 +2,13 @@
 
 Ours cuts batches out of one uint8 tensor by index and flips them whole (:class:`imago.data.BatchStream`). The peer is
 what a torchvision user writes: ``DataLoader(dataset, batch_size, shuffle=True, drop_last=True)`` over
-``torchvision.datasets``' item-by-item ``__getitem__`` (PIL image, ``RandomHorizontalFlip`` for CIFAR-10, ``ToTensor``), with
-no workers, like ours. Ours is timed twice: as uint8 batches, and including the conversion of the batch to floating
+``torchvision.datasets``' item-by-item ``__getitem__`` (PIL image, ``RandomHorizontalFlip`` for CIFAR-10, ``ToTensor``),
+with no workers, like ours. Ours is timed twice: as uint8 batches, and including the conversion of the batch to floating
 point, which ``ToTensor`` does too; the second is the ratio to quote. Rounds alternate; figures are medians.
 
     python benchmarks/data_path.py [--out FILE.json]
 
-With IMAGO_DATA_DIR set the images are those of MNIST and CIFAR-10, else random ones of the same size (the cost is the same).
+With IMAGO_DATA_DIR set the images are those of MNIST and CIFAR-10, else random ones of the same size (at the same cost).
 """
 
 import argparse
@@ -37,7 +37,7 @@ from imago.images import to_signal
 class ItemByItem(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """``torchvision.datasets.CIFAR10`` and ``MNIST`` without their files: the lines of their ``__getitem__``.
 
-    CIFAR10 holds its images as a numpy array (n, 32, 32, 3) with a list of labels, MNIST as tensors (n, 28, 28) and (n,).
+    CIFAR10 holds a numpy array (n, 32, 32, 3) and a list of labels, MNIST tensors (n, 28, 28) and (n,).
     """
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Image.Image], Tensor]) -> None:
@@ -49,7 +49,7 @@ class ItemByItem(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if self.gray:
             image, target = self.data[index], int(self.targets[index])
-            return self.transform(Image.fromarray(image.numpy(), mode=None)), target
+            return self.transform(Image.fromarray(image.numpy())), target
         return self.transform(Image.fromarray(self.data[index])), self.targets[index]
 
     def __len__(self) -> int:
