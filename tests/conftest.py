@@ -13,7 +13,7 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-install_import_hook("imago", "beartype.beartype")  # every annotated shape and type in imago is checked at each call
+install_import_hook("imago", "typecheck.check")  # every annotated shape and type in imago is checked at each call
 
 
 @pytest.fixture(autouse=True)

@@ -35,13 +35,23 @@ REFUSED_TRAINER_KEYS = {
     "max_epochs": "use max_images, max_updates or max_seconds",
     "max_steps": "use max_images or max_updates",
     "max_time": "use max_seconds",
-    "val_check_interval": "use callbacks.quality.every (in images)",
-    "check_val_every_n_epoch": "use callbacks.quality.every (in images)",
-    "log_every_n_steps": "use callbacks.log.every (in images)",
+    "val_check_interval": "use every.quality (in images)",
+    "check_val_every_n_epoch": "use every.quality (in images)",
+    "log_every_n_steps": "use every.log (in images)",
     "callbacks": "use the callbacks group",
     "logger": "use the logger group",
 }
 PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Every:
+    """Intervals in training images."""
+
+    log: PositiveInt
+    samples: PositiveInt
+    quality: PositiveInt
+    checkpoints: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Settings:
     max_images: PositiveInt | None
     max_updates: PositiveInt | None
     max_seconds: PositiveFloat | None
+    every: Every
     name: str | None
     tags: list[str]
     logs: str
@@ -88,7 +99,11 @@ def check(config: Mapping[str, Any]) -> Settings:
     _check_names(config, [*names, *GROUPS], "")
     hints = typing.get_type_hints(Settings, include_extras=True)
     for name in names:
-        _check_value(config[name], hints[name], name)
+        if name != "every":
+            _check_value(config[name], hints[name], name)
+    _check_names(config["every"], [f.name for f in fields(Every)], "every")
+    for name, value in config["every"].items():
+        _check_value(value, PositiveInt, f"every.{name}")
     if config["max_images"] is config["max_updates"] is config["max_seconds"] is None:
         raise UserError(
             "max_images=null, max_updates=null and max_seconds=null: give at least one, e.g. max_images=1000000"
@@ -102,7 +117,7 @@ def check(config: Mapping[str, Any]) -> Settings:
         for name, node in config[group].items():
             if node is not None:
                 _check_node(node, f"{group}.{name}", provided)
-    return Settings(**{name: config[name] for name in names})
+    return Settings(**{**{name: config[name] for name in names}, "every": Every(**config["every"])})
 
 
 def _check_trainer(node: Mapping[str, Any]) -> None:

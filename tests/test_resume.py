@@ -1,0 +1,111 @@
+"""A run that is stopped and continued is the run that was never stopped, bit for bit."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from imago.checkpoints import read
+from imago.errors import UserError
+from imago.training import train
+from helpers import small
+
+EVERY = ["every.log=96", "every.samples=200", "every.checkpoints=10000", "max_images=null"]
+MODELS = {
+    "gan": ["model=gan", "model.generator.hidden=[16]", "model.discriminator.hidden=[16,16]"],
+    "dcgan": ["model=dcgan", "model.generator.width=4", "model.discriminator.width=4", "model.discriminator_steps=2"],
+    "conditional": [
+        "model=dcgan",
+        "conditional=true",
+        "model.generator.width=4",
+        "model.discriminator.width=4",
+        "model.discriminator.spectral_norm=true",
+        "+schedule@model.schedule=warmup",
+        "model.schedule.images=600",
+        "model.gradient_clip=0.5",
+    ],
+}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The logged rows without what a clock or the operating system decides."""
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def assert_equal(a: object, b: object, where: str = "checkpoint") -> None:
+    """Equal to the last bit, tensors included."""
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor), where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert isinstance(b, dict), where
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple), where
+        assert len(a) == len(b), where
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{k}]")
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_stopped_and_continued_equals_never_stopped(model: str, tmp_path: Path) -> None:
+    # 1,437 images in batches of 16 are 89 batches an epoch: 70 stop in the middle of the first, 110 in the second.
+    options = [*MODELS[model], *EVERY, "metrics=classifier", "metrics.samples=64", "every.quality=300"]
+    n, total = (35, 55) if model == "dcgan" else (70, 110)
+    whole = train(small(tmp_path / "whole", *options, f"max_updates={total}"), "x", tmp_path / "whole" / "run")
+    first = train(small(tmp_path / "cut", *options, f"max_updates={n}"), "x", tmp_path / "cut" / "run")
+    torch.manual_seed(12345)  # whatever happened in between must not matter
+    second = train(small(tmp_path / "cut", *options, f"max_updates={total}", "resume=auto"), "x", tmp_path / "new")
+    assert second.path == first.path
+    one, other = read(whole.last), read(second.last)
+    assert one["progress"]["updates"] == total
+    for key in ("state_dict", "optimizer_states", "progress", "random", "rows"):
+        assert_equal(one[key], other[key], key)
+    assert_equal(one["callbacks"]["WeightAveraging"], other["callbacks"]["WeightAveraging"])
+    assert rows(whole.metrics) == rows(second.metrics)
+    assert len(rows(whole.metrics)) >= 15
+    for picture in whole.samples.glob("*.png"):
+        assert picture.read_bytes() == (second.samples / picture.name).read_bytes()
+
+
+def test_the_average_moves_and_is_not_the_last_weights(tmp_path: Path) -> None:
+    run = train(small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=30"), "x", tmp_path / "run")
+    checkpoint = read(run.last)
+    start = train(small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=1"), "x", tmp_path / "start")
+    for name, average in checkpoint["callbacks"]["WeightAveraging"]["weights"].items():
+        assert not torch.equal(average, checkpoint["state_dict"][name])
+        assert not torch.equal(average, read(start.last)["callbacks"]["WeightAveraging"]["weights"][name])
+
+
+def test_resume_refuses_another_experiment(tmp_path: Path) -> None:
+    run = train(small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=2"), "x", tmp_path / "run")
+    with pytest.raises(UserError, match=r"model.latent: 8 there, 9 now"):
+        train(
+            small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=4", "model.latent=9", f"resume={run.path}"),
+            "x",
+            tmp_path,
+        )
+    with pytest.raises(UserError, match=r"max_updates=2: the run in .* is there already"):
+        train(small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=2", f"resume={run.last}"), "x", tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        train(small(tmp_path, *MODELS["gan"], "resume=nowhere.ckpt"), "x", tmp_path)
+
+
+def test_a_foreign_or_damaged_file_is_refused(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(UserError, match="cannot be read|refused"):
+        read(damaged)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    with pytest.raises(UserError, match="not written by this framework"):
+        read(foreign)
+    dangerous = tmp_path / "dangerous.ckpt"
+    torch.save({"object": Path}, dangerous)
+    with pytest.raises(UserError, match="plain tensors"):
+        read(dangerous)
