@@ -4,15 +4,15 @@ A choice is made before training starts: :meth:`ExtractorChoice.build` either gi
 raises a :class:`~imago.errors.UserError` with the remedies.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from pydantic import PositiveFloat
 
+from imago.data import ImageDataModule
 from imago.downloads import DownloadError, download, sha256_of
 from imago.errors import UserError
 from imago.images import to_bytes
@@ -20,9 +20,6 @@ from imago.metrics.cache import Cache
 from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
 from imago.metrics.network import ClassifierNetwork, accuracy, train_classifier
 from imago.metrics.progress import progress_bar
-
-if TYPE_CHECKING:
-    from imago.data import ImageDataModule
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
@@ -68,7 +65,7 @@ class Inception(ExtractorChoice):
         timeout: seconds to wait for the network.
     """
 
-    def __init__(self, url: str = INCEPTION_URL, sha256: str = INCEPTION_SHA256, timeout: float = 5.0) -> None:
+    def __init__(self, url: str = INCEPTION_URL, sha256: str = INCEPTION_SHA256, timeout: PositiveFloat = 5.0) -> None:
         self.url = url
         self.sha256 = sha256
         self.timeout = timeout

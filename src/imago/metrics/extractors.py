@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from imago.metrics.network import ClassifierNetwork
 
@@ -86,14 +87,13 @@ class InceptionExtractor(FeatureExtractor):
 
     def __init__(self, weights: str) -> None:
         super().__init__()
-        # Imported here: it takes seconds, and most runs do without Inception.
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
-
         try:
             # torch-fidelity unpickles whatever a file holds, so it only gets to see files that passed the safe loader.
             self.fingerprint = weights_fingerprint(torch.load(weights, weights_only=True, map_location="cpu"))
             with torch.random.fork_rng(devices=[]):
-                self.network = Network("inception", ["2048"], feature_extractor_weights_path=weights)
+                self.network = FeatureExtractorInceptionV3(
+                    "inception", ["2048"], feature_extractor_weights_path=weights
+                )
         except Exception as error:
             # Whatever a broken file makes the unpickler do, the user needs to know one thing.
             raise ValueError(f"not Inception weights in torch-fidelity's layout: {error}") from error

@@ -143,7 +143,9 @@ def train_classifier(
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=max(steps + 1, 11), pct_start=0.2
+    )
     order = torch.empty(0, dtype=torch.int64)
     with torch.enable_grad():
         for step in range(steps):

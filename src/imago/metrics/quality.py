@@ -1,16 +1,15 @@
 """The evaluator: how far are a model's samples from the training images?"""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from imago.data import ImageDataModule
 from imago.errors import UserError
 from imago.images import ImageSpec, to_bytes
 from imago.metrics.cache import Cache
@@ -21,9 +20,6 @@ from imago.metrics.kernel import kernel_distance
 from imago.metrics.network import Progress
 from imago.metrics.progress import progress_bar
 from imago.metrics.reference import ReferenceStatistics
-
-if TYPE_CHECKING:
-    from imago.data import ImageDataModule
 
 Protocol = dict[str, str | int | float | bool]
 Sampler = Callable[[int, int], Tensor]

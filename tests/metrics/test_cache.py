@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from imago.errors import UserError
+from imago.metrics.cache import Cache
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+def test_gives_back_what_was_saved(data):
+    Cache(data).save("x.pt", {"mean": torch.arange(3.0), "count": 3})
+    content = Cache(data).load("x.pt")
+    assert content["count"] == 3
+    assert torch.equal(content["mean"], torch.arange(3.0))
+    assert [path.name for path in (data / "cache").iterdir()] == ["x.pt"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"nonsense", lambda b: b[: len(b) // 2], lambda b: b[:-9]])
+def test_a_damaged_file_counts_as_missing(data, damage):
+    Cache(data).save("x.pt", {"mean": torch.arange(1000.0)})
+    path = data / "cache" / "x.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    assert Cache(data).load("x.pt") is None
+
+
+def test_a_file_that_would_run_code_is_not_loaded(data):
+    path = Cache(data).place("x.pt")
+    torch.save({"mean": pytest.raises}, path)
+    assert Cache(data).load("x.pt") is None
+
+
+def test_a_missing_data_directory_is_not_created(data):
+    missing = data / "typo"
+    Cache(missing).save("x.pt", {"count": 1})
+    assert not missing.exists()
+    assert Cache(missing).load("x.pt") == {"count": 1}
+
+
+def test_a_read_only_data_directory_is_stepped_over(data, monkeypatch):
+    (data / "cache").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: "logs" in str(path))  # a superuser may write anywhere
+    cache = Cache(data)
+    cache.save("x.pt", {"count": 1})
+    assert not list((data / "cache").iterdir())
+    assert cache.load("x.pt") == {"count": 1}
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"data\.dir=.*neither"):
+        cache.save("y.pt", {"count": 1})
+
+
+def test_a_failed_write_leaves_the_old_file(data, monkeypatch):
+    cache = Cache(data)
+    cache.save("x.pt", {"count": 1})
+
+    def broken(content, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("torch.save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        cache.save("x.pt", {"count": 2})
+    assert cache.load("x.pt") == {"count": 1}
+    assert len(list((data / "cache").iterdir())) == 1

@@ -1,0 +1,225 @@
+import json
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+
+from imago.errors import UserError
+from imago.metrics import (
+    Auto,
+    ClassifierExtractor,
+    ExtractorChoice,
+    NoMetrics,
+    ReferenceStatistics,
+    SampleQuality,
+)
+from imago.metrics.cache import Cache
+from imago.metrics.network import ClassifierNetwork
+
+CPU = torch.device("cpu")
+
+
+class Given(ExtractorChoice):
+    """A fixed random network, so that nothing has to be trained."""
+
+    def build(self, data, device, weights, notify):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return ClassifierExtractor(ClassifierNetwork.for_images(*data.spec.shape, classes=2), "random")
+
+
+class Nothing(ExtractorChoice):
+    def build(self, data, device, weights, notify):
+        notify("nothing to measure")
+
+
+def sampler(images):
+    return lambda n, first: images[first : first + n]
+
+
+def quality(data, **options):
+    result = SampleQuality(Given(), **{"samples": 200, "batch_size": 64, "subsets": 5, "subset_size": 50, **options})
+    result.prepare(data, CPU)
+    return result
+
+
+def noise(data, n=200):
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, data.spec.levels, (n, *data.spec.shape), generator=generator).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"channels": 3, "height": 32, "width": 48}, {"levels": 2}, {"binarize": "dynamic"}]
+)
+def test_training_images_are_near_and_noise_is_far(squares, options):
+    data = squares(**options)
+    metrics = quality(data)
+    assert metrics.names == ["fd_classifier", "kd_classifier"]
+    near, far = (metrics.measure(sampler(x)) for x in (data.training_images(), noise(data)))
+    for a, b in zip(near, far, strict=True):
+        assert abs(a.value) < 0.2 * b.value
+    assert [m.name for m in far] == metrics.names
+
+
+def test_the_training_split_itself_has_distance_zero(squares):
+    data = squares()
+    (distance, _) = quality(data, samples=300).measure(sampler(data.training_images()))
+    assert distance.value == pytest.approx(0, abs=1e-6)
+
+
+def test_batch_size_changes_no_number(squares):
+    data = squares()
+    images = noise(data)
+    values = [[m.value for m in quality(data, batch_size=b).measure(sampler(images))] for b in (200, 7)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_protocol_says_how_each_number_was_obtained(squares):
+    data = squares()
+    frechet, kernel = quality(data).measure(sampler(noise(data)))
+    assert frechet.protocol["reference"] == "squares train"
+    assert frechet.protocol["reference_fingerprint"] == data.fingerprint
+    assert frechet.protocol["reference_images"] == 300
+    assert frechet.protocol["samples"] == 200
+    assert frechet.protocol["extractor"] == "classifier (random)"
+    assert frechet.protocol["caveat"] == "none"
+    assert kernel.protocol["subset_size"] == 50
+    assert kernel.protocol["caveat"] == "none"
+    assert json.loads(json.dumps(frechet.protocol)) == frechet.protocol
+
+
+def test_too_few_samples_are_said_beside_the_number(squares):
+    data = squares()
+    frechet, kernel = quality(data, samples=30).measure(sampler(noise(data)))
+    assert "unreliable: 30 images for covariances of 56 features" in frechet.protocol["caveat"]
+    assert kernel.protocol["subset_size"] == 30
+    assert "subsets of 30 instead of 50" in kernel.protocol["caveat"]
+
+
+def test_measuring_leaves_no_trace(squares):
+    data = squares()
+    metrics = quality(data)
+    weight = torch.ones((), requires_grad=True)
+
+    def sample(n, first):
+        assert not torch.is_grad_enabled()
+        return (torch.rand(n, *data.spec.shape) * weight * 255).to(torch.uint8)  # a careless model
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    seen = []
+    metrics.measure(sample, lambda done, total: seen.append((done, total)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+    assert weight.grad is None
+    assert seen == [(64, 200), (128, 200), (192, 200), (200, 200)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda n, first: torch.rand(n, 1, 28, 20), "float32"),
+        (lambda n, first: torch.zeros(n, 1, 20, 28, dtype=torch.uint8), "expected uint8"),
+        (lambda n, first: torch.zeros(1, 1, 28, 20, dtype=torch.uint8), "expected uint8"),
+        (
+            lambda n, first: torch.full((n, 1, 28, 20), 255, dtype=torch.uint8),
+            "reach 255: the largest of 2 levels is 1",
+        ),
+    ],
+)
+def test_what_is_not_an_image_of_the_data_is_refused(squares, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        quality(squares(levels=2)).measure(wrong)
+
+
+def test_reference_is_computed_once_and_again_when_damaged(squares, monkeypatch):
+    data = squares()
+    values = [m.value for m in quality(data).measure(sampler(noise(data)))]
+    (cached,) = (data.directory / "cache").iterdir()
+    compute, computed = ReferenceStatistics.compute, []
+
+    def counting(*args, **kwargs):
+        computed.append(1)
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(ReferenceStatistics, "compute", counting)
+    assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
+    assert not computed
+    for content in (b"", cached.read_bytes()[:-100]):
+        cached.write_bytes(content)
+        assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
+        assert computed
+        computed.clear()
+    torch.save({"mean": 1}, cached)
+    assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
+    assert computed
+
+
+def test_other_data_and_other_treatment_have_their_own_reference(squares):
+    for options in ({}, {"count": 200}, {"binarize": "threshold"}, {"binarize": "dynamic"}):
+        quality(squares(**options))
+    assert len(list(Path("data/cache").iterdir())) == 4
+
+
+def test_reference_keeps_a_random_choice_of_features(squares, monkeypatch):
+    monkeypatch.setattr("imago.metrics.reference._KEPT", 50)
+    data = squares()
+    extractor = Given().build(data, CPU, None, None)
+    reference = ReferenceStatistics.compute(data.training_images(), 256, extractor, 64, CPU)
+    everything = extractor(data.training_images())
+    distances = torch.cdist(reference.features, everything)
+    places = distances.argmin(1)
+    assert distances.amin(1).max() < 1e-2
+    assert len(set(places.tolist())) == 50
+    assert int(places.max()) > 250
+    torch.testing.assert_close(reference.mean, everything.double().mean(0), rtol=1e-5, atol=1e-5)
+    reference.save(Cache(data.directory), data.fingerprint, extractor)
+    loaded = ReferenceStatistics.load(Cache(data.directory), data.fingerprint, extractor)
+    assert torch.equal(loaded.covariance, reference.covariance)
+    assert loaded.count == 300
+
+
+def test_where_nothing_can_be_measured_nothing_is(squares):
+    metrics = SampleQuality(Nothing())
+    metrics.prepare(squares(), CPU)
+    assert metrics.names == []
+    assert metrics.measure(lambda n, first: pytest.fail("drew samples")) == []
+    assert metrics.notices == ["nothing to measure"]
+    none = NoMetrics()
+    none.prepare(squares(), CPU)
+    assert (none.names, none.notices, none.measure(lambda n, first: pytest.fail("drew samples"))) == ([], [], [])
+
+
+def test_one_training_image_is_too_few(squares):
+    with pytest.raises(UserError, match="1 training images"):
+        quality(squares(count=1))
+
+
+@pytest.mark.parametrize("name", ["auto", "inception", "classifier", "none"])
+def test_every_configuration_is_a_constructor_call(name):
+    folder = Path(__file__).parents[2] / "conf"
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        config = hydra.compose(overrides=[f"+metrics={name}"])
+    metrics = hydra.utils.instantiate(config.metrics)
+    if name == "none":
+        assert isinstance(metrics, NoMetrics)
+    else:
+        assert isinstance(metrics.choice, ExtractorChoice)
+        assert (metrics.samples, metrics.subsets, metrics.subset_size) == (10_000, 100, 1000)
+
+
+def test_end_to_end_on_digits(tmp_path, monkeypatch):
+    """The shipped classifier tells unseen digits from noise."""
+    from imago.data import ImageDataModule
+    from imago.data.sources import Digits
+
+    monkeypatch.chdir(tmp_path)
+    data = ImageDataModule(Digits(), dir=str(tmp_path))
+    data.prepare()
+    metrics = SampleQuality(Auto(), samples=180, subsets=10)
+    metrics.prepare(data, CPU)
+    assert metrics.notices == []
+    real, _ = metrics.measure(sampler(data.test.images))
+    random, _ = metrics.measure(sampler(noise(data)))
+    assert real.value < 0.05 * random.value

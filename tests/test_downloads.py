@@ -1,0 +1,61 @@
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from imago.downloads import DownloadError, download
+
+CONTENT = b"weights" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server():
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/missing":
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path == "/broken" else CONTENT)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_file_arrives_whole(server, tmp_path):
+    seen = []
+    target = tmp_path / "weights" / "file.pth"
+    download(f"{server}/file", target, SHA256, timeout=5.0, progress=lambda done, total: seen.append((done, total)))
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("missing", "404|Not Found"), ("broken", "SHA-256|incomplete|Incomplete")]
+)
+def test_a_failed_transfer_leaves_nothing(server, tmp_path, path, message):
+    with pytest.raises(DownloadError, match=message):
+        download(f"{server}/{path}", tmp_path / "file.pth", SHA256, timeout=5.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_content_is_thrown_away(server, tmp_path):
+    with pytest.raises(DownloadError, match=f"SHA-256 {SHA256} instead of {'0' * 64}"):
+        download(f"{server}/file", tmp_path / "file.pth", "0" * 64, timeout=5.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dead_address_is_reported(tmp_path):
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:9"):
+        download("http://127.0.0.1:9/file", tmp_path / "file.pth", SHA256, timeout=5.0)
