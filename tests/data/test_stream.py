@@ -22,7 +22,9 @@ def numbered(n: int = N) -> tuple[Tensor, Tensor]:
 
 
 def take(count: int, **settings: object) -> list[tuple[Tensor, Tensor]]:
-    return [tuple(batch) for batch in islice(BatchStream(*numbered(), **{"batch_size": BATCH, "seed": 0} | settings), count)]
+    return [
+        tuple(batch) for batch in islice(BatchStream(*numbered(), **{"batch_size": BATCH, "seed": 0} | settings), count)
+    ]
 
 
 def assert_same(left: list, right: list) -> None:
@@ -97,11 +99,11 @@ def test_uniform_bytes_below_an_intensity_are_as_many_as_the_intensity() -> None
 
 def test_global_random_generators_are_left_alone() -> None:
     torch.manual_seed(5)
-    np.random.seed(5)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     take(8, flip=True, binarize=True)
     assert torch.equal(before[0], torch.get_rng_state())
-    assert (before[1] == np.random.get_state()[1]).all()
+    assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
 
 
 def test_the_stream_has_no_length_and_can_be_started_twice() -> None:

@@ -27,6 +27,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def part(self, index: slice | Tensor) -> "ImageSet":
+        """The images at ``index`` with their labels: a view for a slice, a copy for a tensor of numbers."""
+        return ImageSet(self.images[index], None if self.labels is None else self.labels[index])
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Literal
+from io import BufferedReader, BytesIO
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 Box = tuple[float, float, float, float]
 Fit = Literal["crop", "stretch"]
+ImageFile = BufferedReader | BytesIO
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GRAY = ("1", "L", "LA", "La", *_SIXTEEN_BIT)
@@ -24,13 +26,15 @@ class Header:
     gray: bool
 
 
-def read_header(file: IO[bytes]) -> Header:
+def read_header(file: ImageFile) -> Header:
     """Size and colour of an image file. Gray is what is stored as gray: an RGB file of gray pixels is RGB.
 
     Raises:
         Exception: whatever the file's bytes lead its decoder to.
     """
     with Image.open(file) as image:
+        if image.format == "TIFF":
+            image.load()  # versions of Pillow differ in whether a TIFF's size is the rotated one before that
         # Pillow would decode a whole PNG in search of an orientation after the pixels, where hardly any writer puts it.
         known = image.format != "PNG" or "exif" in image.info
         sideways = known and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
@@ -54,7 +58,7 @@ def whole(width: int, height: int, to_width: int, to_height: int) -> Box:
 FITS: dict[Fit, Callable[[int, int, int, int], Box]] = {"crop": centre_crop, "stretch": whole}
 
 
-def decode(file: IO[bytes], channels: int, height: int, width: int, fit: Fit) -> np.ndarray:
+def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) -> np.ndarray:
     """Decode an image file, first frame only.
 
     EXIF orientation is applied. 16-bit grays are rounded to 8 bits. Transparency is laid on white. Colour becomes gray

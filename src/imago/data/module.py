@@ -160,8 +160,8 @@ class ImageDataModule(lightning.LightningDataModule):
         """
         chosen = self._fixed_train if split == "train" else {"val": self.val, "test": self.test}[split]
         for first in range(0, len(chosen), batch_size):
-            part = slice(first, first + batch_size)
-            yield Batch(chosen.images[part], None if chosen.labels is None else chosen.labels[part])
+            part = chosen.part(slice(first, first + batch_size))
+            yield Batch(part.images, part.labels)
 
 
 def folder_data(

@@ -26,12 +26,9 @@ class Digits(Source):
 
         digits = load_digits()
         images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None])
-        labels = torch.from_numpy(digits.target.astype(np.int64))
-        order = torch.from_numpy(fixed_permutation(len(images)))
-        train, val, test = (
-            ImageSet(images[part], labels[part])
-            for part in order.split([len(order) - 2 * _HELD_OUT, _HELD_OUT, _HELD_OUT])
-        )
+        whole = ImageSet(images, torch.from_numpy(digits.target.astype(np.int64)))
+        order = torch.from_numpy(fixed_permutation(len(whole)))
+        train, val, test = map(whole.part, order.split([len(order) - 2 * _HELD_OUT, _HELD_OUT, _HELD_OUT]))
         return Splits(
             train,
             val,

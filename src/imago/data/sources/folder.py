@@ -10,9 +10,10 @@ made of the folder's and of a hash over every file's name, size and date and ove
 """
 
 import hashlib
-import io
 import json
+import math
 import os
+import posixpath
 import shutil
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -31,7 +33,7 @@ from rich.console import Console
 from rich.progress import track
 
 from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
-from imago.data.decode import Fit, Header, decode, read_header
+from imago.data.decode import Fit, Header, ImageFile, decode, read_header
 from imago.errors import UserError
 
 Size = PositiveInt | Annotated[Sequence[PositiveInt], Len(2, 2)]
@@ -49,7 +51,7 @@ class _Container(ABC):
     stamps: dict[str, str]  # name relative to the container, with forward slashes -> size and date or checksum
 
     @abstractmethod
-    def open(self, name: str) -> io.BufferedIOBase:
+    def open(self, name: str) -> ImageFile:
         """The file's bytes."""
 
 
@@ -57,13 +59,16 @@ class _FolderFiles(_Container):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stamps = {}
-        for parent, _, names in os.walk(path, followlinks=True):
+        for parent, _, names in os.walk(path, followlinks=True, onerror=self._refuse):
             for name in names:
                 file = Path(parent, name)
-                status = file.stat()
+                status = file.stat() if file.exists() else file.lstat()  # a dangling link is an unreadable file
                 self.stamps[file.relative_to(path).as_posix()] = f"{status.st_size} {status.st_mtime_ns}"
 
-    def open(self, name: str) -> io.BufferedIOBase:
+    def _refuse(self, error: OSError) -> None:
+        raise UserError(f"data.path={self.path}: a folder cannot be read ({error}). Change its permissions.")
+
+    def open(self, name: str) -> ImageFile:
         return (self.path / name).open("rb")
 
 
@@ -76,8 +81,8 @@ class _ZipFiles(_Container):
         entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
         self.stamps = {entry.filename: f"{entry.file_size} {entry.CRC:08x}" for entry in entries}
 
-    def open(self, name: str) -> io.BufferedIOBase:
-        return io.BytesIO(self.archive.read(name))
+    def open(self, name: str) -> ImageFile:
+        return BytesIO(self.archive.read(name))
 
 
 class Folder(Source):
@@ -94,7 +99,7 @@ class Folder(Source):
         on_bad: what to do about files that cannot be read: ``refuse`` stops and lists them, ``skip`` leaves them out.
 
     Raises:
-        UserError: there is no such path, or ``size`` is neither a number nor a pair.
+        UserError: there is no such path.
     """
 
     def __init__(
@@ -108,7 +113,8 @@ class Folder(Source):
         self.path = Path(path).expanduser()
         if not self.path.exists():
             raise UserError(f"data.path={path}: there is no such folder or zip file.")
-        self.size = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
+        height, width = (size, size) if size is None or isinstance(size, int) else size
+        self.size = None if height is None or width is None else (height, width)
         self.fit: Fit = fit
         self.channels = channels
         self.on_bad = on_bad
@@ -129,7 +135,8 @@ class Folder(Source):
         bad = json.loads(cache.with_suffix(".json").read_text())["unreadable"]
         if bad and self.on_bad == "refuse":
             raise UserError(
-                f"data.path={self.path}: {_bad_files(bad)}\nRepair or remove them, or set data.on_bad=skip."
+                f"data.path={self.path}: {_bad_files(bad)}\nAll of them are listed in {cache.with_suffix('.json')}. "
+                "Repair or remove them, or set data.on_bad=skip."
             )
         if bad:
             print(f"data.on_bad=skip: leaving out {_bad_files(bad)}", file=sys.stderr)
@@ -137,12 +144,9 @@ class Folder(Source):
         if len(names) < 3:
             raise UserError(f"data.path={self.path}: {len(names)} images; training, validation and test need one each.")
         images = torch.from_numpy(np.load(cache, mmap_mode="c")[: len(names)])  # "c": a read-only map warns in torch
-        ordered = None if labels is None else torch.tensor([labels[name] for name in names])
+        everything = ImageSet(images, None if labels is None else torch.tensor([labels[name] for name in names]))
         n_held = max(1, len(names) // 10)
-        train, val, test = (
-            ImageSet(images[part], None if ordered is None else ordered[part])
-            for part in (slice(-2 * n_held), slice(-2 * n_held, -n_held), slice(-n_held, None))
-        )
+        train, val, test = map(everything.part, (slice(-2 * n_held), slice(-2 * n_held, -n_held), slice(-n_held, None)))
         return Splits(
             train,
             val,
@@ -172,7 +176,7 @@ class Folder(Source):
     def _labels(self, container: _Container, names: list[str]) -> tuple[dict[str, int] | None, tuple[str, ...], str]:
         """The label of every image or ``None``, the classes' names, and in words where they come from."""
         folders = [PurePosixPath(name).parent for name in names]
-        top = PurePosixPath(os.path.commonpath(folders))  # zip files often hold one folder that holds everything
+        top = PurePosixPath(posixpath.commonpath(folders))  # zip files often hold one folder that holds everything
         for parent in (top, *top.parents):
             if (listing := (parent / "dataset.json").as_posix()) in container.stamps:
                 return self._labels_from_json(container, listing, names)
@@ -199,13 +203,14 @@ class Folder(Source):
     ) -> tuple[dict[str, int] | None, tuple[str, ...], str]:
         where = f"data.path={self.path}: {listing}"
         try:
-            pairs = json.loads(container.open(listing).read())["labels"]
+            with container.open(listing) as file:
+                pairs = json.loads(file.read())["labels"]
+            parent = PurePosixPath(listing).parent
+            labels = {(parent / name).as_posix(): label for name, label in pairs or ()}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{where} is not of the form {{'labels': [['name', class], ...]}} ({error!r}).") from None
-        if not pairs:
+        if not labels:
             return None, (), f"unlabelled as {listing} says"
-        parent = PurePosixPath(listing).parent
-        labels = {(parent / name).as_posix(): label for name, label in pairs}
         missing = [name for name in names if name not in labels]
         if missing:
             raise UserError(
@@ -229,18 +234,14 @@ class Folder(Source):
             raise UserError(f"data.path={self.path}: {_bad_files(bad)}")
         height, width = self.size or self._common_size(good)
         channels = self.channels or (1 if all(header.gray for header in good.values()) else 3)
-        cache.parent.mkdir(exist_ok=True)
-        needed, free = len(good) * channels * height * width, shutil.disk_usage(cache.parent).free
-        if needed > free:
-            raise UserError(
-                f"data.dir: decoding {self.path} needs {needed / 1e9:.1f} GB in {cache.parent}, where {free / 1e9:.1f} "
-                "GB are free. Set data.dir to a folder with more room, or make data.size smaller."
-            )
+
+        def read(file: ImageFile) -> np.ndarray:
+            return decode(file, channels, height, width, self.fit)
+
         partial = cache.with_suffix(f".{os.getpid()}.part")
+        rows = _new_array(partial, (len(good), channels, height, width))
         try:
-            rows = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(good), channels, height, width))
             row = 0
-            read: Callable[[Any], np.ndarray] = lambda file: decode(file, channels, height, width, self.fit)  # noqa: E731
             for name, pixels in _in_threads(lambda name: _attempt(read, container, name), list(good), "Decoding"):
                 if isinstance(pixels, str):
                     bad[name] = pixels
@@ -264,6 +265,23 @@ class Folder(Source):
                 "Set data.size=[HEIGHT,WIDTH], and data.fit to crop or stretch."
             )
         return next(iter(first))
+
+
+def _new_array(file: Path, shape: tuple[int, int, int, int]) -> np.memmap:
+    """A writable .npy file of uint8, mapped into memory."""
+    needed = math.prod(shape)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        free = shutil.disk_usage(file.parent).free
+        if needed < free:  # asked before, because a map that outgrows its disk kills the process
+            return np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+        reason = f"it has {free / 1e9:.1f} GB free"
+    except OSError as error:
+        reason = str(error)
+    raise UserError(
+        f"data.dir: {file.parent} cannot take the decoded images, {needed / 1e9:.1f} GB ({reason}). "
+        "Set data.dir to a folder that can be written and has the room, or make data.size smaller."
+    )
 
 
 def _attempt(read: Callable[[Any], Any], container: _Container, name: str) -> Any:

@@ -57,8 +57,8 @@ class ImageNet32(Source):
         all_labels = np.concatenate(labels)[order]
         n_train = n - n // 25
         test_labels = _read(folder / _TEST, "labels")
-        train = _image_set(images[:n_train], all_labels[:n_train])
-        val = _image_set(images[n_train:], all_labels[n_train:])
+        whole = _image_set(images, all_labels)
+        train, val = whole.part(slice(n_train)), whole.part(slice(n_train, None))
         return Splits(
             train,
             val,
@@ -73,7 +73,8 @@ class ImageNet32(Source):
 def _read(file: Path, key: str) -> np.ndarray:
     """One array of an npz archive, which reads no others."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file open that turns out to be damaged.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return archive[key]
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(

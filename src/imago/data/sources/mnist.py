@@ -35,10 +35,11 @@ class _Idx(Source):
     def load(self, directory: Path) -> Splits:
         """Reads the four idx files of DIRECTORY; fetches those that are missing."""
         raw = data_directory(directory) / self.folder / "raw"
-        images, labels, test_images, test_labels = (self._read(raw, *file) for file in self.files)
-        order = fixed_permutation(len(images))
-        n_val = len(images) // 6
-        train, val = (_image_set(images[part], labels[part], raw) for part in (order[:-n_val], order[-n_val:]))
+        train_images, train_labels, test_images, test_labels = (self._read(raw, *file) for file in self.files)
+        whole = _image_set(train_images, train_labels, raw)
+        order = torch.from_numpy(fixed_permutation(len(whole)))
+        n_val = len(whole) // 6
+        train, val = whole.part(order[:-n_val]), whole.part(order[-n_val:])
         return Splits(
             train,
             val,
