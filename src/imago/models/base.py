@@ -137,7 +137,10 @@ class GenerativeModel(LightningModule, ABC):
         optimizer = self._optimizers[player]
         parameters = self._parameters_of[player]
         optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
+        if self.trainer.world_size > 1:
+            self.manual_backward(loss)  # tells DDP's reducer what is coming
+        else:
+            loss.backward()  # the same, without a third of a millisecond of hooks
         if self.gradient_clip is not None or self.observed:
             gradients = [p.grad for p in parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)

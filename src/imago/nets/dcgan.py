@@ -91,8 +91,9 @@ class DCGANGenerator(nn.Module):
         if self.embed is not None:
             h = h + self.embed(labels)
         h = h.view(len(z), *self.sizes[0], -1).permute(0, 3, 1, 2)
+        # In place: neither batch norm nor convolution needs its output to go backwards.
         for norm, double, (height, width) in zip(self.norms, self.doublings, self.sizes[1:], strict=True):
-            h = double(F.relu(norm(h)))[..., :height, :width]
+            h = double(norm(h).relu_())[..., :height, :width]
         return torch.tanh(h)
 
 
@@ -145,5 +146,5 @@ class DCGANDiscriminator(nn.Module):
             height, width = h.shape[2:]
             if height % 2 or width % 2:
                 h = F.pad(h, (0, width % 2, 0, height % 2))
-            h = F.leaky_relu(norm(halve(h)), 0.2)
+            h = F.leaky_relu(norm(halve(h)), 0.2, inplace=True)
         return self.judge(h).flatten()
