@@ -133,8 +133,14 @@ def test_a_dead_network_ends_with_what_to_put_where(dead_url: str, tmp_path: Pat
         "set data.dir",
     ):
         assert part in message
-    with pytest.raises(UserError, match=r"MNIST/raw/train-images-idx3-ubyte\.gz is missing .*9,912,422 bytes"):
+    with pytest.raises(UserError) as caught:
         MNIST(url=dead_url).load(tmp_path)
+    message = str(caught.value)
+    raw = tmp_path / "MNIST" / "raw"
+    assert f"data.dir={tmp_path}: {raw / 'train-images-idx3-ubyte.gz'} is missing" in message
+    assert "(9,912,422 bytes, MD5 f68b3c2dcbeaaa9fbdd348bbdeb94873)" in message
+    for other in ("train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        assert f"and likewise {other}" in message
 
 
 def packed_cifar10() -> bytes:

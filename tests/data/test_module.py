@@ -80,6 +80,11 @@ def test_binarising_what_is_binary_is_refused() -> None:
         prepared(Bars(), binarize="dynamic")
 
 
+def test_a_batch_larger_than_the_training_split_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"data\.batch_size=21: the training split has only 20 images"):
+        prepared(batch_size=21)
+
+
 def test_evaluation_passes_are_in_order_and_complete() -> None:
     data = prepared(flip=True)
     batches = list(data.batches("val", 4))

@@ -21,7 +21,7 @@ _CHUNK = 2**18
 
 @dataclass(frozen=True)
 class Download:
-    """A published file: its name, where it can be had (tried in turn), its size in bytes and its MD5 checksum."""
+    """A published file: its path inside ``data.dir``, its addresses (tried in turn), its size in bytes and its MD5."""
 
     name: str
     urls: tuple[str, ...]
@@ -37,18 +37,18 @@ class _InterruptedTransferError(OSError):
     """The transfer began and broke off: worth another attempt, unlike a server that is not there."""
 
 
-def fetch(download: Download, folder: Path, *, instead: str) -> Path:
-    """FOLDER/name, verified; downloaded if it is not there.
+def fetch(download: Download, directory: Path, *, instead: str) -> Path:
+    """DIRECTORY/name, verified; downloaded if it is not there.
 
     Args:
         download: what to get.
-        folder: where to put it; must exist.
+        directory: the folder of all data sets, ``data.dir``; must exist.
         instead: second half of the advice to the user who has to bring the file himself, e.g. "or unpack it there".
 
     Raises:
         UserError: the file that is there has another checksum, or no address gave the right one.
     """
-    target = folder / download.name
+    target = directory / download.name
     if target.exists():
         found = _md5(target)
         if found != download.md5:
@@ -62,11 +62,11 @@ def fetch(download: Download, folder: Path, *, instead: str) -> Path:
         try:
             _get(url, target, download)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            failures.append(f"{url}: {error}")
+            failures.append(f"{url}: {getattr(error, 'reason', error)}")
         else:
             return target
     raise UserError(
-        f"data.dir: {target} is missing and could not be downloaded ({'; '.join(failures)}). "
+        f"data.dir={directory}: {target} is missing and could not be downloaded ({'; '.join(failures)}). "
         f"Get {download.urls[0]} ({download.size:,} bytes, MD5 {download.md5}) with another machine or a browser and "
         f"put it at {target}, {instead}. If the data lies elsewhere, set data.dir to its folder."
     )
@@ -76,6 +76,7 @@ def _get(url: str, target: Path, download: Download) -> None:
     """Download to a temporary name beside the target, verify, rename."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _stream(url, partial, download)
@@ -109,7 +110,7 @@ def _stream(url: str, partial: Path, download: Download) -> None:
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         promised = int(response.headers.get("Content-Length", download.size))
-        task = progress.add_task(download.name, total=promised)
+        task = progress.add_task(Path(download.name).name, total=promised)
         received = 0
         try:
             while chunk := response.read(_CHUNK):

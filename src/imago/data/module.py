@@ -15,7 +15,7 @@ from torch import Tensor
 from imago.data.base import DEFAULT_DIRECTORY, ImageSet, Source
 from imago.data.decode import Fit
 from imago.data.sources.folder import Folder, Size
-from imago.data.stream import BatchStream, black_and_white
+from imago.data.stream import BatchStream, black_and_white, check_batch_size
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 
@@ -80,6 +80,7 @@ class ImageDataModule(lightning.LightningDataModule):
                 f"data.binarize={self.binarize}: {self.name} has {splits.levels} levels already. "
                 "Set data.binarize=null."
             )
+        check_batch_size(self.batch_size, len(splits.train))  # here, long before the first batch is asked for
         self.train, self.val, self.test = splits.train, splits.val, splits.test
         self.description, levels = splits.description, splits.levels
         if self.binarize == "threshold":

@@ -36,6 +36,25 @@ def black_and_white(images: Tensor, below: np.ndarray) -> Tensor:
     return (images > torch.from_numpy(below).to(images.device)).to(torch.uint8)
 
 
+def check_batch_size(batch_size: int, n_images: int, processes: int = 1) -> None:
+    """Refuse a batch, over all processes, that the data cannot fill or the processes cannot share evenly.
+
+    Raises:
+        UserError: with the numbers and the nearest size that would do.
+    """
+    if batch_size > n_images:
+        raise UserError(
+            f"data.batch_size={batch_size}: the training split has only {n_images:,} images. "
+            f"Set data.batch_size to {n_images} or less."
+        )
+    if batch_size % processes:
+        nearest = max(processes, batch_size // processes * processes)
+        raise UserError(
+            f"data.batch_size={batch_size}: is the size over all processes and cannot be divided between "
+            f"{processes} of them. Set data.batch_size to a multiple of {processes}, such as {nearest}."
+        )
+
+
 class BatchStream:
     """An endless iterable of :class:`imago.images.Batch`: numbers ``start``, ``start + 1``, ... of the training.
 
@@ -73,17 +92,7 @@ class BatchStream:
         world_size: int = 1,
         device: torch.device | None = None,
     ) -> None:
-        if batch_size > len(images):
-            raise UserError(
-                f"data.batch_size={batch_size}: the training split has only {len(images):,} images. "
-                f"Set data.batch_size to {len(images)} or less."
-            )
-        if batch_size % world_size:
-            nearest = max(world_size, batch_size // world_size * world_size)
-            raise UserError(
-                f"data.batch_size={batch_size}: is the size over all processes and cannot be divided between "
-                f"{world_size} of them. Set data.batch_size to a multiple of {world_size}, such as {nearest}."
-            )
+        check_batch_size(batch_size, len(images), world_size)
         self.images = images if device is None else images.to(device)
         self.labels = labels if device is None or labels is None else labels.to(device)
         self.batch_size = batch_size

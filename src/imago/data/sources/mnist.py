@@ -35,7 +35,8 @@ class _Idx(Source):
     def load(self, directory: Path) -> Splits:
         """Reads the four idx files of DIRECTORY; fetches those that are missing."""
         raw = data_directory(directory) / self.folder / "raw"
-        train_images, train_labels, test_images, test_labels = (self._read(raw, *file) for file in self.files)
+        self._fetch_missing(directory, raw)
+        train_images, train_labels, test_images, test_labels = (_read(raw / name) for name, _, _ in self.files)
         whole = _image_set(train_images, train_labels, raw)
         order = torch.from_numpy(fixed_permutation(len(whole)))
         n_val = len(whole) // 6
@@ -49,19 +50,14 @@ class _Idx(Source):
             "fixed permutation of the training files, test = the t10k files",
         )
 
-    def _read(self, raw: Path, name: str, size: int, md5: str) -> np.ndarray:
-        """The array in one idx file, uint8 (n, 28, 28) or (n,)."""
-        plain, packed = raw / name.removesuffix(".gz"), raw / name
-        if plain.exists():
-            return _parse_idx(plain, plain.read_bytes())
-        if not packed.exists():
-            raw.mkdir(parents=True, exist_ok=True)
-            download = Download(name, tuple(f"{base.rstrip('/')}/{name}" for base in self.bases), size, md5)
-            fetch(download, raw, instead=f"compressed or as {plain.name}")
-        try:
-            return _parse_idx(packed, gzip.decompress(packed.read_bytes()))
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{packed}: is damaged ({error}). Delete it to have it fetched again.") from None
+    def _fetch_missing(self, directory: Path, raw: Path) -> None:
+        missing = [
+            file for file in self.files if not (raw / file[0]).exists() and not _unpacked(raw / file[0]).exists()
+        ]
+        for k, (name, size, md5) in enumerate(missing):
+            urls = tuple(f"{base.rstrip('/')}/{name}" for base in self.bases)
+            others = "".join(f", and likewise {other}" for other, _, _ in missing[k + 1 :])
+            fetch(Download(f"{self.folder}/raw/{name}", urls, size, md5), directory, instead=f"or unpacked{others}")
 
 
 class MNIST(_Idx):
@@ -111,6 +107,20 @@ class FashionMNIST(_Idx):
         ("t10k-images-idx3-ubyte.gz", 4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
         ("t10k-labels-idx1-ubyte.gz", 5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
     )
+
+
+def _unpacked(file: Path) -> Path:
+    return file.with_suffix("")
+
+
+def _read(file: Path) -> np.ndarray:
+    """The array in an idx file, given the name of its compressed form: uint8 (n, 28, 28) or (n,)."""
+    if _unpacked(file).exists():
+        return _parse_idx(_unpacked(file), _unpacked(file).read_bytes())
+    try:
+        return _parse_idx(file, gzip.decompress(file.read_bytes()))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: is damaged ({error}). Delete it to have it fetched again.") from None
 
 
 def _parse_idx(file: Path, content: bytes) -> np.ndarray:
