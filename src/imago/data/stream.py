@@ -121,22 +121,24 @@ class BatchStream:
 
     def _batch(self, number: int, indices: np.ndarray, mirrored: np.ndarray) -> Batch:
         """This process's share of batch ``number``. Everything random is drawn on the CPU, whatever the device."""
-        images = self._mirror(indices, mirrored) if self.flip else self._take(self.images, indices)
+        images = _take(self.images, indices)
+        if self.flip:
+            chosen = np.flatnonzero(mirrored)
+            flipped = _take(images, chosen).flip(-1)
+            _words(images).index_copy_(0, torch.from_numpy(chosen).to(images.device), _words(flipped))
         if self.binarize:
             shape = self.batch_size, *images.shape[1:]  # drawn for all processes, then cut
             below = self._random(_BINARIZE, number).integers(0, 255, shape, dtype=np.uint8)
             images = black_and_white(images, below[self.share])
-        return Batch(images, None if self.labels is None else self._take(self.labels, indices))
+        return Batch(images, None if self.labels is None else _take(self.labels, indices))
 
-    def _mirror(self, indices: np.ndarray, mirrored: np.ndarray) -> Tensor:
-        """The images at ``indices``, those with ``mirrored`` = 1 mirrored: each kind apart, then put in order again."""
-        kinds = np.argsort(mirrored, kind="stable")
-        n_plain = len(kinds) - int(mirrored.sum())
-        plain = self._take(self.images, indices[kinds[:n_plain]])
-        flipped = self._take(self.images, indices[kinds[n_plain:]]).flip(-1)
-        return self._take(torch.cat([plain, flipped]), np.argsort(kinds))  # 3 times as fast as torch.where
 
-    @staticmethod
-    def _take(tensor: Tensor, indices: np.ndarray) -> Tensor:
-        # index_select is 20 times as fast on uint8 as tensor[indices].
-        return tensor.index_select(0, torch.from_numpy(indices).to(tensor.device))
+def _take(tensor: Tensor, indices: np.ndarray) -> Tensor:
+    # index_select is 20 times as fast on uint8 as tensor[indices].
+    return tensor.index_select(0, torch.from_numpy(indices).to(tensor.device))
+
+
+def _words(images: Tensor) -> Tensor:
+    """A view of uint8 (n, C, H, W) as rows, of 8-byte words where they fit: index_copy_ goes element by element."""
+    rows = images.flatten(1)
+    return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
