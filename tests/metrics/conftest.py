@@ -41,7 +41,7 @@ def squares(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
 
     def build(**options) -> ImageDataModule:
-        module_options = {name: options.pop(name) for name in ("binarize", "flip") if name in options}
+        module_options = {name: options.pop(name) for name in ("binarize", "batch_size") if name in options}
         data = ImageDataModule(Squares(**options), dir=str(tmp_path / "data"), **module_options)
         data.prepare()
         return data

@@ -193,7 +193,7 @@ def test_where_nothing_can_be_measured_nothing_is(squares):
 
 def test_one_training_image_is_too_few(squares):
     with pytest.raises(UserError, match="1 training images"):
-        quality(squares(count=1))
+        quality(squares(count=1, batch_size=1))
 
 
 @pytest.mark.parametrize("name", ["auto", "inception", "classifier", "none"])
