@@ -29,6 +29,9 @@ FLOORS = [
     {"data"},
     {"metrics"},
     {"callbacks"},
+    {"figures", "dashboards"},
+    {"training"},
+    {"cli"},
 ]
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from helpers import small
 from imago.checkpoints import read
 from imago.errors import UserError
 from imago.training import train
-from helpers import small
 
 EVERY = ["every.log=96", "every.samples=200", "every.checkpoints=10000", "max_images=null"]
 MODELS = {
@@ -99,7 +100,7 @@ def test_resume_refuses_another_experiment(tmp_path: Path) -> None:
 def test_a_foreign_or_damaged_file_is_refused(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(UserError, match="cannot be read|refused"):
+    with pytest.raises(UserError, match=r"cannot be read|refused"):
         read(damaged)
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)

@@ -1,4 +1,4 @@
-"""The type checker that runs while tests run: beartype, for which (as for mypy) an int may stand where a float is asked."""
+"""The type checker that runs while tests run: beartype, with an int allowed where a float is asked, as mypy does."""
 
 from beartype import BeartypeConf, beartype
 

@@ -49,7 +49,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
     """
     settings = check(config)
     if not torch.cuda.is_available():
-        # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told that there is none.
+        # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with Interruption() as interruption:
         seed_everything(settings.seed, verbose=False)

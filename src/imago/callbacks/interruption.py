@@ -53,7 +53,11 @@ class Interruption(Callback):
             raise Abandoned
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on signals wait for the step's end."""
+        """From here on signals wait for the step's end.
+
+        Lightning has put a SIGTERM handler of its own before ours, which ends the process with code 0: it goes.
+        """
+        signal.signal(signal.SIGTERM, self._handle)
         self.training = True
 
     def on_train_batch_end(

@@ -44,7 +44,7 @@ def size_ladder(spec: ImageSpec, depth: int | None) -> list[tuple[int, int]]:
 def _initialise(net: nn.Module) -> None:
     """Weights from N(0, 0.02²), batch-norm scales from N(1, 0.02²) (Radford et al. 2016, section 4)."""
     for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.02)
@@ -83,6 +83,8 @@ class DCGANGenerator(nn.Module):
             for k, (c, d) in enumerate(pairwise([*channels, spec.channels]))
         )
         _initialise(self)
+        if self.embed is not None:  # a label says as much as z does at first
+            nn.init.normal_(self.embed.weight, 0.0, 0.02 * math.sqrt(latent))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Signal:

@@ -1,0 +1,193 @@
+"""The command line: what works, and that every mistake ends with one message, exit code 2 and no traceback."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imago import cli
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+SMALL = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "logger=csv", "metrics=none", "trainer=cpu"]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs train.py in this process; gives exit code, standard output and standard error."""
+    import train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "train.py"), *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(train.main, "train")
+        captured = capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+MISTAKES = [
+    (["model=gam"], r"model=gam: no such choice; did you mean gan\? choose one of dcgan, gan"),
+    (["data=cifar"], r"data=cifar: no such choice; did you mean cifar10\?"),
+    (["modle=gan"], r"modle: no such group of settings; did you mean model\?|modle: no such setting"),
+    (["model.latant=3"], r"model\.latant: no such setting; .*latent"),
+    (["+model.latant=3"], r"model\.latant: no such setting; did you mean latent\?"),
+    (["+max_imagess=3"], r"max_imagess: no such setting; did you mean max_images\?"),
+    (["seed=abc"], r'seed="abc": input should be a valid integer'),
+    (["max_images=0"], r"max_images=0: input should be greater than 0"),
+    (["max_images=null"], r"max_images=null.*give at least one"),
+    (["model.latent=-3"], r"model\.latent=-3: input should be greater than 0"),
+    (["model.latent=many"], r'model\.latent="many": input should be a valid integer'),
+    (["model.generator.hidden=7"], r"model\.generator\.hidden=7: input should be a valid array"),
+    (["model.discriminator.dropout=1.5"], r"model\.discriminator\.dropout=1\.5: input should be less than 1"),
+    (["model.optimizer.generator.lr=-1"], r"model\.optimizer: Invalid learning rate: -1"),
+    (["model.optimizer.generator.lr=fast"], r'model\.optimizer\.generator\.lr="fast"'),
+    (["data.batch_size=0"], r"data\.batch_size=0: input should be greater than 0"),
+    (["data.batch_size=5000"], r"5000.*1,?437"),
+    (["every.log=0"], r"every\.log=0: input should be greater than 0"),
+    (
+        ["model=dcgan", "model.generator.depth=9"],
+        r"depth=9: 9 doublings do not fit into images of 8x8 pixels; at most 3",
+    ),
+    (["data=mnist", "data.dir=nowhere"], r"nowhere"),
+    (["data=bars", "conditional=true"], r"conditional=true: the data has no labels"),
+    (["trainer.precision=16-mixed"], r"trainer\.precision=16-mixed: not offered .*bf16-mixed"),
+    (["+trainer.gradient_clip_val=1"], r"trainer\.gradient_clip_val=1: has no effect.*model\.gradient_clip"),
+    (["+trainer.accumulate_grad_batches=2"], r"accumulate_grad_batches=2: has no effect.*data\.batch_size"),
+    (["model._target_=os.system"], r"model\._target_=os\.system: only .* can be constructed"),
+    (["model.generator._target_=imago.nets.mlp.Nothing"], r"_target_=imago\.nets\.mlp\.Nothing: .*check the spelling"),
+    (["resume=nowhere.ckpt"], r"nowhere\.ckpt: no such file"),
+    (
+        ["+schedule@model.schedule=cosine", "max_images=10", "model.schedule.warmup=20"],
+        r"model\.schedule: end=10: must be larger",
+    ),
+    (["metrics=inception", "metrics.weights=nowhere.pth"], r"nowhere\.pth"),
+    (["model.latent="], r"latent"),
+    (["model.latent=[1,"], r"(?i)mismatched|expect|input"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_a_mistake_ends_with_one_message(command, overrides: list[str], message: str, tmp_path: Path) -> None:
+    code, _, err = command(*SMALL[2:3], *overrides)
+    assert code == 2
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert re.search(message, errors[0]), errors[0]
+    assert not list(tmp_path.glob("logs/*/*/checkpoints")), "nothing may be left of a run that never began"
+
+
+def test_help_and_cfg_are_readable(command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    for word in ("model: dcgan, gan", "data: ", "metrics: ", "logger: ", "resume", "python src/train.py"):
+        assert word in out
+    code, out, _ = command("--cfg", "job", "model=dcgan")
+    assert code == 0
+    assert "imago.nets.dcgan.DCGANGenerator" in out
+
+
+def test_a_run_leaves_its_directory(command, tmp_path: Path) -> None:
+    code, out, _ = command(*SMALL, "max_images=256", "every.log=64", "every.samples=128")
+    assert code == 0
+    (run,) = tmp_path.glob("logs/gan-digits/*")
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["images_seen"], summary["updates"]) == ("completed", 256, 4)
+    assert summary["split"].startswith("digits: train")
+    for key in ("parameters", "seconds", "images_per_second", "peak_memory_mib", "versions", "git_commit", "command"):
+        assert summary[key] is not None, key
+    for name in ("config.yaml", "metrics.csv", "curves.png", "checkpoints/last.ckpt", "samples/images-0000000256.png"):
+        assert (run / name).exists(), name
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["images_seen"] for row in rows] == ["64", "128", "192", "256"]
+    for name in (
+        "d_x",
+        "d_g_z",
+        "loss/discriminator",
+        "loss/generator",
+        "gradient_norm/discriminator",
+        "gradient_norm/generator",
+    ):
+        assert all(float(row[f"train/{name}"]) is not None for row in rows)
+    assert str(run.relative_to(tmp_path)) in out
+
+
+def test_multirun_jobs_are_apart_also_when_one_fails(command, tmp_path: Path) -> None:
+    code, _, err = command(
+        "-m", "logger=wandb", *SMALL[3:], "max_images=64", "model=gan,dcgan", "data.batch_size=16,9999"
+    )
+    assert code == 2
+    assert err.count("error: data.batch_size=9999") == 2 or err.count("9999") >= 2
+    finished = sorted(tmp_path.glob("logs/sweeps/*/*/summary.json"))
+    assert [json.loads(path.read_text())["status"] for path in finished] == ["completed", "completed"]
+    offline = list(tmp_path.glob("logs/sweeps/*/*/wandb/offline-run-*"))
+    assert len({path.name for path in offline}) == 2
+    assert len({json.loads(path.read_text())["wandb_id"] for path in finished}) == 2
+
+
+def test_a_run_that_breaks_later_exits_1_and_leaves_its_summary(command, tmp_path: Path, monkeypatch) -> None:
+    from imago.models.gan import GAN
+
+    learn = GAN.learn
+
+    def broken(self: GAN, batch: object) -> None:
+        if self.updates == 3:
+            raise RuntimeError("the disk is on fire")
+        learn(self, batch)
+
+    monkeypatch.setattr(GAN, "learn", broken)
+    code, _, err = command(*SMALL, "max_images=1000")
+    assert code == 1
+    assert "the disk is on fire" in err
+    (summary,) = tmp_path.glob("logs/*/*/summary.json")
+    content = json.loads(summary.read_text())
+    assert content["status"] == "failed"
+    assert "the disk is on fire" in content["error"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(command, tmp_path: Path) -> None:
+    code, _, err = command(
+        *SMALL, "max_images=100000", "every.log=640", "every.checkpoints=64", "model.optimizer.discriminator.lr=1e30"
+    )
+    assert code == 1
+    assert re.search(r"DivergedError: .*= (nan|inf).* after 640 images; last good checkpoint", err)
+    (summary,) = tmp_path.glob("logs/*/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_write_a_checkpoint_and_exit_with_their_code(number: int, expected: int, tmp_path: Path) -> None:
+    options = [*SMALL, "max_images=100000000", "every.log=640"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "src" / "train.py"), *options],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            tables = list(tmp_path.glob("logs/*/*/metrics.csv"))
+            if tables and len(tables[0].read_text().splitlines()) > 2:
+                break
+            time.sleep(0.2)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == expected, output
+    (run,) = tmp_path.glob("logs/gan-digits/*")
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    assert (run / "checkpoints" / "last.ckpt").exists()
