@@ -24,7 +24,8 @@ def main(config: DictConfig) -> None:
     else:
         directory, sweep = Path(config.logs) / name / time.strftime("%Y-%m-%d_%H-%M-%S"), None
     run = train(plain(config), name, directory, group=sweep)
-    print(closing_words(run))
+    if run.write:
+        print(closing_words(run))
 
 
 if __name__ == "__main__":

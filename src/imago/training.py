@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from imago.callbacks.checkpoints import Checkpoints
 from imago.callbacks.common import find
@@ -57,7 +58,8 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         data.prepare()
         model = build_model(config, data.spec)
         checkpoint_path = find_checkpoint(settings, config)
-        run = Run(checkpoint_path.parent.parent if checkpoint_path else unused(directory))
+        directory = checkpoint_path.parent.parent if checkpoint_path else unused(directory)
+        run = Run(directory, write=rank_zero_only.rank == 0)
         with concluded(run, interruption):
             run.write_config(config)
             run.update(**describe(config, name, data, model), status="running")
@@ -155,7 +157,7 @@ def run_training(
     interruption: Interruption,
 ) -> None:
     """Put the parts together, fit, and write down what came out."""
-    loggers: list[Logger] = [CSVLogger(run.metrics)]
+    loggers: list[Logger] = [CSVLogger(run.metrics)] if run.write else []
     try:
         metrics: Evaluator = build(config["metrics"], "metrics")
         limits = Limits(settings.max_images, settings.max_updates, settings.max_seconds)
@@ -163,7 +165,7 @@ def run_training(
         dashboards = [
             build_with(node, f"logger.{key}", run=run, name=name, config=config, tags=settings.tags, group=group)
             for key, node in config["logger"].items()
-            if node is not None
+            if node is not None and run.write
         ]
         loggers += dashboards
         chosen = [
@@ -184,10 +186,11 @@ def run_training(
             **trainer_arguments,
         )
         metrics.prepare(data, trainer.strategy.root_device)
-        for notice in metrics.notices:
-            announce(notice)
         run.update(notices=list(metrics.notices))
-        announce_start(run, data, checkpoint_path)
+        if run.write:
+            for notice in metrics.notices:
+                announce(notice)
+            announce_start(run, data, checkpoint_path)
         with warnings.catch_warnings():
             # The stream is endless and has no workers, both on purpose.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -198,7 +201,7 @@ def run_training(
             logger.finalize("finished")
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
-        if run.metrics.exists():
+        if run.write and run.metrics.exists():
             draw_curves(run.metrics, run.path / "curves.png", f"{name}, seed {settings.seed}")
 
 
