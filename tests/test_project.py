@@ -23,7 +23,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS = [
     {"errors"},
     {"images", "noise", "schedules", "config", "downloads"},
-    {"nets"},
+    {"nets", "pictures"},
     {"models"},
     {"checkpoints", "runs"},
     {"data"},

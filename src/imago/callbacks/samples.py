@@ -1,42 +1,18 @@
 """Sample grids: the same seeds every time, so that one sees the same images become better."""
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from imago.callbacks.averaging import sampling_weights
 from imago.callbacks.common import Periodic
 from imago.callbacks.log import clock_paused
-from imago.images import Images, to_bytes
+from imago.images import to_bytes
 from imago.models.base import GenerativeModel
 from imago.noise import PerImageGenerator
+from imago.pictures import picture_of
 from imago.runs import Run
-
-
-def grid(images: Images, columns: int, margin: int = 1, background: int = 255) -> UInt8[Tensor, "channels H W"]:
-    """Images (n, C, H, W) with values 0..255 as one picture, row by row, ``columns`` in a row."""
-    n, channels, height, width = images.shape
-    rows = -(-n // columns)
-    shape = (channels, rows * (height + margin) + margin, columns * (width + margin) + margin)
-    picture = torch.full(shape, background, dtype=torch.uint8)
-    for k, image in enumerate(images.cpu()):
-        top = margin + (k // columns) * (height + margin)
-        left = margin + (k % columns) * (width + margin)
-        picture[:, top : top + height, left : left + width] = image
-    return picture
-
-
-def picture_of(images: Images, columns: int, smallest_side: int = 64) -> Image.Image:
-    """A grid as a Pillow image; small images are enlarged by a whole factor, pixel by pixel, to be seen."""
-    picture = grid(images, columns)
-    factor = max(1, round(smallest_side / max(images.shape[2:])))
-    array = np.asarray(picture.permute(1, 2, 0).repeat_interleave(factor, 0).repeat_interleave(factor, 1))
-    return Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
 
 
 class SampleGrid(Periodic):
