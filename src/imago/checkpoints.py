@@ -7,14 +7,16 @@ every random generator). Lightning's loop counters are left out: the position in
 
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
-from imago.config import build
+from imago.config import build, check_node
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
@@ -39,17 +41,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read(path)
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a checkpoint file, on the CPU.
+def file_of(path: str | Path) -> Path:
+    """The checkpoint file that a path means: itself, or the last one of a run directory.
 
     Raises:
-        UserError: no such file, or not one of our checkpoints.
+        UserError: there is no such file.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.exists():
         raise UserError(f"checkpoint {path}: no such file; give the path of a .ckpt file or of a run directory")
+    return path
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The dictionary in a checkpoint file, on the CPU.
+
+    Raises:
+        UserError: no such file, or not one of our checkpoints.
+    """
+    path = file_of(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
@@ -79,13 +91,19 @@ def load(path: str | Path, *, averaged: bool = True, device: torch.device | str 
 
 def model_of(checkpoint: dict[str, Any], *, averaged: bool) -> GenerativeModel:
     """The model of a checkpoint's content, in evaluation mode; see :func:`load`."""
+    check_node(checkpoint["config"]["model"], "model", provided={"spec"})
     model: GenerativeModel = build(checkpoint["config"]["model"], "model", spec=ImageSpec(**checkpoint["spec"]))
     model.load_state_dict(checkpoint["state_dict"])
     model.on_load_checkpoint(checkpoint)
-    average = checkpoint.get("callbacks", {}).get("WeightAveraging")
-    if averaged and average:
-        model.load_state_dict(average["weights"], strict=False)
+    if averaged:
+        model.load_state_dict(average_of(checkpoint), strict=False)
     return model.eval()
+
+
+def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights that a checkpoint holds; empty where the run kept none."""
+    weights: dict[str, Tensor] = checkpoint.get("callbacks", {}).get("WeightAveraging", {}).get("weights", {})
+    return weights
 
 
 def random_state() -> dict[str, Any]:

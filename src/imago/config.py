@@ -13,13 +13,13 @@ import json
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from imago.errors import UserError
@@ -42,6 +42,8 @@ REFUSED_TRAINER_KEYS = {
     "logger": "use the logger group",
 }
 PRECISIONS = ("32-true", "bf16-mixed")
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: missing; give {error.full_key}=VALUE") from None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
         raise UserError(f"{key}: {str(error).splitlines()[0]}; give it a value on the command line") from None
@@ -95,29 +99,53 @@ def check(config: Mapping[str, Any]) -> Settings:
     Raises:
         UserError: naming the first key that is unknown, of the wrong type or of an impossible value.
     """
-    names = [f.name for f in fields(Settings)]
-    _check_names(config, [*names, *GROUPS], "")
-    hints = typing.get_type_hints(Settings, include_extras=True)
-    for name in names:
-        if name != "every":
-            _check_value(config[name], hints[name], name)
-    _check_names(config["every"], [f.name for f in fields(Every)], "every")
-    for name, value in config["every"].items():
-        _check_value(value, PositiveInt, f"every.{name}")
-    if config["max_images"] is config["max_updates"] is config["max_seconds"] is None:
+    settings = check_settings(config, Settings, GROUPS)
+    if settings.max_images is settings.max_updates is settings.max_seconds is None:
         raise UserError(
             "max_images=null, max_updates=null and max_seconds=null: give at least one, e.g. max_images=1000000"
         )
     _check_trainer(config["trainer"])
-    _check_node(config["data"], "data")
-    _check_node(config["model"], "model", provided={"spec"})
-    _check_node(config["trainer"], "trainer")
-    _check_node(config["metrics"], "metrics")
+    check_node(config["data"], "data")
+    check_node(config["model"], "model", provided={"spec"})
+    check_node(config["trainer"], "trainer")
+    check_node(config["metrics"], "metrics")
     for group, provided in PROVIDED.items():
         for name, node in config[group].items():
             if node is not None:
-                _check_node(node, f"{group}.{name}", provided)
-    return Settings(**{**{name: config[name] for name in names}, "every": Every(**config["every"])})
+                check_node(node, f"{group}.{name}", provided)
+    return settings
+
+
+def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), key: str = "") -> S:
+    """Check plain settings against the annotations of a dataclass, which may hold further dataclasses.
+
+    Args:
+        config: the resolved settings.
+        schema: the dataclass; its fields are the settings that there are.
+        groups: names beside them that are checked elsewhere.
+        key: where the settings stand, for messages.
+
+    Returns:
+        The settings as an instance of the dataclass.
+
+    Raises:
+        UserError: naming the first key that is unknown, missing, of the wrong type or of an impossible value.
+    """
+    if not isinstance(config, Mapping):
+        raise UserError(f"{key}={config}: expected a group of settings")
+    hints = typing.get_type_hints(schema, include_extras=True)
+    _check_names(config, [*hints, *groups], key)
+    missing = [name for name in (*hints, *groups) if name not in config]
+    if missing:
+        raise UserError(f"{_below(key, missing[0])}: missing; give it a value")
+    values: dict[str, Any] = {}
+    for name, hint in hints.items():
+        if is_dataclass(hint):
+            values[name] = check_settings(config[name], typing.cast(type, hint), key=_below(key, name))
+        else:
+            _check_value(config[name], hint, _below(key, name))
+            values[name] = config[name]
+    return schema(**values)
 
 
 def _check_trainer(node: Mapping[str, Any]) -> None:
@@ -146,11 +174,22 @@ def target(name: str, key: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}._target_={name}: {error}; check the spelling") from None
+    if not callable(found):
+        raise UserError(f"{key}._target_={name}: is no class or function; check the spelling")
     return typing.cast(Callable[..., Any], found)
 
 
-def _check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
-    """Check a node with a ``_target_`` against the target's signature, and the nodes below it."""
+def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
+    """Check a node with a ``_target_`` against the target's signature, and the nodes below it.
+
+    Args:
+        node: the plain node.
+        key: where it stands, for messages.
+        provided: arguments of the target that the program gives and the node must not.
+
+    Raises:
+        UserError: naming the first key that is unknown, missing, of the wrong type or of an impossible value.
+    """
     if not isinstance(node, Mapping):
         raise UserError(f"{key}={node}: expected a group of settings; choose one with {key}=NAME")
     if "_target_" not in node:
@@ -174,10 +213,10 @@ def _check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
 
 def _check_below(value: Any, hint: Any, key: str) -> None:
     if isinstance(value, Mapping) and "_target_" in value:
-        _check_node(value, key)
+        check_node(value, key)
     elif isinstance(value, Mapping) and any(isinstance(v, Mapping) and "_target_" in v for v in value.values()):
         for name, item in value.items():
-            _check_node(item, f"{key}.{name}")
+            check_node(item, f"{key}.{name}")
     else:
         _check_value(value, hint, key)
 
@@ -185,10 +224,13 @@ def _check_below(value: Any, hint: Any, key: str) -> None:
 def _check_names(given: Collection[str], known: Collection[str], key: str) -> None:
     for name in given:
         if name not in known:
-            full = f"{key}.{name}" if key else name
             close = difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            raise UserError(f"{full}: no such setting; {hint}")
+            raise UserError(f"{_below(key, name)}: no such setting; {hint}")
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
 
 
 def _check_value(value: Any, hint: Any, key: str) -> None:
@@ -201,12 +243,25 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         raise UserError(f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}") from None
 
 
+def _check_targets(node: Any, key: str) -> None:
+    """Hold every ``_target_`` at any depth against the allow-list."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            target(node["_target_"], key)
+        for name, value in node.items():
+            _check_targets(value, f"{key}.{name}")
+    elif isinstance(node, list | tuple):
+        for k, value in enumerate(node):
+            _check_targets(value, f"{key}[{k}]")
+
+
 def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
-    """Construct what a checked node describes; ``arguments`` are what only the program knows.
+    """Construct what a node describes; ``arguments`` are what only the program knows.
 
     Raises:
-        UserError: a constructor refused its values.
+        UserError: a constructor refused its values, or something outside the allow-list is to be constructed.
     """
+    _check_targets(node, key)  # once more, and at any depth: a configuration may come out of a checkpoint
     try:
         return instantiate(node, _convert_="all", _partial_=True)(**arguments)
     except InstantiationException as error:
