@@ -1,6 +1,7 @@
 """Sample quality during training: the metrics of the ``metrics`` group, every so many images."""
 
 import math
+from collections.abc import Callable
 
 from lightning import LightningModule, Trainer
 from pydantic import NonNegativeInt, PositiveInt
@@ -36,6 +37,7 @@ class MeasureQuality(Periodic):
         self.metrics = metrics
         self.at_start = at_start
         self.seed = seed
+        self.latest: dict[str, float] = {}
 
     @property
     def headline(self) -> str | None:
@@ -65,22 +67,49 @@ class MeasureQuality(Periodic):
     def _measure(self, trainer: Trainer, model: GenerativeModel) -> list[Measurement]:
         interruption, progress = find(trainer, Interruption), find(trainer, Progress)
 
-        def sample(n: int, first: int) -> Tensor:
+        def stop_if_requested() -> None:
             if interruption is not None:
                 interruption.stop_if_requested()
-            return model.sample(n, generator=PerImageGenerator(self.seed, first, device=model.device))
 
         measurements: list[Measurement] = []
         if trainer.is_global_zero:
             with clock_paused(trainer), sampling_weights(trainer, model) as averaged:
                 report = None if progress is None else progress.subtask("measuring samples")
-                measurements = self.metrics.measure(sample, report)
-                if progress is not None:
-                    progress.end_subtask()
-                for m in measurements:
-                    m.protocol["weights"] = "averaged" if averaged else "last"
-                    m.protocol["seed"] = self.seed
+                try:
+                    measurements = measure(self.metrics, model, self.seed, averaged, report, stop_if_requested)
+                finally:
+                    if progress is not None:
+                        progress.end_subtask()
         trainer.strategy.barrier("quality")
         self.latest = {f"val/{m.name}": m.value for m in measurements}
         log_row(trainer, model, self.latest)
         return measurements
+
+
+def measure(
+    metrics: Evaluator,
+    model: GenerativeModel,
+    seed: int,
+    averaged: bool,
+    progress: Callable[[int, int], None] | None = None,
+    before_batch: Callable[[], None] = lambda: None,
+) -> list[Measurement]:
+    """Measure a model's samples; the protocols say with which weights and seed.
+
+    Args:
+        metrics: what is measured, prepared for the data.
+        model: with the weights to be judged.
+        seed: of the random streams of the samples.
+        averaged: whether these are averaged weights.
+        progress: called with (samples so far, samples in all).
+        before_batch: called before each batch of samples; may raise to abandon the measurement.
+    """
+
+    def sample(n: int, first: int) -> Tensor:
+        before_batch()
+        return model.sample(n, generator=PerImageGenerator(seed, first, device=model.device))
+
+    measurements = metrics.measure(sample, progress)
+    for m in measurements:
+        m.protocol.update(weights="averaged" if averaged else "last", seed=seed)
+    return measurements
