@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Idle OpenMP threads shall sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +27,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from imago.errors import Interrupted, UserError
+
+if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
+    import torch
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -110,6 +114,24 @@ def explain(error: Exception) -> str:
             remedy = f"known here are {', '.join(_siblings(cause)) or 'none'}"
         return f"{unknown[1]}: no such setting; {remedy}"
     return text
+
+
+def device(name: str | None) -> "torch.device":
+    """The device that the setting ``device`` names; without a name the GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={name}: {reason}; choose another one, or device=null") from None
+    return found
 
 
 def _siblings(error: BaseException) -> list[str]:
