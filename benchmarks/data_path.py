@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from side_by_side import Row, alternate, report
 from torch import Tensor
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from imago.data import BatchStream, ImageSet
 from imago.data.sources import CIFAR10, MNIST
 from imago.images import to_signal
+from side_by_side import Row, alternate, report
 
 BATCH = 128
 PER_STEP = 20  # batches of ours for each of theirs: both sides run for about as long

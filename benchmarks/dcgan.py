@@ -13,13 +13,13 @@ from itertools import repeat
 
 import lightning
 import torch
-from side_by_side import THREADS, Interleave, Row, Timing, alternate, report
 from torchgan import losses, models
 
 from imago.images import Batch, ImageSpec, to_signal
 from imago.models.gan import GAN, NonSaturating
 from imago.nets.dcgan import DCGANDiscriminator, DCGANGenerator
 from imago.noise import PerImageGenerator
+from side_by_side import THREADS, Interleave, Row, Timing, alternate, report
 
 BATCH, LATENT, WIDTH = 64, 100, 64
 SPEC = ImageSpec(channels=3, height=32, width=32)

@@ -1,9 +1,10 @@
 """What the framework costs: a training step of ``src/train.py``, everything on, against a bare loop of the same maths.
 
-Ours is a whole run: configuration, data module, Lightning, averaged weights, the training log (a row per 1,000 images, ten
-times the default) written to CSV and to an offline W&B run, and the progress bar on a terminal. Only what is not part
-of a step is off: grids, quality measurements and checkpoints. The bare loop has the same networks, batches, fused
-optimisers and averaging, and not a line more. It is the adversary that the framework must keep up with.
+Ours is a whole run: configuration, data module, Lightning, averaged weights, the training log (a row per 10,000 images)
+written to CSV and to an offline W&B run, and the progress bar as on a terminal. Only what is no part of a step is off:
+grids, quality measurements and checkpoints. The bare loop has the same networks, batches, fused optimisers and
+averaging, and not a line more. The framework's cost is constant, so it matters for small steps; the target is for
+steps of 20 ms and more.
 
     make bench BENCHMARKS=benchmarks/framework.py
 """
@@ -22,30 +23,29 @@ os.environ["TTY_COMPATIBLE"] = "1"  # Rich draws its bar as on a terminal
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from side_by_side import Interleave, Row, Timing, report
 
 from imago import cli, training
 from imago.config import build, plain
 from imago.images import to_signal
 from imago.models.base import frozen
 from imago.models.gan import GAN
+from side_by_side import Interleave, Row, Timing, report
 
-CASES = {
-    "dcgan digits, batch 64": ["model=dcgan", "data=digits", "data.batch_size=64"],
-    "dcgan digits, batch 256": ["model=dcgan", "data=digits", "data.batch_size=256"],
-    "gan digits, batch 256": ["model=gan", "data=digits", "data.batch_size=256"],
-}
-COMMON = [
+WIDTHS = (64, 192, 384)  # of both networks: small steps, and steps of tens of milliseconds
+OVERRIDES = [
+    "model=dcgan",
+    "data=digits",
     "trainer=cpu",
-    "metrics=none",
+    "metrics=classifier",
     "logger=wandb",
     "logger.wandb.mode=offline",
     "max_images=1000000000",
-    "callbacks.log.every=1000",
     "callbacks.quality=null",
     "callbacks.samples=null",
     "callbacks.checkpoints=null",
 ]
+
+IN_ORDER = training.in_order
 
 
 def bare_loop(config: dict[str, Any]) -> Callable[[], None]:
@@ -88,33 +88,31 @@ def bare_loop(config: dict[str, Any]) -> Callable[[], None]:
 def main() -> None:
     torch.set_num_threads(1)
     rows = []
-    for job, overrides in CASES.items():
+    for width in WIDTHS:
+        widths = [f"model.{player}.width={width}" for player in ("generator", "discriminator")]
         with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            config = plain(compose("train", [*overrides, *COMMON]))
-        interleave = Interleave(bare_loop(config), steps=10, rounds=60)
-        in_order = training.in_order
+            config = plain(compose("train", [*OVERRIDES, *widths]))
+        interleave = Interleave(bare_loop(config), steps=40, rounds=15)
         with (
             tempfile.TemporaryDirectory() as directory,
             Path(os.devnull).open("w") as nowhere,
             contextlib.redirect_stderr(nowhere),
-            mock.patch.object(training, "in_order", lambda *parts, last=interleave: [*in_order(*parts), last]),
+            mock.patch.object(training, "in_order", lambda *parts, last=interleave: [*IN_ORDER(*parts), last]),
         ):
             training.train(config, "framework", Path(directory) / "run")
         ours, bare = (Timing(seconds, 1) for seconds in interleave.medians())
-        print(
-            f"{job}: {bare.seconds * 1e3:.1f} ms bare, {(ours.seconds - bare.seconds) * 1e3:+.2f} ms in the framework"
-        )
+        print(f"{bare.seconds * 1e3:.1f} ms bare, {(ours.seconds - bare.seconds) * 1e3:+.2f} ms in the framework")
         batch = config["data"]["batch_size"]
         rows.append(
             Row(
-                job=f"{job}, {bare.seconds * 1e3:.0f} ms",
+                job=f"DCGAN step of {bare.seconds * 1e3:.0f} ms",
                 unit="images/s",
                 ours=batch / ours.seconds,
                 our_threads=1,
                 other="bare loop",
                 others=batch / bare.seconds,
                 their_threads=1,
-                target=0.97,
+                target=0.97 if bare.seconds >= 0.020 else None,
             )
         )
     report("framework", rows)

@@ -29,7 +29,7 @@ class Row:
     other: str
     others: float
     their_threads: int
-    target: float
+    target: float | None  # least ratio wanted; None: shown for information
 
     @property
     def ratio(self) -> float:
@@ -122,7 +122,7 @@ def report(name: str, rows: list[Row]) -> None:
     for row in rows:
         print(
             f"| {row.job} | {row.ours:,.4g} {row.unit} ({row.our_threads} threads) "
-            f"| {row.other}: {row.others:,.4g} ({row.their_threads} threads) | {row.ratio:.2f} | {row.target} |"
+            f"| {row.other}: {row.others:,.4g} ({row.their_threads} threads) | {row.ratio:.3g} | {row.target or ''} |"
         )
     sys.stdout.flush()
     RESULTS.mkdir(exist_ok=True)
