@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import LightningModule, Trainer, seed_everything
 from pydantic import PositiveInt
 
 from imago.callbacks.common import Periodic, find
@@ -13,6 +13,9 @@ from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import random_state, set_random_state
 from imago.models.base import GenerativeModel
 from imago.runs import CSVLogger, Run
+
+# Noise in training comes from another stream than the initial weights.
+_TRAINING_STREAM = 0x9E3779B9
 
 
 class Checkpoints(Periodic):
@@ -41,8 +44,13 @@ class Checkpoints(Periodic):
             trainer.save_checkpoint(self.run.last, weights_only=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the random generators to where the stopped run left them; nothing random happens after this."""
-        if self._random is not None:
+        """Set the random generators to where the stopped run left them, or to a start that depends on the seed alone.
+
+        Building the model and the processes has drawn numbers, more or less of them; training shall not depend on that.
+        """
+        if self._random is None:
+            seed_everything((self.config["seed"] + _TRAINING_STREAM) % 2**32, verbose=False)
+        else:
             set_random_state(self._random)
             self._random = None
 
