@@ -159,7 +159,7 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
         )
 
 
-def target(name: str, key: str) -> Callable[..., Any]:
+def target(name: Any, key: str) -> Callable[..., Any]:
     """The class or function that a ``_target_`` names.
 
     Raises:

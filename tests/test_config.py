@@ -1,0 +1,199 @@
+"""The configuration: every file composes and describes something that exists, and checks find what does not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from pydantic import NonNegativeInt, PositiveFloat
+
+from helpers import CONF
+from imago.checkpoints import model_of
+from imago.config import ALLOWED_TARGETS, Settings, build, check, check_node, check_settings, plain, target
+from imago.errors import UserError
+from imago.schedules import Warmup
+
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+}
+
+# How a choice is made in groups that are not at the top of train.yaml.
+CHOOSE = {
+    "objective": ["objective@model.objective={}"],
+    "optimizer": ["optimizer@model.optimizer.generator={}", "optimizer@model.optimizer.discriminator={}"],
+    "penalty": ["model=gan", "+penalty@model.penalty={}"],
+    "schedule": ["+schedule@model.schedule={}"],
+}
+# A recipe is no choice: it is found by the names of a model and a data set.
+CHOICES = [(group, name) for group, names in GROUPS.items() for name in names if group != "recipe"]
+
+
+@pytest.fixture(scope="module")
+def composed() -> Iterator[Any]:
+    """Composes a primary configuration to plain types."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda *overrides, of="train": plain(compose(of, list(overrides)))
+
+
+def targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from [node["_target_"]] if "_target_" in node else []
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def test_every_group_offers_a_choice() -> None:
+    assert len(GROUPS) >= 10
+    assert {group: names for group, names in GROUPS.items() if len(names) < 2 and group != "recipe"} == {}
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_file_of_every_group_composes(composed: Any, group: str, name: str) -> None:
+    config = composed(*(choice.format(name) for choice in CHOOSE.get(group, [f"{group}={{}}"])))
+    settings = check(config)
+    assert isinstance(settings, Settings)
+    named = list(targets(config))
+    assert len(named) > 5
+    assert all(callable(target(t, "test")) and t.startswith(ALLOWED_TARGETS) for t in named)
+    own = list(targets(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))))
+    assert set(own) <= set(named), "the choice has arrived"
+
+
+@pytest.mark.parametrize("data", GROUPS["data"])
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_model_composes_with_every_data_set(composed: Any, model: str, data: str) -> None:
+    config = composed(f"model={model}", f"data={data}")
+    check(config)
+
+
+@pytest.mark.parametrize("recipe", GROUPS["recipe"])
+def test_every_recipe_arrives_and_the_command_line_wins(composed: Any, recipe: str) -> None:
+    model, _, data = recipe.partition("-")
+    assert model in GROUPS["model"]
+    assert data in GROUPS["data"]
+    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "recipe" / f"{recipe}.yaml"))
+
+    def assert_within(part: Any, whole: Any, where: str) -> None:
+        if isinstance(part, dict):
+            for key, value in part.items():
+                assert_within(value, whole[key], f"{where}.{key}")
+        else:
+            assert part == whole, where
+
+    assert_within(overlay, composed(f"model={model}", f"data={data}"), "recipe")
+    assert composed(f"model={model}", f"data={data}", "max_images=12345")["max_images"] == 12345
+
+
+@pytest.mark.parametrize("script", sorted(file.stem for file in CONF.glob("*.yaml")))
+def test_every_script_has_its_configuration(composed: Any, script: str) -> None:
+    assert (CONF.parent / "src" / f"{script}.py").exists()
+    given = OmegaConf.load(CONF / f"{script}.yaml")
+    needed = [f"{key}=x" for key in given if key != "hydra" and OmegaConf.is_missing(given, key)]
+    assert composed(*needed, of=script)
+    for key in (need.removesuffix("=x") for need in needed):
+        with pytest.raises(UserError, match=f"^{key}: missing; give {key}=VALUE$"):
+            composed(*(n for n in needed if n != f"{key}=x"), of=script)
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: NonNegativeInt
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str | None
+    rate: PositiveFloat
+    inner: Inner
+
+
+def test_settings_become_a_dataclass() -> None:
+    values = {"name": None, "rate": 1, "inner": {"size": 3}, "model": {}}
+    assert check_settings(values, Outer, groups=["model"]) == Outer(None, 1, Inner(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nmae": "x"}, "nmae: no such setting; did you mean name?"),
+        ({"zzz": 1}, "zzz: no such setting; known are inner, name, rate"),
+        ({"rate": 0}, "rate=0: input should be greater than 0"),
+        ({"rate": "1"}, 'rate="1": input should be a valid number'),
+        ({"rate": True}, "rate=true: input should be a valid number"),
+        ({"name": 3}, "name=3: input should be a valid string"),
+        ({"inner": {"size": 1.5}}, "inner.size=1.5: input should be a valid integer"),
+        ({"inner": {"size": -1}}, "inner.size=-1: input should be greater than or equal to 0"),
+        ({"inner": {}}, "inner.size: missing; give it a value"),
+        ({"inner": {"size": 1, "sise": 2}}, "inner.sise: no such setting; did you mean size?"),
+        ({"inner": 3}, "inner=3: expected a group of settings"),
+    ],
+)
+def test_a_wrong_setting_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_settings({"name": "x", "rate": 0.5, "inner": {"size": 0}} | change, Outer)
+    assert str(error.value) == message
+
+
+def test_what_is_deleted_is_missed(composed: Any) -> None:
+    for deleted in ("tags", "logger", "every.log"):
+        with pytest.raises(UserError, match=f"^{deleted}: missing"):
+            check(composed(f"~{deleted}"))
+
+
+def test_an_interpolation_that_leads_nowhere_is_named(composed: Any) -> None:
+    with pytest.raises(UserError, match=r"^model\.latent: Interpolation key 'nowhere' not found"):
+        composed("model.latent=${nowhere}")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "os.system"}, r"x\._target_=os\.system: only .* can be constructed"),
+        ({"_target_": 3}, "x._target_=3: only"),
+        ({"_target_": "imago.runs.subprocess"}, "is no class or function"),
+        ({"_target_": "imago.runs.subprocess.run", "args": "true"}, "check the spelling"),
+        ({"_target_": "imago.schedules.Nothing"}, "check the spelling"),
+        ({"_target_": "imago.schedules.Warmup"}, r"x\.images: missing"),
+        ({"_target_": "imago.schedules.Warmup", "images": 0}, r"x\.images=0: input should be greater than 0"),
+        ({"_target_": "imago.schedules.Warmup", "images": 1, "image": 1}, r"x\.image: no such setting; did you mean"),
+        ({"images": 1}, "x: nothing chosen"),
+        (7, "x=7: expected a group of settings"),
+    ],
+)
+def test_a_wrong_node_is_named(node: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_node(node, "x")
+
+
+def test_what_only_the_program_knows_cannot_be_configured(composed: Any) -> None:
+    config = composed()
+    config["callbacks"]["log"]["run"] = "somewhere"
+    with pytest.raises(UserError, match=r"callbacks\.log\.run: no such setting"):
+        check(config)
+
+
+def test_nothing_outside_the_allow_list_is_built_at_any_depth(composed: Any, tmp_path: Path) -> None:
+    evil = {"_target_": "os.mkdir", "path": str(tmp_path / "evil")}
+    for node in (evil, {"_target_": "imago.schedules.Warmup", "images": [{"deeper": evil}]}):
+        with pytest.raises(UserError, match=r"_target_=os\.mkdir: only .* can be constructed"):
+            build(node, "x")
+    model = composed()["model"]
+    model["generator"]["hidden"] = [evil]
+    spec = {"channels": 1, "height": 4, "width": 4, "levels": 256, "classes": 0}
+    with pytest.raises(UserError):
+        model_of({"config": {"model": model}, "spec": spec, "state_dict": {}, "progress": {}}, averaged=True)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_build_gives_what_the_node_describes() -> None:
+    warmup = build({"_target_": "imago.schedules.Warmup"}, "x", images=10)
+    assert isinstance(warmup, Warmup)
+    assert warmup(5) == 0.5
+    with pytest.raises(UserError, match=r"^x: end=1: must be larger than start=2"):
+        build({"_target_": "imago.schedules.LinearDecay", "end": 1, "start": 2}, "x")

@@ -1,0 +1,73 @@
+"""Images: two representations and one way between them."""
+
+import math
+
+import pytest
+import torch
+
+from imago.images import ImageSpec, bits_per_dim, to_bytes, to_images, to_signal
+
+
+@pytest.mark.parametrize("levels", range(2, 257))
+def test_signal_and_images_are_inverse_on_every_level(levels: int) -> None:
+    images = torch.arange(levels, dtype=torch.uint8).reshape(1, 1, 1, levels)
+    signal = to_signal(images, levels)
+    assert torch.allclose(signal.flatten(), torch.linspace(-1, 1, levels), atol=1e-6)
+    assert torch.equal(to_images(signal, levels), images)
+
+
+def test_the_ends_are_exact_where_bytes_or_bits_are_concerned() -> None:
+    for levels in (2, 256):
+        ends = torch.tensor([0, levels - 1], dtype=torch.uint8).reshape(1, 1, 1, 2)
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            assert to_signal(ends, levels, dtype).flatten().tolist() == [-1, 1]
+
+
+def test_to_images_rounds_to_the_nearest_level_and_clips() -> None:
+    signal = torch.tensor([-7.0, -1.0, -0.51, -0.49, 0.0, 0.49, 0.51, 1.0, 7.0]).reshape(1, 1, 3, 3)
+    assert to_images(signal, 3).flatten().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert to_images(signal.double().mul(1 / 127.5).sub(1), 256).flatten().tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 7]
+
+
+def test_to_images_leaves_the_signal_alone() -> None:
+    signal = torch.zeros(1, 1, 2, 2)
+    to_images(signal, 256)
+    assert torch.equal(signal, torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"), [(2, [0, 255]), (3, [0, 128, 255]), (4, [0, 85, 170, 255]), (256, list(range(256)))]
+)
+def test_to_bytes_spreads_the_levels_over_the_full_range(levels: int, expected: list[int]) -> None:
+    images = torch.arange(levels, dtype=torch.uint8).reshape(1, 1, 1, levels)
+    assert to_bytes(images, levels).flatten().tolist() == expected
+
+
+def test_bits_per_dim_of_a_uniform_distribution_is_the_number_of_bits() -> None:
+    spec = ImageSpec(3, 2, 5, levels=16)
+    nats = torch.full((2,), spec.dimensions * math.log(16))  # −log p of any image if all 16^30 are equally likely
+    assert bits_per_dim(nats, spec).tolist() == pytest.approx([4, 4])
+    assert bits_per_dim(torch.tensor([1.0]), ImageSpec(1, 1, 1)).item() == pytest.approx(1.442695)
+
+
+def test_spec_says_what_an_image_is() -> None:
+    spec = ImageSpec(3, 32, 48, 256, 10)
+    assert (spec.shape, spec.dimensions, str(spec)) == ((3, 32, 48), 4608, "3x32x48, 256 levels, 10 classes")
+    assert ImageSpec(**spec.as_dict()) == spec
+    assert str(ImageSpec(1, 4, 4, 2)) == "1x4x4, 2 levels"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 8, 8), "channels=0: must be at least 1"),
+        ((1, 0, 8), "height=0: must be at least 1"),
+        ((1, 8, -3), "width=-3: must be at least 1"),
+        ((1, 8, 8, 1), r"levels=1: must lie in 2\.\.256"),
+        ((1, 8, 8, 257), r"levels=257: must lie in 2\.\.256"),
+        ((1, 8, 8, 256, -1), "classes=-1"),
+    ],
+)
+def test_impossible_specs_are_refused(arguments: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageSpec(*arguments)

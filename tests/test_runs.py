@@ -1,0 +1,169 @@
+"""The run directory: tables, summaries, and finding the run to continue."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from imago.errors import UserError
+from imago.runs import (
+    CSVLogger,
+    Run,
+    check_same_experiment,
+    closing_words,
+    differences,
+    environment,
+    find_resumable,
+    identity,
+    unused,
+    write_atomically,
+)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "metrics.csv")
+    logger.log_metrics({"images_seen": 1, "loss": 0.5})
+    logger.log_metrics({"images_seen": 2, "loss": 0.1 + 0.2})
+    assert table(logger.path) == [{"images_seen": "1", "loss": "0.5"}, {"images_seen": "2", "loss": str(0.1 + 0.2)}]
+
+
+def test_a_new_column_leaves_blanks_in_older_rows_and_missing_ones_in_newer(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "metrics.csv")
+    logger.log_metrics({"images_seen": 1, "a": 1})
+    logger.log_metrics({"images_seen": 2, "b": 2})
+    logger.log_metrics({"a": 3, "images_seen": 3})
+    assert logger.path.read_text().split() == ["images_seen,a,b", "1,1,", "2,,2", "3,3,"]
+
+
+def test_continue_at_cuts_rows_and_the_columns_that_only_they_had(tmp_path: Path) -> None:
+    first = CSVLogger(tmp_path / "metrics.csv")
+    for row in ({"images_seen": 1, "a": 0.1}, {"images_seen": 2, "b": 2}, {"images_seen": 3, "c": 3}):
+        first.log_metrics(row)
+    again = CSVLogger(first.path)
+    again.continue_at(2)
+    assert again.columns == ["images_seen", "a", "b"]
+    again.log_metrics({"images_seen": 3, "a": 0.3})
+    again.log_metrics({"images_seen": 4, "d": 4})
+    assert first.path.read_text().split() == ["images_seen,a,b,d", "1,0.1,,", "2,,2,", "3,0.3,,", "4,,,4"]
+
+
+def test_continue_at_the_beginning_and_without_a_table(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "metrics.csv")
+    logger.continue_at(5)
+    assert not logger.path.exists()
+    logger.log_metrics({"images_seen": 1})
+    again = CSVLogger(logger.path)
+    again.continue_at(0)
+    again.log_metrics({"images_seen": 7})
+    assert table(logger.path) == [{"images_seen": "7"}]
+
+
+def test_the_summary_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run")
+    run.update(status="running", images_seen=1)
+
+    def fails(self: Path, target: Path) -> Path:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fails)
+        with pytest.raises(OSError, match="disk full"):
+            run.update(status="completed")
+    assert json.loads(run.summary_path.read_text()) == {"status": "running", "images_seen": 1}
+    again = Run(tmp_path / "run")
+    again.update(images_seen=2)
+    assert json.loads(run.summary_path.read_text()) == {"status": "running", "images_seen": 2}
+    write_atomically(tmp_path / "new" / "folder" / "x.txt", "x")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["x.txt"]
+
+
+def test_a_process_that_does_not_write_does_not(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", write=False)
+    run.update(status="running")
+    run.write_config({"seed": 0})
+    assert run.summary == {"status": "running"}
+    assert not run.path.exists()
+
+
+def test_unused_counts_up(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert unused(path) == path
+    for expected in ("run-2", "run-3"):
+        Run(unused(path)).write_config({})
+        assert unused(path).name == expected
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    data = {"dir": "data", "on_device": False, "batch_size": 64}
+    return {"seed": 0, "conditional": False, "model": {"latent": 8}, "data": data, "max_images": 10} | changes
+
+
+def made(path: Path, age: float, content: dict[str, Any], checkpoint: bool = True) -> Path:
+    run = Run(path)
+    run.write_config(content)
+    if checkpoint:
+        run.last.parent.mkdir()
+        run.last.touch()
+        os.utime(run.last, (1e9 - age, 1e9 - age))
+    return path
+
+
+def test_differences_name_keys_and_values() -> None:
+    old, new = {"a": 1, "b": {"c": [1], "d": 2}, "e": 0}, {"a": 1, "b": {"c": [1, 2], "d": 2}, "f": 3}
+    assert differences(old, new) == ["b.c: [1] there, [1, 2] now", "e: 0 there, None now", "f: None there, 3 now"]
+    assert differences(old, old) == []
+
+
+def test_an_experiment_is_its_seed_data_and_model() -> None:
+    moved = config(data=config()["data"] | {"dir": "elsewhere", "on_device": True}, max_images=99, extra=1)
+    assert identity(moved) == identity(config())
+    for change in ({"seed": 1}, {"conditional": True}, {"model": {"latent": 9}}, {"data": {"batch_size": 32}}):
+        assert identity(config(**change)) != identity(config())
+    with pytest.raises(UserError, match=r"resume=x: .*another experiment \(model\.latent: 8 there, 9 now\)"):
+        check_same_experiment(config(), config(model={"latent": 9}), Path("x"))
+    check_same_experiment(config(), moved, Path("x"))
+
+
+def test_the_newest_run_of_the_same_experiment_is_found(tmp_path: Path) -> None:
+    assert find_resumable(tmp_path, config()) is None
+    made(tmp_path / "a" / "old", 100, config())
+    wanted = made(tmp_path / "sweeps" / "s" / "1" / "0-a", 50, config(max_images=5))
+    made(tmp_path / "a" / "other-seed", 10, config(seed=1))
+    made(tmp_path / "a" / "no-checkpoint", 5, config(), checkpoint=False)
+    made(tmp_path / "a" / "older-framework", 4, {"seed": 0})
+    broken = made(tmp_path / "a" / "broken", 3, config())
+    (broken / "config.yaml").write_text("a: [")
+    headless = made(tmp_path / "a" / "headless", 2, config())
+    (headless / "config.yaml").unlink()
+    assert find_resumable(tmp_path, config()) == wanted
+    assert yaml.safe_load((wanted / "config.yaml").read_text())["max_images"] == 5
+
+
+def test_the_environment_says_versions_and_commit() -> None:
+    found = environment()
+    assert {"python", "torch", "lightning"} <= found["versions"].keys()
+    assert found["command"].startswith("python ")
+    json.dumps(found)
+
+
+def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.update(name="gan-digits", images_seen=12345, updates=67, untrained={"val/fd_classifier": 80.0})
+    run.update(metrics={"val/fd_classifier": {"value": 20.0}})
+    run.samples.mkdir()
+    for name in ("images-0000000001.png", "images-0000012345.png"):
+        (run.samples / name).touch()
+    (run.path / "wandb" / "offline-run-1").mkdir(parents=True)
+    words = closing_words(run)
+    wanted = ["12,345 images", "val/fd_classifier 20 (untrained 80)", "images-0000012345.png", "last.ckpt"]
+    for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync"]:
+        assert expected in words

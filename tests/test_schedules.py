@@ -1,0 +1,48 @@
+"""Learning-rate schedules as functions of the images seen."""
+
+import pytest
+import torch
+
+from helpers import configuration
+from imago.images import Batch, ImageSpec
+from imago.schedules import Cosine, LinearDecay, Schedule, Warmup
+from imago.training import build_model
+
+
+@pytest.mark.parametrize(
+    ("schedule", "points"),
+    [
+        (Warmup(100), {0: 0, 25: 0.25, 100: 1, 10**9: 1}),
+        (LinearDecay(end=200, start=100), {0: 1, 100: 1, 150: 0.5, 200: 0, 10**9: 0}),
+        (LinearDecay(end=200), {0: 1, 50: 0.75, 200: 0}),
+        (Cosine(end=200), {0: 1, 50: 0.5 + 0.5**1.5, 100: 0.5, 200: 0, 10**9: 0}),
+        (Cosine(end=300, warmup=100), {0: 0, 50: 0.5, 100: 1, 200: 0.5, 300: 0}),
+    ],
+)
+def test_values_by_hand(schedule: Schedule, points: dict[int, float]) -> None:
+    assert {seen: schedule(seen) for seen in points} == pytest.approx(points)
+
+
+@pytest.mark.parametrize("schedule", [Warmup(997), LinearDecay(2000, 500), Cosine(2000, 300)])
+def test_factors_stay_in_range_and_do_not_jump(schedule: Schedule) -> None:
+    factors = torch.tensor([schedule(seen) for seen in range(2500)])
+    assert factors.min() >= 0
+    assert factors.max() <= 1
+    assert factors.diff().abs().max() < 0.004
+
+
+@pytest.mark.parametrize("build", [lambda: LinearDecay(end=10, start=10), lambda: Cosine(end=10, warmup=20)])
+def test_an_end_before_the_start_is_refused(build) -> None:
+    with pytest.raises(ValueError, match="end=10: must be larger than"):
+        build()
+
+
+def test_a_schedule_scales_every_players_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["model=gan", "+schedule@model.schedule=linear", "max_images=64", "model.optimizer.generator.lr=0.5"]
+    model = build_model(configuration(*overrides), ImageSpec(1, 4, 4))
+    monkeypatch.setattr(type(model), "trainer", type("OneProcess", (), {"world_size": 1, "global_rank": 0}))
+    rates = []
+    for _ in range(4):
+        model.training_step(Batch(torch.zeros(16, 1, 4, 4, dtype=torch.uint8), None), 0)
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in model._optimizers.values()])
+    assert rates == [[pytest.approx(0.0002 * f), pytest.approx(0.5 * f)] for f in (1, 0.75, 0.5, 0.25)]
