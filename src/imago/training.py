@@ -59,7 +59,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         model = build_model(config, data.spec)
         checkpoint_path = find_checkpoint(settings, config)
         directory = checkpoint_path.parent.parent if checkpoint_path else unused(directory)
-        run = Run(directory, write=rank_zero_only.rank == 0)
+        run = Run(directory, write=getattr(rank_zero_only, "rank", 0) == 0)
         with concluded(run, interruption):
             run.write_config(config)
             run.update(**describe(config, name, data, model), status="running")

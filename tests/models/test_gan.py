@@ -176,3 +176,19 @@ def test_size_ladder() -> None:
 def test_optimizers_are_tried_at_once() -> None:
     with pytest.raises(UserError, match="Invalid learning rate: -1"):
         build_model(configuration("model=gan", "model.optimizer.generator.lr=-1"), ImageSpec(1, 8, 8))
+
+
+def test_folded_batch_norm_is_batch_norm() -> None:
+    """In evaluation mode the generator folds batch norms into the convolutions before them; the images are the same."""
+    for spec in (ImageSpec(3, 32, 32), ImageSpec(1, 28, 20)):
+        model = make("dcgan", spec, "model.generator.width=8")
+        net = model.generator
+        with torch.no_grad():
+            for _ in range(5):
+                net(3 * torch.randn(16, 100))  # moves the running statistics
+            net.eval()
+            z = torch.randn(4, 100)
+            h = net.project(z).view(4, *net.sizes[0], -1).permute(0, 3, 1, 2)
+            for norm, double, (height, width) in zip(net.norms, net.doublings, net.sizes[1:], strict=True):
+                h = double(torch.relu(norm(h)))[..., :height, :width]
+            torch.testing.assert_close(net(z), torch.tanh(h), rtol=1e-4, atol=1e-5)

@@ -29,6 +29,7 @@ class WeightAveraging(Callback):
         self.half_life = half_life
         self.ramp = ramp
         self.weights: dict[str, Tensor] = {}
+        self._parameters: list[Tensor] = []
         self.updates = 0
         self.images_seen = 0
 
@@ -37,6 +38,7 @@ class WeightAveraging(Callback):
         assert isinstance(pl_module, GenerativeModel)
         restored = self.weights
         self.weights = {n: restored.get(n, p.detach()).clone().to(p.device) for n, p in averaged_parameters(pl_module)}
+        self._parameters = [p for _, p in averaged_parameters(pl_module)]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -48,8 +50,7 @@ class WeightAveraging(Callback):
             return
         half_life = max(1e-8, min(self.half_life, self.ramp * pl_module.images_seen))
         decay = 0.5 ** ((pl_module.images_seen - self.images_seen) / half_life)
-        names, parameters = zip(*averaged_parameters(pl_module), strict=True)
-        torch._foreach_lerp_([self.weights[n] for n in names], [p.detach() for p in parameters], 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), self._parameters, 1 - decay)
         self.updates = pl_module.updates
         self.images_seen = pl_module.images_seen
 

@@ -25,7 +25,7 @@ class Progress(Callback):
         line_seconds: time between two lines where standard error is not a terminal.
     """
 
-    def __init__(self, seconds: PositiveFloat = 0.5, line_seconds: PositiveFloat = 15.0) -> None:
+    def __init__(self, seconds: PositiveFloat = 1.0, line_seconds: PositiveFloat = 15.0) -> None:
         self.console = Console(file=sys.stderr)
         self.interval = seconds if self.console.is_terminal else line_seconds
         self._bar: RichProgress | None = None

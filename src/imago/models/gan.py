@@ -240,7 +240,7 @@ class GAN(GenerativeModel):
         terms = self.objective.discriminator(d_real.float(), d_fake.float())
         if self.penalty is not None:
             terms["penalty"] = self.penalty(lambda x: self.discriminator(x, labels), real, fake)
-        loss = torch.stack([term.mean() for term in terms.values()]).sum()
+        loss = torch.stack(list(terms.values())).sum(0).mean()
         self.record("loss/discriminator", loss)
         self.record("d_x", self.objective.score(d_real.detach()).mean())
         self.record("d_g_z", self.objective.score(d_fake.detach()).mean())
