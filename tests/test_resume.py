@@ -110,3 +110,11 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path: Path) -> None:
     torch.save({"object": Path}, dangerous)
     with pytest.raises(UserError, match="plain tensors"):
         read(dangerous)
+
+
+def test_measuring_and_drawing_do_not_move_training(tmp_path: Path) -> None:
+    busy = [*EVERY, "metrics=classifier", "metrics.samples=64", "every.quality=100", "max_updates=20"]
+    one = train(small(tmp_path / "busy", *MODELS["dcgan"], *busy), "x", tmp_path / "busy" / "run")
+    quiet = [*EVERY, "callbacks=minimal", "max_updates=20"]
+    other = train(small(tmp_path / "quiet", *MODELS["dcgan"], *quiet), "x", tmp_path / "quiet" / "run")
+    assert_equal(read(one.last)["state_dict"], read(other.last)["state_dict"])

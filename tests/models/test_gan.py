@@ -115,7 +115,7 @@ def test_gradient_clipping_bounds_each_players_step() -> None:
         before = {n: [p.detach().clone() for p in m.parameters()] for n, m in model.players.items()}
         fit(model, Tensors(images_of(spec, 8), torch.zeros(8, dtype=torch.long), 8), 1)
         for name, module in model.players.items():
-            step = torch.cat([(p - b).flatten() for p, b in zip(module.parameters(), before[name], strict=True)]).norm()
+            step = torch.cat([(p.detach() - b).flatten() for p, b in zip(module.parameters(), before[name], strict=True)]).norm()
             assert (float(step) == pytest.approx(0.001, rel=1e-2)) == exact, name
 
 

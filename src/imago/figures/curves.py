@@ -30,6 +30,7 @@ def read_columns(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     """Draw the table ``metrics`` into the PNG ``picture``; panels without numbers are left out."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     columns = read_columns(metrics)
     panels = {
@@ -44,6 +45,9 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
             axes.plot(
                 images, values, label=name.split("/", 1)[1], marker="." if len(images) < 30 else None, linewidth=1
             )
+        if "distance" in panel and all(value > 0 for _, values in curves.values() for value in values):
+            axes.set_yscale("log")  # the untrained model is a hundred times further away
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("images seen")
         axes.legend(fontsize=7)

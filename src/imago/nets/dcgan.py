@@ -55,7 +55,7 @@ def _initialise(net: nn.Module) -> None:
 def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of a transposed convolution that does what ``norm(conv(x))`` does in evaluation mode.
 
-    A batch norm with fixed statistics only scales and shifts channels; one pass over the weights saves one over the maps.
+    A batch norm with fixed statistics only scales and shifts channels; folding saves a pass over the maps.
     """
     return fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, transpose=True
