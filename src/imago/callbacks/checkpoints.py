@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from pydantic import PositiveInt
 
 from imago.callbacks.common import Periodic, find
-from imago.callbacks.log import clock_paused
+from imago.callbacks.log import DivergedError, clock_paused
 from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import random_state, set_random_state
 from imago.models.base import GenerativeModel
@@ -38,7 +38,14 @@ class Checkpoints(Periodic):
         self._random: dict[str, Any] | None = None
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
-        """Write last.ckpt."""
+        """Write last.ckpt.
+
+        Raises:
+            DivergedError: a weight is not finite; the older checkpoint stays.
+        """
+        wrong = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+        if wrong:
+            raise DivergedError(f"{wrong[0]} has weights = nan or inf", model, self.run)
         self.acted_at = model.images_seen  # before writing: the checkpoint holds it
         with clock_paused(trainer):
             trainer.save_checkpoint(self.run.last, weights_only=False)
@@ -53,6 +60,8 @@ class Checkpoints(Periodic):
         else:
             set_random_state(self._random)
             self._random = None
+        assert isinstance(pl_module, GenerativeModel)
+        self._keep_best(trainer, pl_module)  # a measurement that the stopped run had left undone
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,7 +79,7 @@ class Checkpoints(Periodic):
 
     def _keep_best(self, trainer: Trainer, model: GenerativeModel) -> None:
         quality = find(trainer, MeasureQuality)
-        if quality is None or quality.headline is None or quality.acted_at != model.images_seen:
+        if quality is None or quality.headline is None or not quality.acted_at == model.images_seen > 0:
             return
         value = trainer.strategy.broadcast(quality.latest.get(quality.headline, math.inf))
         if value < self.best:

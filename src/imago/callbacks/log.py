@@ -15,7 +15,20 @@ from imago.runs import Run, peak_memory_mib
 
 
 class DivergedError(RuntimeError):
-    """A loss or a gradient is not a finite number."""
+    """A loss, a gradient or a weight is not a finite number.
+
+    Args:
+        what: the number and its value.
+        model: whose number it is.
+        run: whose last checkpoint was written before.
+    """
+
+    def __init__(self, what: str, model: GenerativeModel, run: Run) -> None:
+        good = run.last if run.last.exists() else "none was written yet"
+        super().__init__(
+            f"{what} after {model.images_seen} images; last good checkpoint: {good}. "
+            "A lower learning rate or model.gradient_clip may help."
+        )
 
 
 class TrainingLog(Periodic):
@@ -78,11 +91,7 @@ class TrainingLog(Periodic):
         self._interval_images, self._interval_seconds = 0, 0.0
         log_row(trainer, model, row)
         if wrong:
-            good = self.run.last if self.run.last.exists() else "none was written yet"
-            raise DivergedError(
-                f"{', '.join(f'{name} = {value}' for name, value in wrong.items())} after {model.images_seen} images; "
-                f"last good checkpoint: {good}. A lower learning rate or model.gradient_clip may help."
-            )
+            raise DivergedError(", ".join(f"{name} = {value}" for name, value in wrong.items()), model, self.run)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
