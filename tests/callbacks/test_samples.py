@@ -16,7 +16,8 @@ from imago.runs import Run
 
 def cells(path: Path, rows: int, columns: int) -> np.ndarray:
     """The 4x4 images of a picture whose pixels are 16 times enlarged, (rows, columns, 4, 4)."""
-    picture = np.asarray(Image.open(path))[::16, ::16]
+    with Image.open(path) as file:
+        picture = np.asarray(file)[::16, ::16]
     assert picture.shape == (5 * rows + 1, 5 * columns + 1)
     return np.stack(
         [[picture[5 * r + 1 : 5 * r + 5, 5 * c + 1 : 5 * c + 5] for c in range(columns)] for r in range(rows)]

@@ -1,0 +1,216 @@
+"""sample.py and evaluate.py on small runs: what they write, and that every mistake is one message."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import small
+from imago import cli
+from imago.checkpoints import load
+from imago.noise import PerImageGenerator
+from imago.runs import Run
+from imago.training import train
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+SIZES = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "max_images=320", "every.quality=160"]
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A run with everything, one of classes, and one that neither averages nor measures."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGO_DATA_DIR", str(root))
+        patch.chdir(root)
+        chosen = {
+            "plain": ["metrics=classifier", "metrics.samples=80"],
+            "classes": ["conditional=true"],
+            "minimal": ["callbacks=minimal"],
+        }
+        return {name: train(small(root, *SIZES, *o), name, root / name) for name, o in chosen.items()}
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs a script in this process, in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGO_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(script: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / f"{script}.py"), *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(__import__(script).main, script)
+        captured = capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_a_picture_of_samples(command: Command, runs: dict[str, Run]) -> None:
+    code, out, _ = command("sample", f"checkpoint={runs['plain'].path}", "n=7")
+    assert code == 0
+    assert re.search(r"^samples\.png: 7 images in [\d.]+ s, [\d,]+ images/s$", out, re.MULTILINE)
+    with Image.open("samples.png") as picture:
+        assert picture.size == (8 * 28, 8 * 28)  # 3x3 cells of 9 pixels and a margin, 8 times enlarged
+    assert [path.name for path in Path().iterdir()] == ["samples.png"], "nothing else is left behind"
+
+
+def test_arrays_hold_the_models_samples_whatever_the_batch_size(command: Command, runs: dict[str, Run]) -> None:
+    for batch_size in (3, 64):
+        given = [f"checkpoint={runs['plain'].best}", "n=10", "seed=5", f"batch_size={batch_size}", "out=x.npz"]
+        assert command("sample", *given)[0] == 0
+        with np.load("x.npz") as arrays:
+            assert arrays.files == ["images"]
+            images = arrays["images"]
+        expected = load(runs["plain"].best).sample(10, generator=PerImageGenerator(5))
+        assert (images.dtype, images.shape) == (np.uint8, (10, 8, 8, 1))
+        assert np.array_equal(images, expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_averaged_weights_by_default_and_the_last_ones_on_request(command: Command, runs: dict[str, Run]) -> None:
+    for averaged in (True, False):
+        given = [] if averaged else ["averaged=false"]
+        assert command("sample", f"checkpoint={runs['plain'].path}", "n=4", "out=x.npz", *given)[0] == 0
+        model = load(runs["plain"].path, averaged=averaged)
+        expected = model.sample(4, generator=PerImageGenerator(0)).permute(0, 2, 3, 1).numpy()
+        with np.load("x.npz") as arrays:
+            assert np.array_equal(arrays["images"], expected)
+
+
+def test_classes(command: Command, runs: dict[str, Run]) -> None:
+    model = load(runs["classes"].path)
+    for given, expected in (("labels=[3,1]", [3, 1, 3, 1, 3]), ("labels=7", [7] * 5), ("labels=null", None)):
+        code, _, err = command(
+            "sample", f"checkpoint={runs['classes'].path}", "n=5", "out=x.npz", "batch_size=2", given
+        )
+        assert code == 0, err
+        labels = None if expected is None else torch.tensor(expected)
+        images = model.sample(5, labels=labels, generator=PerImageGenerator(0))
+        with np.load("x.npz") as arrays:
+            assert np.array_equal(arrays["images"], images.permute(0, 2, 3, 1).numpy())
+            drawn = PerImageGenerator(0).integers(5, 10) if labels is None else labels
+            assert arrays["labels"].tolist() == drawn.tolist()
+
+
+def test_a_folder_of_files(command: Command, runs: dict[str, Run]) -> None:
+    assert command("sample", f"checkpoint={runs['minimal'].path}", "n=3", "out=images")[0] == 0
+    assert sorted(path.name for path in Path("images").iterdir()) == ["000000.png", "000001.png", "000002.png"]
+    expected = load(runs["minimal"].path).sample(3, generator=PerImageGenerator(0))
+    with Image.open("images/000002.png") as picture:
+        assert np.array_equal(np.asarray(picture), expected[2, 0].numpy())
+    code, _, err = command("sample", f"checkpoint={runs['minimal'].path}", "n=1", "out=images")
+    assert (code, len(list(Path("images").iterdir()))) == (2, 3)
+    assert "out=images: a folder with files in it" in err
+    assert command("sample", f"checkpoint={runs['classes'].path}", "n=4", "labels=[0,5]", "out=by_class")[0] == 0
+    assert sorted(str(path) for path in Path("by_class").glob("*/*")) == [
+        "by_class/0/000000.png",
+        "by_class/0/000002.png",
+        "by_class/5/000001.png",
+        "by_class/5/000003.png",
+    ]
+
+
+def test_evaluation_agrees_with_the_measurement_in_training(command: Command, runs: dict[str, Run]) -> None:
+    run = runs["plain"]
+    given = [f"checkpoint={run.path}", "metrics=classifier", "metrics.samples=80"]
+    code, out, err = command("evaluate", *given)
+    assert code == 0, err
+    assert re.search(r"fd_classifier +[\d.]+ +extractor classifier \(digits, shipped\), samples 80, .*averaged", out)
+    results = json.loads((run.path / "evaluation.json").read_text())
+    in_training = run.summary["metrics"]
+    assert [result["name"] for result in results] == ["fd_classifier", "kd_classifier"]
+    for result in results:
+        before = in_training[f"val/{result['name']}"]
+        assert result["value"] == before["value"], "same weights, seed and sample count: the same number"
+        assert result["protocol"] == before["protocol"]
+        assert (result["checkpoint"], result["images_seen"]) == ("last.ckpt", before["images_seen"])
+
+    # The same again replaces; anything else stands beside it.
+    for more, count in (([], 2), (["averaged=false"], 4), (["metrics.samples=60"], 6), (["seed=2"], 8)):
+        assert command("evaluate", *given, *more)[0] == 0
+        assert len(json.loads((run.path / "evaluation.json").read_text())) == count
+    kept = json.loads((run.path / "evaluation.json").read_text())
+    assert kept[:2] == results
+    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 2 + ["last"] * 2 + ["averaged"] * 4
+    assert len({result["value"] for result in kept}) == 8
+
+
+def test_a_run_without_an_average_is_measured_with_its_last_weights(command: Command, runs: dict[str, Run]) -> None:
+    run = runs["minimal"]
+    given = ["metrics=classifier", "metrics.samples=60", "averaged=true"]
+    assert command("evaluate", f"checkpoint={run.last}", *given)[0] == 0
+    results = json.loads((run.path / "evaluation.json").read_text())
+    assert {result["protocol"]["weights"] for result in results} == {"last"}
+
+
+def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:
+    (tmp_path / "moved.ckpt").write_bytes(runs["plain"].last.read_bytes())
+    assert command("evaluate", "checkpoint=moved.ckpt", "metrics=classifier", "metrics.samples=60")[0] == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())[0]["checkpoint"] == "moved.ckpt"
+
+
+MISTAKES: list[tuple[str, str, list[str], str]] = [
+    ("sample", "", [], r"checkpoint: missing; give checkpoint=VALUE"),
+    ("sample", "", ["checkpoint=nowhere"], r"checkpoint nowhere: no such file; give the path"),
+    ("sample", "plain", ["n=0"], r"n=0: input should be greater than 0"),
+    ("sample", "plain", ["n=many"], r'n="many": input should be a valid integer'),
+    ("sample", "plain", ["seed=-1"], r"seed=-1: "),
+    ("sample", "plain", ["averaged=3"], r"averaged=3: input should be a valid boolean"),
+    ("sample", "plain", ["numer=3"], r"numer: no such setting; known here are .*labels"),
+    ("sample", "plain", ["+numer=3"], r"numer: no such setting"),
+    ("sample", "plain", ["out=x.jpg"], r"out=x\.jpg: cannot write \.jpg files; .*\.png"),
+    ("sample", "plain", ["out=no/x.png"], r"out=no/x\.png: there is no folder no"),
+    ("sample", "plain", ["labels=3"], r"labels given to an unconditional model"),
+    ("sample", "classes", ["labels=10"], r"labels from 10 to 10: .* classes 0\.\.9"),
+    ("sample", "classes", ["labels=[0,-2]"], r"labels=\[0, -2\]: "),
+    ("sample", "classes", ["labels=[]"], r"labels=\[\]: "),
+    ("sample", "plain", ["device=abacus"], r"device=abacus: .*choose another one"),
+    ("evaluate", "", [], r"checkpoint: missing; give checkpoint=VALUE"),
+    ("evaluate", "plain", ["metrics=fid"], r"metrics=fid: no such choice; .*choose one of auto"),
+    ("evaluate", "plain", ["metrics.sample=3"], r"metrics\.sample: no such setting"),
+    ("evaluate", "plain", ["metrics=classifier", "metrics.samples=1"], r"metrics\.samples=1: input should be greater"),
+    ("evaluate", "plain", ["metrics=none"], r"metrics: nothing can be measured; choose metrics=classifier"),
+    ("evaluate", "plain", ["metrics=inception", "metrics.weights=no.pth"], r"metrics\.weights=no\.pth: there is no"),
+    ("evaluate", "plain", ["n=3"], r"n: no such setting|Could not override"),
+]
+
+
+@pytest.mark.parametrize(("script", "run", "given", "message"), MISTAKES, ids=[f"{m[0]} {m[2]}" for m in MISTAKES])
+def test_a_mistake_ends_with_one_message(
+    command: Command, runs: dict[str, Run], script: str, run: str, given: list[str], message: str
+) -> None:
+    code, _, err = command(script, *([f"checkpoint={runs[run].path}"] if run else []), *given)
+    assert code == 2
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert re.search(message, errors[0]), errors[0]
+    assert not list(Path().glob("*.png"))
+
+
+def test_other_images_than_the_models_are_refused(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:
+    checkpoint: dict[str, Any] = torch.load(runs["plain"].last, weights_only=True)
+    checkpoint["config"]["data"]["binarize"] = "threshold"
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    code, _, err = command("evaluate", "checkpoint=changed.ckpt", "dir=.")
+    assert code == 2
+    assert re.search(r"dir=\.: its images are 1x8x8, 2 levels.*trained on 1x8x8, 256 levels", err)
+
+
+@pytest.mark.parametrize("script", ["sample", "evaluate"])
+def test_help_is_readable(command: Command, script: str) -> None:
+    code, out, _ = command(script, "--help")
+    assert code == 0
+    assert f"python src/{script}.py checkpoint=" in out
+    assert "averaged: true" in out
