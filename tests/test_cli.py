@@ -46,7 +46,7 @@ MISTAKES = [
     (["+max_imagess=3"], r"max_imagess: no such setting; did you mean max_images\?"),
     (["seed=abc"], r'seed="abc": input should be a valid integer'),
     (["max_images=0"], r"max_images=0: input should be greater than 0"),
-    (["max_images=null"], r"max_images=null.*give at least one"),
+    (["max_images=null", "max_seconds=null"], r"max_images=null.*give at least one"),
     (["model.latent=-3"], r"model\.latent=-3: input should be greater than 0"),
     (["model.latent=many"], r'model\.latent="many": input should be a valid integer'),
     (["model.generator.hidden=7"], r"model\.generator\.hidden=7: input should be a valid array"),

@@ -161,7 +161,7 @@ def test_spectral_norm_makes_weights_of_norm_one() -> None:
     model = make("gan", ImageSpec(1, 8, 8), "model.discriminator.spectral_norm=true")
     fit(model, Tensors(images_of(model.spec, 8), torch.zeros(8, dtype=torch.long), 8), 60)
     for layer in (m for m in model.discriminator.eval().modules() if isinstance(m, nn.Linear)):
-        assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1, abs=0.1)
+        assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=0.1)
 
 
 def test_size_ladder() -> None:
