@@ -58,15 +58,16 @@ def test_throughput_is_of_training_alone(toy: Any, fit: Any, tmp_path: Path, mon
                 clock.now += 100
 
         def on_train_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+            clock.now += 0.25  # what is not paused counts, in the coming interval
             with clock_paused(trainer):
                 clock.now += 100
-            clock.now += 0.25  # what is not paused counts, in the coming interval
+            clock.now += 0.25
 
     run, training_log = Run(tmp_path), TrainingLog(32, Run(tmp_path))
     logger = CSVLogger(run.metrics)
     fit(toy(), 4, training_log, Step(), Measurement(), loggers=(logger,))
-    assert [row["time/training_seconds"] for row in logger.rows] == pytest.approx([1.25, 2.75])
-    assert [row["time/images_per_second"] for row in logger.rows] == pytest.approx([32 / 1.25, 32 / 1.5])
+    assert [row["time/training_seconds"] for row in logger.rows] == pytest.approx([1.5, 3.5])
+    assert [row["time/images_per_second"] for row in logger.rows] == pytest.approx([32 / 1.5, 32 / 2])
     assert training_log.images_per_second == logger.rows[-1]["time/images_per_second"]
 
 
