@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from imago.checkpoints import read
 
 ROOT = Path(__file__).parents[1]
@@ -47,4 +48,6 @@ def test_two_processes_equal_one(case: str, tmp_path: Path) -> None:
     one = weights(tmp_path, "one", [*CASES[case], "trainer=cpu"])
     two = weights(tmp_path, "two", [*CASES[case], "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -1,17 +1,19 @@
 """What only the GAN family promises."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from helpers import configuration
+from imago.checkpoints import read
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models import gan
 from imago.nets.dcgan import size_ladder
-from imago.training import build_model
+from imago.training import build_model, train
 from test_laws import Tensors, fit, images_of, make
 
 
@@ -115,7 +117,9 @@ def test_gradient_clipping_bounds_each_players_step() -> None:
         before = {n: [p.detach().clone() for p in m.parameters()] for n, m in model.players.items()}
         fit(model, Tensors(images_of(spec, 8), torch.zeros(8, dtype=torch.long), 8), 1)
         for name, module in model.players.items():
-            step = torch.cat([(p.detach() - b).flatten() for p, b in zip(module.parameters(), before[name], strict=True)]).norm()
+            step = torch.cat(
+                [(p.detach() - b).flatten() for p, b in zip(module.parameters(), before[name], strict=True)]
+            ).norm()
             assert (float(step) == pytest.approx(0.001, rel=1e-2)) == exact, name
 
 
@@ -192,3 +196,15 @@ def test_folded_batch_norm_is_batch_norm() -> None:
             for norm, double, (height, width) in zip(net.norms, net.doublings, net.sizes[1:], strict=True):
                 h = double(torch.relu(norm(h)))[..., :height, :width]
             torch.testing.assert_close(net(z), torch.tanh(h), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gan", "dcgan"])
+def test_bf16_mixed_trains_with_losses_in_fp32(name: str, tmp_path: Path) -> None:
+    options = ["trainer=cpu", "trainer.precision=bf16-mixed", "logger=csv", "metrics=none", f"logs={tmp_path}"]
+    networks = {"gan": ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"], "dcgan": []}[name]
+    config = configuration(f"model={name}", "data=digits", *options, *networks, "max_images=128", "every.log=64")
+    run = train(config, name, tmp_path / "run")
+    assert run.summary["precision"] == "bf16-mixed"
+    assert all(math.isfinite(value) for value in run.summary["train"].values())
+    weights = read(run.last)["state_dict"]
+    assert all(value.dtype in (torch.float32, torch.int64) for value in weights.values())
