@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from imago import cli
 from imago.config import plain
-from imago.runs import closing_words
+from imago.errors import UserError
 
 
 def main(config: DictConfig) -> None:
@@ -17,8 +17,11 @@ def main(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
     name = config.name or f"{choices['model']}-{choices['data']}"
-    from imago.training import train  # after Hydra has composed: mistakes in names need not wait for torch
+    from imago.runs import closing_words  # after Hydra has composed: mistakes in names need not wait for torch
+    from imago.training import train
 
+    if hydra.mode == RunMode.MULTIRUN and "strategy" in config.trainer:
+        raise UserError("trainer=ddp with -m: each process would start the sweep anew; give one combination at a time")
     if hydra.mode == RunMode.MULTIRUN:
         directory, sweep = Path(hydra.sweep.dir) / hydra.sweep.subdir, Path(hydra.sweep.dir).name
     else:

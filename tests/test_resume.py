@@ -65,6 +65,8 @@ def test_stopped_and_continued_equals_never_stopped(model: str, tmp_path: Path) 
     assert second.path == first.path
     one, other = read(whole.last), read(second.last)
     assert one["progress"]["updates"] == total
+    for checkpoint in (one, other):
+        del checkpoint["random"]["python"]  # beartype, which checks types while tests run, draws from it
     for key in ("state_dict", "optimizer_states", "progress", "random", "rows"):
         assert_equal(one[key], other[key], key)
     assert_equal(one["callbacks"]["WeightAveraging"], other["callbacks"]["WeightAveraging"])

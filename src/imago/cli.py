@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from imago.config import RELOCATED
 from imago.errors import Interrupted, UserError
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
@@ -62,7 +63,15 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         if code:
             sys.exit(code)
 
-    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
+    def main() -> None:
+        try:
+            hydra_main()
+        except HydraException:
+            raise
+        except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
+            raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
+
+    hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
     sys.exit(report(main))
 
 
@@ -101,6 +110,10 @@ def explain(error: Exception) -> str:
             return f"{group}={name}: no such choice; {remedy}choose one of {', '.join(known)}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     group = re.search(r"Could not override '([^']+)'.*No match in the defaults list", text)
+    named = group or unknown
+    relocated = RELOCATED.get(re.split("[@.]", named[1])[0]) if named else None
+    if named and relocated:
+        return f"{named[1]}: belongs to the model; choose with {relocated}=NAME"
     if group:
         groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
         close = difflib.get_close_matches(group[1], groups, 1)

@@ -14,18 +14,54 @@ import re
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from imago.errors import UserError
 
 # What a configuration may construct. Anything else is refused before it is imported.
-ALLOWED_TARGETS = ("imago.", "torch.optim.", "lightning.Trainer", "lightning.pytorch.loggers.")
+# Classes of these packages, defined there and not only imported there, and a few functions.
+ALLOWED_PACKAGES = (
+    "imago.models",
+    "imago.nets",
+    "imago.schedules",
+    "imago.data",
+    "imago.metrics",
+    "imago.callbacks",
+    "torch.optim",
+)
+ALLOWED_FUNCTIONS = (
+    "lightning.Trainer",
+    "imago.data.folder_data",
+    "imago.dashboards.wandb",
+    "imago.dashboards.tensorboard",
+)
+
+# Groups that live inside the model, and how to choose from them.
+RELOCATED = {
+    "objective": "objective@model.objective",
+    "optimizer": "optimizer@model.optimizer.generator",
+    "penalty": "+penalty@model.penalty",
+    "schedule": "+schedule@model.schedule",
+}
+
+# What a run may say about Lightning's trainer; the rest is the framework's.
+TRAINER_KEYS = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "precision",
+    "benchmark",
+    "deterministic",
+    "sync_batchnorm",
+    "detect_anomaly",
+)
 
 # Lightning would accept these and do nothing, or something else than the name says, under manual optimisation.
 REFUSED_TRAINER_KEYS = {
@@ -60,7 +96,7 @@ class Every:
 class Settings:
     """The top level of train.yaml, beside the groups."""
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     conditional: bool
     resume: str | None
     max_images: PositiveInt | None
@@ -152,6 +188,7 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
     for key, remedy in REFUSED_TRAINER_KEYS.items():
         if node.get(key) is not None:
             raise UserError(f"trainer.{key}={node[key]}: has no effect with the models' own optimisation; {remedy}")
+    _check_names([name for name in node if name != "_target_"], TRAINER_KEYS, "trainer")
     if node.get("precision", PRECISIONS[0]) not in PRECISIONS:
         raise UserError(
             f"trainer.precision={node['precision']}: not offered (16-bit floats need loss scaling, which several "
@@ -165,17 +202,19 @@ def target(name: Any, key: str) -> Callable[..., Any]:
     Raises:
         UserError: outside the allow-list, or no such thing.
     """
-    if not isinstance(name, str) or not name.startswith(ALLOWED_TARGETS):
-        raise UserError(
-            f"{key}._target_={name}: only {', '.join(ALLOWED_TARGETS)} can be constructed from a configuration"
-        )
+    allowed = tuple(f"{package}." for package in ALLOWED_PACKAGES)
+    refused = UserError(
+        f"{key}._target_={name}: only classes of {', '.join(ALLOWED_PACKAGES)} can be constructed from a configuration"
+    )
+    if not isinstance(name, str) or not (name.startswith(allowed) or name in ALLOWED_FUNCTIONS):
+        raise refused
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}._target_={name}: {error}; check the spelling") from None
-    if not callable(found):
-        raise UserError(f"{key}._target_={name}: is no class or function; check the spelling")
+    if name not in ALLOWED_FUNCTIONS and not (inspect.isclass(found) and f"{found.__module__}.".startswith(allowed)):
+        raise refused
     return typing.cast(Callable[..., Any], found)
 
 
@@ -239,7 +278,12 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        reasons = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] != "is_instance_of"}
+        internal = ("is_instance_of", "needs_python_object")
+        reasons = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] not in internal}
+        group = next((name for name in reversed(key.split(".")) if name in RELOCATED), None)
+        if not reasons and group is not None:
+            plus = "+" if RELOCATED[group].startswith("+") else ""
+            raise UserError(f"{key}={value}: is a group of settings; write {plus}{group}@{key}={value}") from None
         raise UserError(f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}") from None
 
 
@@ -248,6 +292,9 @@ def _check_targets(node: Any, key: str) -> None:
     if isinstance(node, Mapping):
         if "_target_" in node:
             target(node["_target_"], key)
+            special = [name for name in node if name.startswith("_") and name not in ("_target_", "_partial_")]
+            if special:
+                raise UserError(f"{key}.{special[0]}: not offered; only _target_ and _partial_ are")
         for name, value in node.items():
             _check_targets(value, f"{key}.{name}")
     elif isinstance(node, list | tuple):

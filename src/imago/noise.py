@@ -52,7 +52,8 @@ class PerImageGenerator:
     def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self.first = first
-        self.device = torch.device(device)
+        # Apple's devices have no float64; there the numbers are made on the CPU, and moved by the model that asked.
+        self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._drawn = 0
 
     def _words(self, n: int, shape: tuple[int, ...]) -> Tensor:

@@ -115,7 +115,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_resumable(logs: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest run directory below ``logs`` of the same experiment that has a checkpoint, or ``None``."""
+    """The newest run directory below ``logs`` of the same experiment and ``name`` with a checkpoint, or ``None``."""
     candidates = sorted(logs.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     for checkpoint in candidates:
         directory = checkpoint.parent.parent
@@ -123,7 +123,9 @@ def find_resumable(logs: Path, config: Mapping[str, Any]) -> Path | None:
             old = yaml.safe_load((directory / "config.yaml").read_text())
         except (OSError, yaml.YAMLError):
             continue
-        if isinstance(old, dict) and set(IDENTITY) <= old.keys() and not differences(identity(old), identity(config)):
+        if not isinstance(old, dict) or not set(IDENTITY) <= old.keys() or old.get("name") != config.get("name"):
+            continue
+        if not differences(identity(old), identity(config)):
             return directory
     return None
 
@@ -197,7 +199,7 @@ class CSVLogger(Logger):
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and git commit, for the summary."""
+    """Versions, threads, git commit and command, for the summary."""
     packages = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "hydra-core", "wandb")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -214,20 +216,23 @@ def environment() -> dict[str, Any]:
             commit = asked.stdout.strip() + ("+changes" if changed.stdout else "")
     except OSError:
         commit = None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     return {
         "versions": versions,
         "git_commit": commit,
-        "device": device,
         "threads": torch.get_num_threads(),
         "command": " ".join(["python", *sys.argv]),
     }
 
 
-def peak_memory_mib() -> float:
-    """Largest memory so far: of the GPU where there is one, else of the process; in MiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+def device_name(device: torch.device) -> str:
+    """What a run ran on, for the summary."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Largest memory so far, in MiB: of the GPU if that is the device, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

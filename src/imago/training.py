@@ -1,7 +1,9 @@
 """One training run, from a checked configuration to a summary."""
 
 import contextlib
+import inspect
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -28,7 +31,16 @@ from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.metrics import Evaluator
 from imago.models.base import GenerativeModel
-from imago.runs import CSVLogger, Run, check_same_experiment, environment, find_resumable, peak_memory_mib, unused
+from imago.runs import (
+    CSVLogger,
+    Run,
+    check_same_experiment,
+    device_name,
+    environment,
+    find_resumable,
+    peak_memory_mib,
+    unused,
+)
 
 
 def train(config: Mapping[str, Any], name: str, directory: Path, group: str | None = None) -> Run:
@@ -57,14 +69,43 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         data: ImageDataModule = build(config["data"], "data")
         data.prepare()
         model = build_model(config, data.spec)
+        trainer = build_trainer(config)
         checkpoint_path = find_checkpoint(settings, config)
-        directory = checkpoint_path.parent.parent if checkpoint_path else unused(directory)
-        run = Run(directory, write=getattr(rank_zero_only, "rank", 0) == 0)
+        metrics: Evaluator = build(config["metrics"], "metrics")
+        metrics.prepare(data, trainer.strategy.root_device)
+        # Nothing is written before this line: whatever was wrong with the command has been said.
+        run = open_run(checkpoint_path.parent.parent if checkpoint_path else unused(directory))
         with concluded(run, interruption):
             run.write_config(config)
-            run.update(**describe(config, name, data, model), status="running")
-            run_training(config, settings, run, name, group, data, model, checkpoint_path, interruption)
+            run.update(**describe(config, name, data, model, trainer), status="running", notices=metrics.notices)
+            if run.write:
+                announce_start(run, data, checkpoint_path)
+            with connected(trainer, run, config, settings, name, group):
+                limits = Limits(settings.max_images, settings.max_updates, settings.max_seconds)
+                chosen = [
+                    build_with(node, f"callbacks.{key}", run=run, metrics=metrics, config=config)
+                    for key, node in config["callbacks"].items()
+                    if node is not None
+                ]
+                trainer.callbacks = in_order(chosen, [limits, interruption])  # type: ignore[attr-defined]
+                with warnings.catch_warnings():
+                    # The stream is endless and has no workers, both on purpose.
+                    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+                    trainer.fit(model, datamodule=data, ckpt_path=checkpoint_path, weights_only=True)
+                conclude(run, trainer, model, limits)
     return run
+
+
+def open_run(directory: Path) -> Run:
+    """The run directory; of several processes the first one writes.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        return Run(directory, write=getattr(rank_zero_only, "rank", 0) == 0)
+    except OSError as error:
+        raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
 
 
 def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
@@ -76,9 +117,36 @@ def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
     model: GenerativeModel = build(config["model"], "model", spec=spec)
     try:
         model.configure_optimizers()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise UserError(f"model.optimizer: {error}") from None
     return model
+
+
+def build_trainer(config: Mapping[str, Any]) -> Trainer:
+    """Lightning's trainer without callbacks and loggers, which need a run directory.
+
+    Raises:
+        UserError: the machine has not what is asked for, or several processes without a strategy.
+    """
+    try:
+        trainer: Trainer = build(
+            config["trainer"],
+            "trainer",
+            logger=False,
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            max_epochs=-1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]} Choose trainer=cpu, or other devices.") from None
+    if trainer.world_size > 1 and config["trainer"].get("strategy") is None:
+        raise UserError(f"trainer.devices={config['trainer']['devices']}: for several processes choose trainer=ddp")
+    return trainer
 
 
 def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | None:
@@ -98,9 +166,19 @@ def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | Non
         directory = Path(settings.resume)
     path = Run(directory, write=False).last if directory.is_dir() else directory
     checkpoint = read(path)
+    if path.name != "last.ckpt" or not (path.parent.parent / "config.yaml").exists():
+        raise UserError(
+            f"resume={settings.resume}: a run continues in its own directory, where it stopped; give that directory "
+            "or its checkpoints/last.ckpt"
+        )
     check_same_experiment(checkpoint["config"], config, path)
-    for limit, counter in (("max_images", "images_seen"), ("max_updates", "updates")):
-        end, done = getattr(settings, limit), checkpoint["progress"][counter]
+    done_so_far = {
+        "max_images": checkpoint["progress"]["images_seen"],
+        "max_updates": checkpoint["progress"]["updates"],
+        "max_seconds": checkpoint["callbacks"].get("Limits", {}).get("seconds", 0.0),
+    }
+    for limit, done in done_so_far.items():
+        end = getattr(settings, limit)
         if end is not None and done >= end:
             raise UserError(
                 f"{limit}={end}: the run in {path.parent.parent} is there already ({done}); give a larger one"
@@ -108,7 +186,9 @@ def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | Non
     return path
 
 
-def describe(config: Mapping[str, Any], name: str, data: ImageDataModule, model: GenerativeModel) -> dict[str, Any]:
+def describe(
+    config: Mapping[str, Any], name: str, data: ImageDataModule, model: GenerativeModel, trainer: Trainer
+) -> dict[str, Any]:
     """What the summary says of a run before it begins."""
     parameters = {player: sum(p.numel() for p in module.parameters()) for player, module in model.players.items()}
     return {
@@ -121,6 +201,7 @@ def describe(config: Mapping[str, Any], name: str, data: ImageDataModule, model:
         "seed": config["seed"],
         "batch_size": data.batch_size,
         "parameters": {**parameters, "total": sum(parameters.values())},
+        "device": device_name(trainer.strategy.root_device),
         **environment(),
     }
 
@@ -142,73 +223,36 @@ def concluded(run: Run, interruption: Interruption) -> Iterator[None]:
     finally:
         run.update(seconds=round(run.summary.get("seconds", 0) + time.time() - began, 1))
     if interruption.requested is not None:
+        print(f"stopped with checkpoint {run.last}; the same command with resume=auto continues", file=sys.stderr)
         raise Interrupted(interruption.requested)
 
 
-def run_training(
-    config: Mapping[str, Any],
-    settings: Settings,
-    run: Run,
-    name: str,
-    group: str | None,
-    data: ImageDataModule,
-    model: GenerativeModel,
-    checkpoint_path: Path | None,
-    interruption: Interruption,
-) -> None:
-    """Put the parts together, fit, and write down what came out."""
+@contextlib.contextmanager
+def connected(
+    trainer: Trainer, run: Run, config: Mapping[str, Any], settings: Settings, name: str, group: str | None
+) -> Iterator[None]:
+    """Inside, rows go to metrics.csv and the dashboards; afterwards these are closed, with the run's fate."""
     loggers: list[Logger] = [CSVLogger(run.metrics)] if run.write else []
+    failed = True
     try:
-        metrics: Evaluator = build(config["metrics"], "metrics")
-        limits = Limits(settings.max_images, settings.max_updates, settings.max_seconds)
-        trainer_arguments = {"max_epochs": -1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
-        dashboards = [
-            build_with(node, f"logger.{key}", run=run, name=name, config=config, tags=settings.tags, group=group)
-            for key, node in config["logger"].items()
-            if node is not None and run.write
-        ]
-        loggers += dashboards
-        chosen = [
-            build_with(node, f"callbacks.{key}", run=run, metrics=metrics, config=config)
-            for key, node in config["callbacks"].items()
-            if node is not None
-        ]
-        trainer: Trainer = build(
-            config["trainer"],
-            "trainer",
-            logger=loggers,
-            callbacks=in_order(chosen, [limits, interruption]),
-            plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            **trainer_arguments,
-        )
-        metrics.prepare(data, trainer.strategy.root_device)
-        run.update(notices=list(metrics.notices))
-        if run.write:
-            for notice in metrics.notices:
-                announce(notice)
-            announce_start(run, data, checkpoint_path)
-        with warnings.catch_warnings():
-            # The stream is endless and has no workers, both on purpose.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint_path, weights_only=True)
-        conclude(run, trainer, model, limits)
+        for key, node in config["logger"].items():
+            if node is not None and run.write:
+                given = {"run": run, "name": name, "config": config, "tags": settings.tags, "group": group}
+                loggers.append(build_with(node, f"logger.{key}", **given))
+        trainer.loggers = loggers
+        yield
+        failed = False
     finally:
         for logger in loggers:
-            logger.finalize("finished")
+            logger.finalize("failed" if failed else "success")
             if isinstance(logger, WandbLogger):
-                logger.experiment.finish()
+                logger.experiment.finish(exit_code=int(failed))
         if run.write and run.metrics.exists():
             draw_curves(run.metrics, run.path / "curves.png", f"{name}, seed {settings.seed}")
 
 
 def build_with(node: Mapping[str, Any], key: str, **available: Any) -> Any:
     """Build a node with those of the available arguments that its signature asks for."""
-    import inspect
-
     wanted = inspect.signature(target(node["_target_"], key)).parameters
     return build(node, key, **{name: value for name, value in available.items() if name in wanted})
 
@@ -230,6 +274,8 @@ def announce(text: str) -> None:
 def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None) -> None:
     """Say what begins, and where it will lie."""
     summary = run.summary
+    for notice in summary["notices"]:
+        announce(notice)
     print(f"{summary['name']}: {data.description}")
     print(f"{data.spec}; {summary['parameters']['total']:,} parameters; {summary['device']}")
     print(f"{'continues' if checkpoint_path else 'writes to'} {run.path}", flush=True)
@@ -242,7 +288,7 @@ def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits)
         "images_seen": model.images_seen,
         "updates": model.updates,
         "stopped_by": limits.reached(model),
-        "peak_memory_mib": round(peak_memory_mib(), 1),
+        "peak_memory_mib": round(peak_memory_mib(trainer.strategy.root_device), 1),
         "precision": trainer.precision,
         "device_count": trainer.world_size,
     }
@@ -251,6 +297,4 @@ def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits)
         entries["train"] = log.latest
         entries["training_seconds"] = round(seconds, 2)
         entries["images_per_second"] = round(model.images_seen / seconds, 1) if seconds else None
-    if torch.cuda.is_available():
-        entries["device"] = torch.cuda.get_device_name()
     run.update(**entries)

@@ -147,7 +147,7 @@ def test_a_schedule_sets_the_rate_by_images() -> None:
 )
 @pytest.mark.parametrize("name", ["gan", "dcgan"])
 def test_every_game_trains(name: str, options: list[str]) -> None:
-    spec = ImageSpec(3, 12, 10)
+    spec = ImageSpec(3, 20, 16)
     if any("penalty" in option for option in options) and name == "dcgan":
         with pytest.raises(UserError, match="batch_norm=false"):
             make(name, spec, *options)

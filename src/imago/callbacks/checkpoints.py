@@ -84,6 +84,7 @@ class Checkpoints(Periodic):
         value = trainer.strategy.broadcast(quality.latest.get(quality.headline, math.inf))
         if value < self.best:
             self.best = value
+            self.run.update(best={"metric": quality.headline, "value": value, "images_seen": model.images_seen})
             with clock_paused(trainer):
                 trainer.save_checkpoint(self.run.best, weights_only=False)
 
@@ -110,4 +111,5 @@ class Checkpoints(Periodic):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        self.best = state_dict["best"]
+        closing = self.run.summary.get("best", {}).get("value", math.inf)  # of a measurement after last.ckpt
+        self.best = min(state_dict["best"], closing)

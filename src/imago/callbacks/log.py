@@ -68,9 +68,9 @@ class TrainingLog(Periodic):
         self._observe_next(trainer, pl_module)
 
     def _observe_next(self, trainer: Trainer, model: LightningModule) -> None:
-        """Tell the model whether the coming batch ends in a row: only then gradient norms are worth computing."""
+        """Tell the model whether the coming update ends in a row: only then gradient norms are worth computing."""
         assert isinstance(model, GenerativeModel)
-        coming = model.images_seen + trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        coming = model.images_seen + model.batches_per_update * trainer.datamodule.batch_size  # type: ignore[attr-defined]
         model.observed = coming // self.every > self.acted_at // self.every
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
@@ -87,7 +87,7 @@ class TrainingLog(Periodic):
             self.images_per_second = self._interval_images / self._interval_seconds
             row["time/images_per_second"] = self.images_per_second
         row["time/training_seconds"] = self.training_seconds
-        row["time/peak_memory_mib"] = peak_memory_mib()
+        row["time/peak_memory_mib"] = peak_memory_mib(trainer.strategy.root_device)
         self._interval_images, self._interval_seconds = 0, 0.0
         log_row(trainer, model, row)
         if wrong:

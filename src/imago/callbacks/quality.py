@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imago.callbacks.averaging import sampling_weights
 from imago.callbacks.common import Periodic, find, log_row
-from imago.callbacks.interruption import Interruption
+from imago.callbacks.interruption import Abandoned, Interruption
 from imago.callbacks.log import clock_paused
 from imago.callbacks.progress import Progress
 from imago.metrics import Evaluator, Measurement
@@ -72,15 +72,19 @@ class MeasureQuality(Periodic):
                 interruption.stop_if_requested()
 
         measurements: list[Measurement] = []
+        abandoned = False
         if trainer.is_global_zero:
             with clock_paused(trainer), sampling_weights(trainer, model) as averaged:
                 report = None if progress is None else progress.subtask("measuring samples")
                 try:
                     measurements = measure(self.metrics, model, self.seed, averaged, report, stop_if_requested)
+                except Abandoned:
+                    abandoned = True
                 finally:
                     if progress is not None:
                         progress.end_subtask()
-        trainer.strategy.barrier("quality")
+        if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
+            raise Abandoned
         self.latest = {f"val/{m.name}": m.value for m in measurements}
         log_row(trainer, model, self.latest)
         return measurements

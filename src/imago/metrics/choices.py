@@ -168,7 +168,13 @@ class Classifier(ExtractorChoice):
         content = cache.load(name)
         if content is None:
             with progress_bar(f"Training a classifier of {data.name} for the metrics, once") as progress:
-                content = train_on(data, images_seen=_FIRST_USE_IMAGES, seed=0, device=device, progress=progress)
+                content = train_on(
+                    data,
+                    images_seen=min(_FIRST_USE_IMAGES, 200 * len(data.train)),
+                    seed=0,
+                    device=device,
+                    progress=progress,
+                )
             cache.save(name, content)
         notify(
             f"val/fd_classifier is measured with a classifier of {data.name} trained on this machine "

@@ -41,6 +41,8 @@ class GenerativeModel(LightningModule, ABC):
         images_seen: training images shown so far, over all devices.
         batches_seen: batches they came in; the position in the data stream.
         updates: optimiser steps of the model (of the generator, for a GAN).
+        batches_per_update: how many batches one of them takes.
+        observed: whether a row of the log is due soon, so that gradient norms are worth computing.
     """
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
@@ -51,9 +53,9 @@ class GenerativeModel(LightningModule, ABC):
         spec: ImageSpec,
         *,
         optimizer: Mapping[str, OptimizerFactory],
-        conditional: bool,
-        schedule: Schedule | None,
-        gradient_clip: float | None,
+        conditional: bool = False,
+        schedule: Schedule | None = None,
+        gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
         if conditional and not spec.classes:
@@ -67,6 +69,7 @@ class GenerativeModel(LightningModule, ABC):
         self.images_seen = 0
         self.batches_seen = 0
         self.updates = 0
+        self.batches_per_update = 1
         self.observed = True
         self._optimizer_factories = dict(optimizer)
         self._terms: dict[str, tuple[Tensor, int]] = {}
@@ -182,16 +185,18 @@ class GenerativeModel(LightningModule, ABC):
     def record(self, name: str, value: Float[Tensor, ""]) -> None:
         """Add to the running mean of a named number; the training log writes the mean as ``train/<name>``."""
         total, count = self._terms.get(name, (0, 0))
-        self._terms[name] = (total + value.detach(), count + 1)
+        self._terms[name] = (total + value.detach().float(), count + 1)
 
     def take_records(self) -> dict[str, float]:
         """The means recorded since the last call, averaged over all devices."""
-        means = {name: total / count for name, (total, count) in self._terms.items()}
+        if not self._terms:
+            return {}
+        means = torch.stack([torch.as_tensor(total / count) for total, count in self._terms.values()])
+        if self.trainer.world_size > 1:
+            means = self.trainer.strategy.reduce(means, reduce_op="mean")
+        names = list(self._terms)
         self._terms.clear()
-        if means and self.trainer.world_size > 1:
-            stacked = self.trainer.strategy.reduce(torch.stack(list(means.values())), reduce_op="mean")
-            means = dict(zip(means, stacked, strict=True))
-        return {name: float(value) for name, value in means.items()}
+        return dict(zip(names, means.tolist(), strict=True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Counters and running means go along, so that a continued run logs the rows of one that never stopped."""

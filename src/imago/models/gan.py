@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
@@ -88,7 +89,7 @@ class NonSaturating(CrossEntropy):
 
 
 class Hinge(Critic):
-    """D stops caring beyond a margin of one (Lim & Ye 2017, eq. 3-4; Miyato et al. 2018, eq. 16-17)."""
+    """D stops caring beyond a margin of one (Lim & Ye 2017; Miyato et al. 2018, eq. 16-17)."""
 
     def discriminator(self, real: Logits, fake: Logits) -> dict[str, Logits]:
         """max(0, 1 − D(x)) and max(0, 1 + D(G(z)))."""
@@ -209,10 +210,10 @@ class GAN(GenerativeModel):
         self.latent = latent
         self.objective = objective
         self.penalty = penalty
-        self.discriminator_steps = discriminator_steps
+        self.discriminator_steps = self.batches_per_update = discriminator_steps
         self.generator = generator(spec=spec, latent=latent, classes=self.classes)
         self.discriminator = discriminator(spec=spec, classes=self.classes)
-        if penalty is not None and self.discriminator.has_batch_norm:
+        if penalty is not None and any(isinstance(m, _BatchNorm) for m in self.discriminator.modules()):
             raise UserError(
                 f"model.penalty={type(penalty).__name__}: a penalty on single images' gradients is undefined under "
                 "batch norm, which mixes them; add model.discriminator.batch_norm=false"
@@ -235,9 +236,9 @@ class GAN(GenerativeModel):
         """D descends the objective's terms on m real and m generated images."""
         with torch.no_grad():
             fake = self.generator(self.noise(len(real), self.latent), labels)
-        d_real = self.discriminator(real, labels)
-        d_fake = self.discriminator(fake, labels)
-        terms = self.objective.discriminator(d_real.float(), d_fake.float())
+        d_real = self.discriminator(real, labels).float()
+        d_fake = self.discriminator(fake, labels).float()
+        terms = self.objective.discriminator(d_real, d_fake)
         if self.penalty is not None:
             terms["penalty"] = self.penalty(lambda x: self.discriminator(x, labels), real, fake)
         loss = torch.stack(list(terms.values())).sum(0).mean()

@@ -44,7 +44,7 @@ def size_ladder(spec: ImageSpec, depth: int | None) -> list[tuple[int, int]]:
 
 
 def _initialise(net: nn.Module) -> None:
-    """Weights from N(0, 0.02²), batch-norm scales from N(1, 0.02²) (Radford et al. 2016, section 4)."""
+    """Weights from N(0, 0.02²) (Radford et al. 2016, section 4), batch-norm scales from N(1, 0.02²), as coded."""
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -139,7 +139,6 @@ class DCGANDiscriminator(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.has_batch_norm = batch_norm
         sizes = size_ladder(spec, depth)
         channels = [width * 2**k for k in range(len(sizes) - 1)]
         self.plane = nn.Embedding(classes, spec.height * spec.width) if classes else None

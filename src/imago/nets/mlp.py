@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from imago.images import ImageSpec, Labels, Signal
 
+Widths = Annotated[list[PositiveInt], Field(min_length=1)]
+
 
 class MLPGenerator(nn.Module):
     """z → hidden layers → image.
@@ -24,7 +26,7 @@ class MLPGenerator(nn.Module):
         hidden: width of each hidden layer.
     """
 
-    def __init__(self, spec: ImageSpec, latent: int, classes: int, hidden: list[PositiveInt]) -> None:
+    def __init__(self, spec: ImageSpec, latent: int, classes: int, hidden: Widths) -> None:
         super().__init__()
         self.spec = spec
         self.first = nn.Linear(latent, hidden[0])
@@ -53,13 +55,11 @@ class MLPDiscriminator(nn.Module):
         spectral_norm: divide every weight by its largest singular value (Miyato et al. 2018).
     """
 
-    has_batch_norm = False
-
     def __init__(
         self,
         spec: ImageSpec,
         classes: int,
-        hidden: list[PositiveInt],
+        hidden: Widths,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         spectral_norm: bool = False,
     ) -> None:
