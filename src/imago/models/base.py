@@ -219,13 +219,14 @@ class GenerativeModel(LightningModule, ABC):
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, and afterwards every submodule's own mode again."""
-    training = {m: m.training for m in module.modules()}
-    module.eval()
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
     try:
         yield
     finally:
-        for m, mode in training.items():
-            m.training = mode
+        for m in training:
+            m.training = True
 
 
 @contextmanager
