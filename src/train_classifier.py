@@ -1,13 +1,25 @@
 """Train the classifier behind ``metrics=classifier``: ``python src/train_classifier.py data=cifar10 out=FILE``."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
+from pydantic import Field, PositiveInt
 
 from imago import cli
-from imago.config import build, plain
+from imago.config import build, check_node, check_settings, plain
 from imago.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What train_classifier.yaml explains."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    max_images: PositiveInt
+    out: str
 
 
 def main(config: DictConfig) -> None:
@@ -18,27 +30,26 @@ def main(config: DictConfig) -> None:
     from imago.metrics.choices import train_on
     from imago.metrics.progress import progress_bar
 
-    settings = plain(config)
-    for name, least in (("seed", 0), ("max_images", 1)):
-        if not isinstance(settings[name], int) or settings[name] < least:
-            raise UserError(f"{name}={settings[name]}: must be a whole number, {least} or more")
-    out = Path(settings["out"])
+    composed = plain(config)
+    settings = check_settings(composed, Settings, groups=("data",))
+    check_node(composed["data"], "data")
+    out = Path(settings.out)
     if not out.parent.is_dir():
         raise UserError(f"out={out}: there is no folder {out.parent}. Create it, or choose another place.")
-    data = build(settings["data"], "data")
+    data = build(composed["data"], "data")
     data.prepare()
     if data.train.labels is None:
         raise UserError(f"data={data.name}: has no labels to train a classifier with. Choose labelled data.")
     started = time.perf_counter()
-    options = {"images_seen": settings["max_images"], "seed": settings["seed"], "device": torch.device("cpu")}
+    cpu = torch.device("cpu")
     with progress_bar(f"Classifier of {data.name}") as progress:
-        content = train_on(data, progress=progress, **options)
+        content = train_on(data, images_seen=settings.max_images, seed=settings.seed, device=cpu, progress=progress)
     save_atomically(out, content)
     numbers = sum(value.numel() for value in content["weights"].values())
     print(
         f"{out}: {numbers:,} numbers, {out.stat().st_size:,} bytes, "
         f"accuracy {content['validation_accuracy']:.2%} (validation), {content['test_accuracy']:.2%} (test), "
-        f"{settings['max_images']:,} images in {time.perf_counter() - started:.0f} s"
+        f"{settings.max_images:,} images in {time.perf_counter() - started:.0f} s"
     )
 
 
