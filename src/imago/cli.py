@@ -6,7 +6,6 @@ them.
 """
 
 import difflib
-import logging
 import os
 import re
 import sys
@@ -51,7 +50,6 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         config_name: the primary configuration, such as ``train``.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall hand errors on instead of printing them and exiting with 1
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Deprecations inside libraries are not the user's concern.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import logging
 import os
 import sys
 import time
@@ -61,6 +62,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         Exception: whatever broke training; the summary says ``failed``.
     """
     settings = check(config)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which accelerators are absent is no news
     if not torch.cuda.is_available():
         # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
