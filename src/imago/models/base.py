@@ -73,6 +73,7 @@ class GenerativeModel(LightningModule, ABC):
         self.observed = True
         self._optimizer_factories = dict(optimizer)
         self._terms: dict[str, tuple[Tensor, int]] = {}
+        self._progress: Callable[[int, int], None] | None = None
 
     # --- what a family writes -----------------------------------------------------------------------------------------
 
@@ -92,7 +93,14 @@ class GenerativeModel(LightningModule, ABC):
     # --- what everybody uses ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, n: int, *, labels: Labels | None = None, generator: PerImageGenerator) -> Images:
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Labels | None = None,
+        generator: PerImageGenerator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Images:
         """Draw ``n`` images.
 
         Args:
@@ -100,6 +108,7 @@ class GenerativeModel(LightningModule, ABC):
             labels: int64 (n,), the class of each image; conditional models only, which draw classes uniformly without
                 it.
             generator: the random stream of each image. Image k depends on its own stream alone, not on ``n``.
+            progress: called with (steps done, steps in all) by models that draw all images step by step.
 
         Returns:
             uint8 (n, channels, height, width) with values 0..levels-1, on the model's device.
@@ -112,8 +121,17 @@ class GenerativeModel(LightningModule, ABC):
         if labels is not None:
             self._check_labels(labels, n)
             labels = labels.to(self.device)
-        with evaluating(self):
-            return self.generate(n, labels, generator)
+        self._progress = progress
+        try:
+            with evaluating(self):
+                return self.generate(n, labels, generator)
+        finally:
+            self._progress = None
+
+    def report(self, done: int, total: int) -> None:
+        """Tell whoever waits for :meth:`sample` how far it has come."""
+        if self._progress is not None:
+            self._progress(done, total)
 
     def _check_labels(self, labels: Tensor, n: int) -> None:
         if not self.conditional:
@@ -214,6 +232,57 @@ class GenerativeModel(LightningModule, ABC):
         self.batches_seen = progress["batches_seen"]
         self.updates = progress["updates"]
         self._terms = {name: (total, count) for name, (total, count) in progress["terms"].items()}
+
+
+class ExplicitModel(GenerativeModel, ABC):
+    """A model that can say how likely an image is: exactly, or by a lower bound (:attr:`likelihood` says which)."""
+
+    @abstractmethod
+    def log_prob(self, images: Images, labels: Tensor | None) -> Float[Tensor, " n"]:
+        """log p(x) of each image in nats, or the bound: what training maximises. Differentiable, in any mode."""
+
+    @torch.no_grad()
+    def log_likelihood(self, images: Images, labels: Labels | None = None) -> Float[Tensor, " n"]:
+        """log p(x) or log p(x | label) of the integer images, in evaluation mode.
+
+        Args:
+            images: uint8 (n, channels, height, width) with values 0..levels-1.
+            labels: int64 (n,), for conditional models.
+
+        Returns:
+            Nats, (n,); :func:`imago.images.bits_per_dim` turns them into bits per dimension.
+
+        Raises:
+            UserError: images or labels that the model was not made for.
+        """
+        self.check_images(images)
+        if labels is not None:
+            self._check_labels(labels, len(images))
+            labels = labels.to(self.device)
+        elif self.conditional:
+            raise UserError("a conditional model knows log p(x | label) only: give the labels of the images")
+        with evaluating(self):
+            return self.log_prob(images.to(self.device), labels)
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse images that the model was not made for.
+
+        Raises:
+            UserError: another shape, type or range; the message has both.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise UserError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}: give uint8 (n, channels, height, width)"
+            )
+        shape = "x".join(map(str, images.shape[1:]))
+        if tuple(images.shape[1:]) != self.spec.shape:
+            raise UserError(f"images of {shape} for a model of {self.spec}: give images of the model's shape")
+        if len(images) and int(images.max()) >= self.spec.levels:
+            raise UserError(
+                f"pixel values up to {int(images.max())} for a model of {self.spec.levels} levels: "
+                f"give values 0..{self.spec.levels - 1}"
+                + (" (binarise the images as in training)" if self.spec.levels == 2 else "")
+            )
 
 
 @contextmanager
