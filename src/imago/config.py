@@ -29,6 +29,7 @@ from imago.errors import UserError
 ALLOWED_PACKAGES = (
     "imago.models",
     "imago.nets",
+    "imago.likelihoods",
     "imago.schedules",
     "imago.data",
     "imago.metrics",
@@ -88,6 +89,7 @@ class Every:
 
     log: PositiveInt
     samples: PositiveInt
+    likelihood: PositiveInt
     quality: PositiveInt
     checkpoints: PositiveInt
 

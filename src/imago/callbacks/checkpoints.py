@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from pydantic import PositiveInt
 
 from imago.callbacks.common import Periodic, find
+from imago.callbacks.likelihood import MeasureLikelihood
 from imago.callbacks.log import DivergedError, clock_paused
 from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import random_state, set_random_state
@@ -19,7 +20,7 @@ _TRAINING_STREAM = 0x9E3779B9
 
 
 class Checkpoints(Periodic):
-    """Keeps ``last.ckpt``, and ``best.ckpt`` by the headline metric (lower is better).
+    """Keeps ``last.ckpt``, and ``best.ckpt``: by the likelihood where the model knows it, else by the sample quality.
 
     Must be the last callback: a checkpoint holds what all others did with the batch, and a run that is asked to stop
     writes ``last.ckpt`` *before* the closing grid and measurement, which a continued run would not have made there.
@@ -78,13 +79,19 @@ class Checkpoints(Periodic):
         self._keep_best(trainer, pl_module)
 
     def _keep_best(self, trainer: Trainer, model: GenerativeModel) -> None:
-        quality = find(trainer, MeasureQuality)
-        if quality is None or quality.headline is None or not quality.acted_at == model.images_seen > 0:
+        for kind in (MeasureLikelihood, MeasureQuality):
+            source = find(trainer, kind)
+            headline = source.headline(model) if source is not None else None
+            if source is not None and headline is not None:
+                break
+        else:
             return
-        value = trainer.strategy.broadcast(quality.latest.get(quality.headline, math.inf))
+        if not source.acted_at == model.images_seen > 0:
+            return
+        value = trainer.strategy.broadcast(source.latest.get(headline, math.inf))
         if value < self.best:
             self.best = value
-            self.run.update(best={"metric": quality.headline, "value": value, "images_seen": model.images_seen})
+            self.run.update(best={"metric": headline, "value": value, "images_seen": model.images_seen})
             with clock_paused(trainer):
                 trainer.save_checkpoint(self.run.best, weights_only=False)
 

@@ -1,9 +1,10 @@
-"""Sample quality: feature extractors, Fréchet and kernel distances, and the evaluator that a run is given."""
+"""Sample quality (feature extractors, distances, the evaluator that a run is given), and likelihood."""
 
 from imago.metrics.choices import Auto, Classifier, ExtractorChoice, Inception
 from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
 from imago.metrics.frechet import Moments, frechet_distance
 from imago.metrics.kernel import kernel_distance, squared_mmd
+from imago.metrics.likelihood import measure_likelihood
 from imago.metrics.quality import Evaluator, Measurement, NoMetrics, SampleQuality
 from imago.metrics.reference import ReferenceStatistics
 
@@ -23,5 +24,6 @@ __all__ = [
     "SampleQuality",
     "frechet_distance",
     "kernel_distance",
+    "measure_likelihood",
     "squared_mmd",
 ]

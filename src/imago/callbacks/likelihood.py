@@ -1,0 +1,64 @@
+"""The likelihood of the validation split during training, for models that know it."""
+
+from collections.abc import Callable
+
+from lightning import Trainer
+from pydantic import PositiveInt
+
+from imago.callbacks.measuring import Measuring
+from imago.metrics import Measurement, measure_likelihood
+from imago.models.base import ExplicitModel, GenerativeModel
+from imago.runs import Run
+
+
+class MeasureLikelihood(Measuring):
+    """Logs ``val/bpd`` and ``val/nats``, with averaged weights where the run keeps them.
+
+    Does nothing for models without a likelihood.
+
+    Args:
+        every: number of images between two measurements.
+        run: the run directory.
+        images: take only the first ones of the validation split; ``None`` takes all.
+        batch_size: images at a time; changes no number beyond rounding.
+        at_start: measure the untrained model too, for comparison.
+    """
+
+    doing = "measuring likelihood"
+
+    def __init__(
+        self,
+        every: PositiveInt,
+        run: Run,
+        images: PositiveInt | None = None,
+        batch_size: PositiveInt = 128,
+        at_start: bool = True,
+    ) -> None:
+        super().__init__(every, run, at_start)
+        self.images = images
+        self.batch_size = batch_size
+
+    def headline(self, model: GenerativeModel) -> str | None:
+        """Bits per dimension."""
+        return "val/bpd" if isinstance(model, ExplicitModel) else None
+
+    def measure(
+        self,
+        trainer: Trainer,
+        model: GenerativeModel,
+        averaged: bool,
+        progress: Callable[[int, int], None] | None,
+        before_batch: Callable[[], None],
+    ) -> list[Measurement]:
+        """See :meth:`Measuring.measure`."""
+        assert isinstance(model, ExplicitModel)
+        return measure_likelihood(
+            model,
+            trainer.datamodule,  # type: ignore[attr-defined]
+            "val",
+            averaged=averaged,
+            batch_size=self.batch_size,
+            images=self.images,
+            progress=progress,
+            before_batch=before_batch,
+        )

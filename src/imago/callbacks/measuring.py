@@ -1,0 +1,107 @@
+"""What measurements during training share: when, with which weights, and where the numbers go."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from lightning import LightningModule, Trainer
+
+from imago.callbacks.averaging import sampling_weights
+from imago.callbacks.common import Periodic, find, log_row
+from imago.callbacks.interruption import Abandoned, Interruption
+from imago.callbacks.log import clock_paused
+from imago.callbacks.progress import Progress
+from imago.metrics import Measurement
+from imago.models.base import GenerativeModel
+from imago.runs import Run
+
+
+class Measuring(Periodic, ABC):
+    """Measures the model, logs ``val/<name>`` for each number, and keeps value and protocol in the summary.
+
+    Args:
+        every: number of images between two measurements.
+        run: the run directory.
+        at_start: measure the untrained model too, for comparison.
+
+    Attributes:
+        doing: what the progress bar says meanwhile.
+        latest: the last numbers by the names under which they are logged, on the first of several processes.
+    """
+
+    doing: ClassVar[str]
+
+    def __init__(self, every: int, run: Run, at_start: bool) -> None:
+        super().__init__(every)
+        self.run = run
+        self.at_start = at_start
+        self.latest: dict[str, float] = {}
+
+    @abstractmethod
+    def headline(self, model: GenerativeModel) -> str | None:
+        """The name under which the most important number is logged; ``None`` if this model cannot be measured so."""
+
+    @abstractmethod
+    def measure(
+        self,
+        trainer: Trainer,
+        model: GenerativeModel,
+        averaged: bool,
+        progress: Callable[[int, int], None] | None,
+        before_batch: Callable[[], None],
+    ) -> list[Measurement]:
+        """Measure; called where there is a :meth:`headline`, on the first of several processes.
+
+        Args:
+            trainer: whose data may be needed.
+            model: with the weights to be judged.
+            averaged: whether these are averaged weights.
+            progress: called with (images so far, images in all).
+            before_batch: called before each batch; raises :class:`Abandoned` if the run was asked to stop.
+        """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the untrained model."""
+        assert isinstance(pl_module, GenerativeModel)
+        if self.at_start and pl_module.images_seen == 0 and self.headline(pl_module):
+            values = {f"val/{m.name}": m.value for m in self._measure(trainer, pl_module)}
+            self.run.update(untrained=self.run.summary.get("untrained", {}) | values)
+        super().on_train_start(trainer, pl_module)
+
+    def act(self, trainer: Trainer, model: GenerativeModel) -> None:
+        """Measure, log, and keep the results in the summary."""
+        if not self.headline(model):
+            return
+        measurements = self._measure(trainer, model)
+        results = self.run.summary.get("metrics", {})
+        for m in measurements:
+            key = f"val/{m.name}"
+            best = min(results.get(key, {}).get("best", math.inf), m.value)  # in this order a nan is never the best
+            results[key] = {"value": m.value, "best": best, "images_seen": model.images_seen, "protocol": m.protocol}
+        self.run.update(metrics=results)
+
+    def _measure(self, trainer: Trainer, model: GenerativeModel) -> list[Measurement]:
+        interruption, progress = find(trainer, Interruption), find(trainer, Progress)
+
+        def stop_if_requested() -> None:
+            if interruption is not None:
+                interruption.stop_if_requested()
+
+        measurements: list[Measurement] = []
+        abandoned = False
+        if trainer.is_global_zero:
+            with clock_paused(trainer), sampling_weights(trainer, model) as averaged:
+                report = None if progress is None else progress.subtask(self.doing)
+                try:
+                    measurements = self.measure(trainer, model, averaged, report, stop_if_requested)
+                except Abandoned:
+                    abandoned = True
+                finally:
+                    if progress is not None:
+                        progress.end_subtask()
+        if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
+            raise Abandoned
+        self.latest = {f"val/{m.name}": m.value for m in measurements}
+        log_row(trainer, model, self.latest)
+        return measurements

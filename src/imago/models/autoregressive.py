@@ -1,0 +1,190 @@
+"""Fully visible belief networks: the chain rule, said once for all models that use it.
+
+Order the values x_1, …, x_D of an image: top to bottom, left to right, within a pixel R, G, B. Then without any
+assumption (lecture, chapter "Fully visible belief network")
+
+    p(x) = ∏_i p(x_i | x_1, …, x_{i-1}).                                                                      (1)
+
+A network with masked connections gives the distribution of every x_i from the values before it, all at once: training
+sees every pixel's true predecessors ("teacher forcing"), needs one forward pass, and maximises log p(x) itself. To
+sample, the values must be drawn one after the other. The models differ only in the network: which of the earlier values
+reach x_i, and by what computation.
+
+Frey 1998, "Graphical models for machine learning and digital communication"; van den Oord et al. 2016, "Pixel recurrent
+neural networks" (PMLR 48), equation 1.
+"""
+
+from abc import ABC
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from imago.errors import UserError
+from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, to_signal
+from imago.likelihoods import DistributionFactory, LevelLogits, distribution_of
+from imago.models.base import ExplicitModel, OptimizerFactory, evaluating
+from imago.nets.causal import AutoregressiveNet
+from imago.nets.incremental import Incremental, Recomputed
+from imago.noise import PerImageGenerator
+from imago.schedules import Schedule
+from imago.threads import suitable_threads
+
+
+class Autoregressive(ExplicitModel, ABC):
+    """A model by equation 1; a subclass sets :attr:`net`.
+
+    Args:
+        spec: the images.
+        distribution: of a value given those before it, for a number of levels; two levels are always Bernoulli.
+        optimizer: of the player ``net``.
+        conditional: model p(x | label).
+        schedule: factor on the learning rate as a function of the images seen.
+        gradient_clip: largest norm of the gradient.
+
+    Attributes:
+        net: the network.
+        temperature: divides the log-probabilities of :meth:`sample` and :meth:`complete`; 1 samples the model itself.
+        incremental: draw with kept activations; ``False`` repeats the whole network for every value, as a reference.
+    """
+
+    likelihood = "exact"
+    averaged = ("net",)
+    net: AutoregressiveNet
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        *,
+        distribution: DistributionFactory,
+        optimizer: Mapping[str, OptimizerFactory],
+        conditional: bool = False,
+        schedule: Schedule | None = None,
+        gradient_clip: float | None = None,
+    ) -> None:
+        super().__init__(
+            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
+        )
+        self.distribution = distribution_of(distribution, spec.levels)
+        self.temperature = 1.0
+        self.incremental = True
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        """One network."""
+        return {"net": self.net}
+
+    # --- likelihood ---------------------------------------------------------------------------------------------------
+
+    def learn(self, batch: Batch) -> None:
+        """Maximise log p(x), per dimension."""
+        nats = -self.log_prob(batch.images, batch.labels if self.conditional else None).mean()
+        self.record("nats", nats)
+        self.record("bpd", bits_per_dim(nats, self.spec))
+        self.descend("net", nats / self.spec.dimensions)
+        self.updates += 1
+
+    def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:
+        """Equation 1: Σ_i log p(x_i | x_1, …, x_{i-1}), in nats."""
+        parameters = self.net(to_signal(images, self.spec.levels), labels)
+        return self.distribution.log_prob(parameters, images).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def logits(self, images: Images, labels: Labels | None = None) -> Float[Tensor, "n channels height width levels"]:
+        """Log-probability of every level at every position given the values before it, up to a constant.
+
+        In the mode that the model is in (training or evaluation).
+
+        Args:
+            images: uint8 (n, channels, height, width).
+            labels: int64 (n,), conditional models only.
+        """
+        self.check_images(images)
+        signal = to_signal(images.to(self.device), self.spec.levels)
+        return self.distribution.logits(self.net(signal, labels))
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
+        """Value after value from its distribution given the ones drawn before."""
+        return self._draw(n, labels, generator, None, None)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        images: Images,
+        mask: Bool[Tensor, "..."],
+        *,
+        labels: Labels | None = None,
+        generator: PerImageGenerator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Images:
+        """Keep the known values and draw the others, each given all values before it.
+
+        What is known *below* a hidden value has no influence on it: exact for images hidden from some point on.
+
+        Args:
+            images: uint8 (n, channels, height, width).
+            mask: true where the value is known; any shape that broadcasts to the images'.
+            labels: int64 (n,), for conditional models.
+            generator: the random stream of each image.
+            progress: called with (values so far, values in all).
+
+        Returns:
+            uint8 (n, channels, height, width).
+
+        Raises:
+            UserError: images, labels or a mask that the model was not made for.
+        """
+        self.check_images(images)
+        try:
+            known = mask.to(self.device).expand(images.shape)
+        except RuntimeError:
+            raise UserError(
+                f"mask of shape {tuple(mask.shape)} for images of {tuple(images.shape)}: give one that broadcasts"
+            ) from None
+        if labels is not None:
+            self._check_labels(labels, len(images))
+            labels = labels.to(self.device)
+        elif self.conditional:
+            raise UserError("a conditional model completes images of given classes: give their labels")
+        self._progress = progress
+        try:
+            with evaluating(self):
+                return self._draw(len(images), labels, generator, images.to(self.device), known)
+        finally:
+            self._progress = None
+
+    def _draw(
+        self,
+        n: int,
+        labels: Tensor | None,
+        generator: PerImageGenerator,
+        given: Images | None,
+        known: Tensor | None,
+    ) -> Images:
+        channels, height, width = self.spec.shape
+        like = next(self.net.parameters())
+        uniform = generator.uniform(n, channels, height, width).to(like.device)
+        images = torch.zeros(n, *self.spec.shape, dtype=torch.uint8, device=like.device)
+        scale = 2 / (self.spec.levels - 1)
+        state: Incremental
+        with torch.inference_mode(), suitable_threads(like.device):
+            if self.incremental:
+                state = self.net.incremental(n, labels)
+            else:
+                state = Recomputed(self.net, like.new_zeros(n, *self.spec.shape), labels)
+            for row in range(height):
+                state.begin_row(row)
+                for column in range(width):
+                    for channel in range(channels):
+                        at = (slice(None), channel, row, column)
+                        parameters = state.predict(row, column, channel)
+                        value = self.distribution.sample(parameters, uniform[at], self.temperature)
+                        if known is not None and given is not None:
+                            value = torch.where(known[at], given[at].long(), value)
+                        images[at] = value
+                        state.set(row, column, channel, value * scale - 1)
+                self.report((row + 1) * width * channels, self.spec.dimensions)
+        return images
