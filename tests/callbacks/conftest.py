@@ -91,12 +91,13 @@ def fit() -> Callable[..., Trainer]:
     """Trains a model up to its n-th batch with some callbacks, in their order; ``last`` act after the stop is known."""
 
     def run(
-        model: Toy,
+        model: GenerativeModel,
         batches: int,
         *callbacks: Callback,
         last: tuple[Callback, ...] = (),
         loggers: tuple[Logger, ...] = (),
         checkpoint: Any = None,
+        data: LightningDataModule | None = None,
     ) -> Trainer:
         trainer = Trainer(
             accelerator="cpu",
@@ -109,7 +110,7 @@ def fit() -> Callable[..., Trainer]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(model, datamodule=Endless(), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(model, datamodule=data or Endless(), ckpt_path=checkpoint, weights_only=True)
         return trainer
 
     return run

@@ -71,7 +71,7 @@ def test_nothing_to_measure(toy: Any, fit: Any, tmp_path: Path) -> None:
     run = Run(tmp_path)
     quality = MeasureQuality(16, run, NoMetrics())
     fit(toy(), 3, quality, last=(Checkpoints(10**6, run, {"seed": 0}),))
-    assert quality.headline is None
+    assert quality.headline(toy()) is None
     assert "metrics" not in run.summary
     assert not run.best.exists()
 

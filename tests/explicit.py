@@ -1,0 +1,53 @@
+"""The smallest model with a likelihood: a categorical distribution for each pixel, uniform before training."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from imago.images import Batch, Images, ImageSpec
+from imago.models.base import ExplicitModel
+from imago.noise import PerImageGenerator
+
+
+class Pixels(ExplicitModel):
+    """Independent pixels, with a table of logits for each class of a conditional model.
+
+    Args:
+        lr: of plain gradient descent on the mean negative log-likelihood.
+    """
+
+    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "exact"
+    averaged: ClassVar[tuple[str, ...]] = ("table",)
+
+    def __init__(self, spec: ImageSpec, conditional: bool = False, lr: float = 0.5) -> None:
+        optimizer = {"table": lambda parameters: torch.optim.SGD(parameters, lr=lr)}
+        super().__init__(spec, optimizer=optimizer, conditional=conditional)
+        self.table = nn.Embedding(max(1, self.classes), spec.dimensions * spec.levels)
+        nn.init.zeros_(self.table.weight)
+        self.modes: list[bool] = []
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        return {"table": self.table}
+
+    def learn(self, batch: Batch) -> None:
+        loss = -self.log_prob(batch.images, batch.labels if self.conditional else None).mean()
+        self.record("nats", loss)
+        self.descend("table", loss)
+        self.updates += 1
+
+    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
+        logits = self._logits(n, labels)
+        u = generator.uniform(n, self.spec.dimensions, 1).to(logits)
+        values = (logits.softmax(-1).cumsum(-1) < u).sum(-1)
+        return values.clamp(max=self.spec.levels - 1).byte().reshape(n, *self.spec.shape)
+
+    def log_prob(self, images: Images, labels: Tensor | None) -> Tensor:
+        self.modes.append(self.training)
+        logs = self._logits(len(images), labels).log_softmax(-1)
+        return logs.gather(-1, images.flatten(1).long()[..., None])[..., 0].sum(1)
+
+    def _logits(self, n: int, labels: Tensor | None) -> Tensor:
+        rows = torch.zeros(n, dtype=torch.int64) if labels is None else labels
+        return self.table(rows).reshape(n, self.spec.dimensions, self.spec.levels)
