@@ -8,6 +8,7 @@ is the image, a mask B everywhere above.
 Rows below the centre are never seen, so their weights do not exist: a 5x5 kernel is stored and computed as 3x5.
 """
 
+import math
 from abc import ABC, abstractmethod
 from functools import partial
 from itertools import pairwise
@@ -37,6 +38,12 @@ class AutoregressiveNet(nn.Module, ABC):
     @abstractmethod
     def incremental(self, n: int, labels: Labels | None) -> Incremental:
         """A state in which ``n`` images are drawn value by value, at one position's work for each value."""
+
+
+def scaled_uniform(*shape: int, fan_in: float | None = None) -> nn.Parameter:
+    """A weight (outputs, inputs, …) with which unit inputs give unit outputs: variance 1 / fan-in."""
+    fan_in = math.prod(shape[1:]) if fan_in is None else fan_in
+    return nn.Parameter(torch.empty(shape).uniform_(-1, 1) * math.sqrt(3 / max(fan_in, 1)))
 
 
 def groups_of(features: int, groups: int, parts: int = 1) -> Tensor:
@@ -84,8 +91,7 @@ class CausalConv2d(nn.Module):
         visible[:, :, -1, self.left] = (into <= out) if self.inclusive else (into < out)
         visible[:, :, -1, self.left + 1 :] = 0
         self.register_buffer("visible", visible, persistent=False)
-        fan_in = visible.sum((1, 2, 3), keepdim=True).mean().clamp(min=1)
-        self.weight = nn.Parameter(torch.empty_like(visible).uniform_(-1, 1) * (3 / fan_in).sqrt())
+        self.weight = scaled_uniform(*visible.shape, fan_in=float(visible.sum()) / len(out))
         self.bias = nn.Parameter(torch.zeros(parts * out_features)) if bias else None
         self.class_bias = nn.Embedding(classes, parts * out_features) if classes else None
         if self.class_bias is not None:
@@ -100,19 +106,32 @@ class CausalConv2d(nn.Module):
         )
         return y if self.class_bias is None else y + self.class_bias(labels)[:, :, None, None]
 
-    def unroll(self, program: RowProgram, source: Row) -> Row:
-        """Append this layer to a row program; ``parts`` of the output lie side by side within each channel group."""
+    def constant(self, program: RowProgram) -> Tensor:
+        """What is added at every pixel, bias and class bias, (1 or n, 1, outputs) in the order of :meth:`unroll`."""
+        order = grouped_order(self.features, self.channels, self.parts, self.weight.device)
+        constant = program.like.new_zeros(1, 1, len(order)) if self.bias is None else self.bias[order].view(1, 1, -1)
+        if self.class_bias is not None:
+            assert program.labels is not None
+            constant = constant + self.class_bias(program.labels)[:, None, order]
+        return constant.detach()
+
+    def unroll(self, program: RowProgram, source: Row, before: Tensor | None = None) -> Row:
+        """Append this layer to a row program; ``parts`` of the output lie side by side within each channel group.
+
+        Args:
+            program: the program.
+            source: the input.
+            before: (n, width, outputs) to add instead of :meth:`constant`, set by an operation for each row.
+        """
         target = program.row(self.features, self.parts)
         order = grouped_order(self.features, self.channels, self.parts, self.weight.device)
         weight = (self.weight * self.visible)[order].detach()
         upper, centre = weight[:, :, :-1], weight[:, :, -1, : self.left + 1]
-        bias = program.like.new_zeros(len(order)) if self.bias is None else self.bias[order].detach()
-        if self.class_bias is not None:
-            assert program.labels is not None
-            bias = bias + self.class_bias(program.labels)[:, None, order].detach()
-        before = bias.expand(program.n, program.width, -1).clone()
-        if self.above:
-            program.each_row(from_above(source, upper, bias, before, self.above, self.left))
+        if before is None:
+            constant = self.constant(program)
+            before = constant.expand(program.n, program.width, -1).clone()
+            if self.above:
+                program.each_row(from_above(source, upper, constant, before, self.above, self.left))
         weights = centre.permute(2, 1, 0).reshape(-1, len(order))  # (column, input) x output
 
         def operations(column: int, group: int) -> list[Operation]:
@@ -191,7 +210,7 @@ def from_above(source: Row, weight: Tensor, bias: Tensor, into: Tensor, rows: in
     Args:
         source: the input; still holds the row above when the operation runs.
         weight: (outputs, inputs, rows, 2 * left + 1).
-        bias: (outputs,) or (n, 1, outputs), added.
+        bias: broadcasts to (n, width, outputs), added.
         into: (n, width, outputs), written.
         rows: how many rows above are seen.
         left: columns seen on either side.
