@@ -144,5 +144,3 @@ DistributionFactory = Callable[..., Distribution]
 def distribution_of(factory: DistributionFactory, levels: int) -> Distribution:
     """The chosen distribution for so many levels; two levels are a :class:`Bernoulli` whatever was chosen."""
     return Bernoulli() if levels == 2 else factory(levels=levels)
-
-

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, to_signal
-from imago.likelihoods import DistributionFactory, LevelLogits, distribution_of
+from imago.likelihoods import DistributionFactory, distribution_of
 from imago.models.base import ExplicitModel, OptimizerFactory, evaluating
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Incremental, Recomputed
@@ -145,7 +145,7 @@ class Autoregressive(ExplicitModel, ABC):
                 f"mask of shape {tuple(mask.shape)} for images of {tuple(images.shape)}: give one that broadcasts"
             ) from None
         if labels is not None:
-            self._check_labels(labels, len(images))
+            self.check_labels(labels, len(images))
             labels = labels.to(self.device)
         elif self.conditional:
             raise UserError("a conditional model completes images of given classes: give their labels")

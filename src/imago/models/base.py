@@ -119,7 +119,7 @@ class GenerativeModel(LightningModule, ABC):
         if labels is None and self.conditional:
             labels = generator.integers(n, self.classes)
         if labels is not None:
-            self._check_labels(labels, n)
+            self.check_labels(labels, n)
             labels = labels.to(self.device)
         self._progress = progress
         try:
@@ -133,7 +133,12 @@ class GenerativeModel(LightningModule, ABC):
         if self._progress is not None:
             self._progress(done, total)
 
-    def _check_labels(self, labels: Tensor, n: int) -> None:
+    def check_labels(self, labels: Tensor, n: int) -> None:
+        """Refuse labels that the model was not made for.
+
+        Raises:
+            UserError: an unconditional model, another number than ``n``, or classes that do not exist.
+        """
         if not self.conditional:
             raise UserError("labels given to an unconditional model: train it with conditional=true, or leave them out")
         if len(labels) != n:
@@ -257,7 +262,7 @@ class ExplicitModel(GenerativeModel, ABC):
         """
         self.check_images(images)
         if labels is not None:
-            self._check_labels(labels, len(images))
+            self.check_labels(labels, len(images))
             labels = labels.to(self.device)
         elif self.conditional:
             raise UserError("a conditional model knows log p(x | label) only: give the labels of the images")

@@ -127,6 +127,7 @@ class GatedPixelCNNNet(AutoregressiveNet):
         program = RowProgram.of(self, self.spec, n, labels)
         v, h = program.image, program.image
         for layer in self.layers:
+            assert isinstance(layer, GatedLayer)
             v, h = layer.unroll(program, v, h)
         program.output = self.head.unroll(program, h)
         return program
@@ -139,7 +140,7 @@ class VerticalConv2d(nn.Module):
         in_features: features of the input.
         out_features: features of the output.
         kernel: n of the full n x n kernel.
-        shifted: see the n // 2 rows above only; otherwise the own row too, which is for inputs that are shifted already.
+        shifted: see the n // 2 rows above only; otherwise the own row too, for inputs that are shifted already.
     """
 
     def __init__(self, in_features: int, out_features: int, kernel: int, *, shifted: bool) -> None:
