@@ -1,17 +1,23 @@
-"""Measure a trained model's samples: ``python src/evaluate.py checkpoint=logs/gan-digits/<time>``."""
+"""Measure a trained model: ``python src/evaluate.py checkpoint=logs/gan-digits/<time>``.
+
+The likelihood of held-out images, where the model knows it, and the quality of samples.
+"""
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from imago import cli
 from imago.config import build, check_node, check_settings, plain
 from imago.errors import UserError
+
+if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    from imago.metrics import Measurement
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,8 @@ class Settings:
 
     checkpoint: str
     averaged: bool
+    split: Literal["val", "test"]
+    batch_size: PositiveInt
     seed: NonNegativeInt
     dir: str | None
     device: str | None
@@ -33,8 +41,9 @@ def main(config: DictConfig) -> None:
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.callbacks.quality import measure
     from imago.checkpoints import average_of, file_of, model_of, read
-    from imago.metrics import Evaluator
+    from imago.metrics import Evaluator, measure_likelihood
     from imago.metrics.progress import progress_bar
+    from imago.models.base import ExplicitModel
 
     path = file_of(settings.checkpoint)
     checkpoint = read(path)
@@ -46,22 +55,43 @@ def main(config: DictConfig) -> None:
     metrics.prepare(data, device)
     for notice in metrics.notices:
         print(f"note: {notice}")
-    began = time.perf_counter()
-    with progress_bar("Measuring samples") as progress:
-        measurements = measure(metrics, model, settings.seed, averaged, progress)
-    seconds = time.perf_counter() - began
-    if not measurements:
+    if not metrics.names and not isinstance(model, ExplicitModel):
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
-    made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
-    results = [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements]
-    kept = keep(results, path)
-    print(f"{path}: {model.images_seen:,} images seen, {seconds:.1f} s")
-    for m in measurements:
-        told = ", ".join(f"{key} {m.protocol[key]}" for key in ("extractor", "samples", "reference", "weights", "seed"))
-        print(f"  {m.name:<14} {m.value:<10.4g} {told}")
-        if m.protocol["caveat"] != "none":
-            print(f"  {'':<25} {m.protocol['caveat']}")
-    print(f"  kept in {kept}")
+    print(f"{path}: {model.images_seen:,} images seen")
+
+    def conclude(measurements: "list[Measurement]", began: float) -> None:
+        made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
+        kept = keep([made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements], path)
+        for m in measurements:
+            print(told(m))
+            if m.protocol["caveat"] != "none":
+                print(f"  {'':<25} {m.protocol['caveat']}")
+        print(f"  {time.perf_counter() - began:.1f} s; kept in {kept}", flush=True)
+
+    if isinstance(model, ExplicitModel):  # first, and kept at once: drawing samples may take long
+        began = time.perf_counter()
+        with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
+            likelihood = measure_likelihood(
+                model, data, settings.split, averaged=averaged, batch_size=settings.batch_size, progress=progress
+            )
+        conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
+    if metrics.names:
+        began = time.perf_counter()
+        with progress_bar("Measuring samples") as progress:
+            measurements = measure(metrics, model, settings.seed, averaged, progress)
+        conclude(measurements, began)
+
+
+def told(measurement: "Measurement") -> str:
+    """A measurement in one line: its number, and what to know of it."""
+    name, value, protocol = measurement.name, measurement.value, measurement.protocol
+    if "likelihood" not in protocol:
+        how = ", ".join(f"{key} {protocol[key]}" for key in ("extractor", "samples", "reference", "weights", "seed"))
+        return f"  {name:<14} {value:<10.4g} {how}"
+    sign, digits = "=" if protocol["likelihood"] == "exact" else "≤", 3 if name.endswith("bpd") else 2
+    number = f"{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
+    how = ", ".join(f"{key} {protocol[key]}" for key in ("data", "images", "binarization", "weights"))
+    return f"  {name:<9} {sign} {number:<16} {how}"
 
 
 def data_of(checkpoint: dict[str, Any], directory: str | None) -> Any:
@@ -97,8 +127,9 @@ def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:
 
 
 def what(result: dict[str, Any]) -> dict[str, Any]:
-    """All of a result but its value."""
-    return {key: entry for key, entry in result.items() if key != "value"}
+    """All of a result but what came out."""
+    protocol = {key: entry for key, entry in result["protocol"].items() if key != "standard_error"}
+    return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": protocol}
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from helpers import small
+from helpers import configuration, small
 from imago.checkpoints import read
 from imago.errors import UserError
 from imago.training import train
@@ -74,6 +75,36 @@ def test_stopped_and_continued_equals_never_stopped(model: str, tmp_path: Path) 
     assert len(rows(whole.metrics)) >= 15
     for picture in whole.samples.glob("*.png"):
         assert picture.read_bytes() == (second.samples / picture.name).read_bytes()
+
+
+def test_a_model_with_likelihood_continues_as_if_never_stopped(tmp_path: Path) -> None:
+    """Measurements by likelihood, made twice where the run was cut (closing and due), leave no trace either."""
+
+    def options(logs: str, updates: int, *more: str) -> dict[str, Any]:
+        return configuration(
+            "model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data=digits",
+            "data.binarize=dynamic", "data.batch_size=16", "logger=csv", "metrics=none", "trainer=cpu", *EVERY,
+            "every.likelihood=300", f"max_updates={updates}", f"logs={tmp_path / logs}", *more,
+        )  # fmt: skip
+
+    whole = train(options("whole", 110), "x", tmp_path / "whole" / "run")
+    train(options("cut", 70), "x", tmp_path / "cut" / "run")
+    torch.manual_seed(12345)
+    second = train(options("cut", 110, "resume=auto"), "x", tmp_path / "new")
+    one, other = read(whole.last), read(second.last)
+    for checkpoint in (one, other):
+        del checkpoint["random"]["python"]
+    for key in ("state_dict", "optimizer_states", "progress", "random", "rows"):
+        assert_equal(one[key], other[key], key)
+    for name in ("MeasureLikelihood", "WeightAveraging"):
+        assert_equal(one["callbacks"][name], other["callbacks"][name])
+    assert rows(whole.metrics) == rows(second.metrics)
+    measured = [row["images_seen"] for row in rows(whole.metrics) if row["val/bpd"]]
+    assert measured == ["0", "304", "608", "912", "1200", "1504", "1760"]
+    assert whole.summary["metrics"] == second.summary["metrics"]
+    assert whole.summary["best"] == second.summary["best"]
+    assert_equal(read(whole.best)["state_dict"], read(second.best)["state_dict"])
+    assert not any("test" in name for name in whole.summary["metrics"]), "the test split is for evaluate.py"
 
 
 def test_the_average_moves_and_is_not_the_last_weights(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import small
+from helpers import configuration, small
 from imago import cli
 from imago.checkpoints import load
 from imago.noise import PerImageGenerator
@@ -154,6 +154,64 @@ def test_a_run_without_an_average_is_measured_with_its_last_weights(command: Com
     assert {result["protocol"]["weights"] for result in results} == {"last"}
 
 
+@pytest.fixture(scope="module")
+def explicit(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of a model with likelihood, on black and white digits, without measurements of samples."""
+    root = tmp_path_factory.mktemp("explicit")
+    config = configuration(
+        "model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data=digits",
+        "data.binarize=dynamic", "logger=csv", "metrics=none", "trainer=cpu", "max_images=640", "every.samples=1000",
+        "every.likelihood=320", f"logs={root}",
+    )  # fmt: skip
+    return train(config, "pixels", root / "run")
+
+
+def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> None:
+    code, out, err = command("evaluate", f"checkpoint={explicit.path}", "metrics=none")
+    assert code == 0, err
+    assert re.search(r"^  test/bpd  = 0\.\d{3} ± 0\.\d{3} +data digits test, images 180, binari.*averaged$", out, re.M)
+    assert re.search(r"^  test/nats = \d+\.\d\d ± \d+\.\d\d ", out, re.M)
+    results = json.loads((explicit.path / "evaluation.json").read_text())
+    assert [r["name"] for r in results] == ["test/bpd", "test/nats"]
+    assert results[0]["value"] == pytest.approx(results[1]["value"] / 64 / np.log(2))
+    data = results[0]["protocol"]
+    assert (data["data"], data["images"], data["likelihood"], data["weights"]) == (
+        "digits test", 180, "exact", "averaged",
+    )  # fmt: skip
+
+    # The validation split: what the run measured last. Best was chosen by it.
+    for which in ("last", "best"):
+        path = explicit.path / "checkpoints" / f"{which}.ckpt"
+        assert command("evaluate", f"checkpoint={path}", "metrics=none", "split=val", "batch_size=7")[0] == 0
+    results = json.loads((explicit.path / "evaluation.json").read_text())
+    assert len(results) == 6
+    values = {(r["checkpoint"], r["name"]): r["value"] for r in results}
+    for name in ("val/bpd", "val/nats"):
+        assert values["last.ckpt", name] == pytest.approx(explicit.summary["metrics"][name]["value"], rel=1e-6)
+        assert values["best.ckpt", name] == pytest.approx(explicit.summary["metrics"][name]["best"], rel=1e-6)
+    assert explicit.summary["best"]["metric"] == "val/bpd"
+
+    # The same again replaces, and a measurement of samples stands beside it.
+    given = [f"checkpoint={explicit.path}", "metrics=classifier", "metrics.samples=20"]
+    assert command("evaluate", *given)[0] == 0
+    names = [r["name"] for r in json.loads((explicit.path / "evaluation.json").read_text())]
+    assert sorted(names) == sorted(
+        [*["val/bpd", "val/nats"] * 2, "test/bpd", "test/nats", "fd_classifier", "kd_classifier"]
+    )
+
+
+def test_a_bound_is_printed_as_one() -> None:
+    import evaluate
+    from imago.metrics import Measurement
+
+    protocol = {"data": "mnist test", "images": 3, "binarization": "none", "weights": "last", "standard_error": 0.25}
+    bound = Measurement("test/nats", 90.5, {**protocol, "likelihood": "lower_bound"})
+    assert evaluate.told(bound).startswith("  test/nats ≤ 90.50 ± 0.25 ")
+    assert evaluate.told(Measurement("test/nats", 90.5, {**protocol, "likelihood": "exact"})).startswith(
+        "  test/nats = 90.50 ± 0.25 "
+    )
+
+
 def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:
     (tmp_path / "moved.ckpt").write_bytes(runs["plain"].last.read_bytes())
     assert command("evaluate", "checkpoint=moved.ckpt", "metrics=classifier", "metrics.samples=60")[0] == 0
@@ -182,6 +240,8 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "plain", ["metrics=classifier", "metrics.samples=1"], r"metrics\.samples=1: input should be greater"),
     ("evaluate", "plain", ["metrics=none"], r"metrics: nothing can be measured; choose metrics=classifier"),
     ("evaluate", "plain", ["metrics=inception", "metrics.weights=no.pth"], r"metrics\.weights=no\.pth: there is no"),
+    ("evaluate", "plain", ["split=train"], r"split=\"train\": .*'val' or 'test'"),
+    ("evaluate", "plain", ["batch_size=0"], r"batch_size=0: input should be greater than 0"),
     ("evaluate", "plain", ["n=3"], r"n: no such setting|Could not override"),
 ]
 
@@ -199,13 +259,31 @@ def test_a_mistake_ends_with_one_message(
     assert not list(Path().glob("*.png"))
 
 
-def test_other_images_than_the_models_are_refused(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:
+OTHERS = [
+    (["binarize"], "threshold", r"1x8x8, 2 levels, 10 classes.*trained on 1x8x8, 256 levels, 10 classes"),
+    (
+        ["source", "_target_"],
+        "imago.data.sources.Bars",
+        r"1x4x4, 2 levels, the model.*trained on 1x8x8, 256 levels, 10",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), OTHERS)
+def test_other_images_than_the_models_are_refused(
+    command: Command, runs: dict[str, Run], tmp_path: Path, key: list[str], value: str, message: str
+) -> None:
+    """Other levels; another shape and no classes: the message has both."""
     checkpoint: dict[str, Any] = torch.load(runs["plain"].last, weights_only=True)
-    checkpoint["config"]["data"]["binarize"] = "threshold"
+    node = checkpoint["config"]["data"]
+    for name in key[:-1]:
+        node = node[name]
+    node[key[-1]] = value
     torch.save(checkpoint, tmp_path / "changed.ckpt")
     code, _, err = command("evaluate", "checkpoint=changed.ckpt", "dir=.")
     assert code == 2
-    assert re.search(r"dir=\.: its images are 1x8x8, 2 levels.*trained on 1x8x8, 256 levels", err)
+    assert re.search(r"dir=\.: its images are " + message, err)
+    assert not (tmp_path / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("script", ["sample", "evaluate"])

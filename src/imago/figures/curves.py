@@ -4,6 +4,8 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
+Curve = tuple[list[float], list[float]]
+
 # Titles of the panels and the beginnings of the columns that belong in each.
 PANELS = {
     "losses": ("train/loss",),
@@ -11,13 +13,17 @@ PANELS = {
     "gradient norms": ("train/gradient_norm",),
     "distance to the training images": ("val/fid", "val/fd_"),
     "kernel distance": ("val/kid", "val/kd_"),
-    "likelihood": ("val/bpd",),
+    "nats per image": ("train/nats", "val/nats"),
+    "bits per dimension": ("train/bpd", "val/bpd"),
 }
+# Panels in which training and validation stand side by side, without the first twentieth of the run: a model is so much
+# worse there that nothing else could be seen.
+COMPARED = ("nats per image", "bits per dimension")
 
 
-def read_columns(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+def read_columns(path: Path) -> dict[str, Curve]:
     """Each column of a metrics.csv as (images seen, values), without its blanks."""
-    columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    columns: dict[str, Curve] = defaultdict(lambda: ([], []))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
@@ -27,24 +33,37 @@ def read_columns(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return dict(columns)
 
 
+def in_panels(columns: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
+    """The curves of each panel by their labels; panels without curves are left out."""
+    panels: dict[str, dict[str, Curve]] = {}
+    for panel, beginnings in PANELS.items():
+        curves = {name: curve for name, curve in columns.items() if name.startswith(beginnings)}
+        if panel in COMPARED and curves:
+            end = max(images[-1] for images, _ in curves.values())
+            panels[panel] = {name.split("/", 1)[0]: _behind(curve, end / 20) for name, curve in curves.items()}
+        elif curves:
+            panels[panel] = {name.split("/", 1)[1]: curve for name, curve in curves.items()}
+    return panels
+
+
+def _behind(curve: Curve, start: float) -> Curve:
+    images, values = curve
+    first = sum(x < start for x in images)
+    return images[first:], values[first:]
+
+
 def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     """Draw the table ``metrics`` into the PNG ``picture``; panels without numbers are left out."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    columns = read_columns(metrics)
-    panels = {
-        panel: {n: xy for n, xy in columns.items() if n.startswith(beginnings)} for panel, beginnings in PANELS.items()
-    }
-    panels = {panel: curves for panel, curves in panels.items() if curves}
+    panels = in_panels(read_columns(metrics))
     if not panels:
         return
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axes, (panel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, (images, values) in curves.items():
-            axes.plot(
-                images, values, label=name.split("/", 1)[1], marker="." if len(images) < 30 else None, linewidth=1
-            )
+        for label, (images, values) in curves.items():
+            axes.plot(images, values, label=label, marker="." if len(images) < 30 else None, linewidth=1)
         if "distance" in panel and all(value > 0 for _, values in curves.values() for value in values):
             axes.set_yscale("log")  # the untrained model is a hundred times further away
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

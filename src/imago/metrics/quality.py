@@ -30,9 +30,9 @@ class Measurement:
     """One number and how it was obtained.
 
     Args:
-        name: "fid", "kid", "fd_classifier" or "kd_classifier"; lower is better for all of them.
-        value: the distance.
-        protocol: extractor, reference, sample count and, under "caveat", what to beware of.
+        name: "fid", "kid", "fd_classifier", "kd_classifier", "bpd" or "nats"; lower is better for all of them.
+        value: the distance, or the negative log-likelihood.
+        protocol: data, extractor, counts, weights and, under "caveat", what to beware of.
     """
 
     name: str
