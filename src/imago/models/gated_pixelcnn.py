@@ -157,7 +157,7 @@ class VerticalConv2d(nn.Module):
             x = F.pad(x, (self.left, self.left, self.rows, -1))
         else:
             x = F.pad(x, (self.left, self.left, self.rows - 1, 0))
-        return F.conv2d(x, self.weight, self.bias)
+        return F.conv2d(x, self.weight, self.bias).contiguous(memory_format=torch.channels_last)
 
 
 class GatedLayer(nn.Module):
