@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from hydra.errors import InstantiationException
@@ -23,6 +24,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from imago.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
 
 # What a configuration may construct. Anything else is refused before it is imported.
 # Classes of these packages, defined there and not only imported there, and a few functions.
@@ -34,6 +37,7 @@ ALLOWED_PACKAGES = (
     "imago.data",
     "imago.metrics",
     "imago.callbacks",
+    "imago.figures",
     "torch.optim",
 )
 ALLOWED_FUNCTIONS = (
@@ -45,6 +49,7 @@ ALLOWED_FUNCTIONS = (
 
 # Groups that live inside the model, and how to choose from them.
 RELOCATED = {
+    "distribution": "distribution@model.distribution",
     "objective": "objective@model.objective",
     "optimizer": "optimizer@model.optimizer.generator",
     "penalty": "+penalty@model.penalty",
@@ -218,6 +223,13 @@ def target(name: Any, key: str) -> Callable[..., Any]:
     if name not in ALLOWED_FUNCTIONS and not (inspect.isclass(found) and f"{found.__module__}.".startswith(allowed)):
         raise refused
     return typing.cast(Callable[..., Any], found)
+
+
+def choices_of(group: str, base: type) -> list[str]:
+    """The names of a group's choices that construct a ``base``: ``choices_of("model", Autoregressive)``."""
+    targets = {path.stem: OmegaConf.load(path).get("_target_") for path in sorted((CONF / group).glob("*.yaml"))}
+    found = {name: target(of, f"{group}={name}") for name, of in targets.items() if of is not None}
+    return [name for name, made in found.items() if inspect.isclass(made) and issubclass(made, base)]
 
 
 def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
