@@ -46,7 +46,7 @@ from imago.nets.recurrence import diagonal_sweep, row_sweep, sweep_lstm
 from imago.schedules import Schedule
 
 #: A map with the pixels in raster order in front, so that the pixels of a step lie together.
-PixelMap = Float[Tensor, "pixels n features"]
+PixelMap = Float[Tensor, "pixels n _"]
 
 
 class PixelRNN(Autoregressive):

@@ -117,7 +117,7 @@ def diagonal_sweep(height: int, width: int) -> Sweep:
     return Sweep(tuple(steps), tuple(order))
 
 
-Cells = Float[Tensor, "directions cells n features"]
+Cells = Float[Tensor, "directions cells n _"]
 
 
 def sweep_lstm(
