@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from omegaconf import DictConfig
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago import cli
-from imago.config import check_settings, plain
+from imago.config import check_settings, choices_of, plain
+from imago.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Settings:
     out: str
     n: PositiveInt
     labels: NonNegativeInt | Annotated[list[NonNegativeInt], Field(min_length=1)] | None
+    temperature: PositiveFloat | None
     averaged: bool
     seed: NonNegativeInt
     batch_size: PositiveInt
@@ -34,6 +36,7 @@ def main(config: DictConfig) -> None:
     from imago.checkpoints import load
     from imago.images import to_bytes
     from imago.metrics.progress import progress_bar
+    from imago.models.autoregressive import Autoregressive
     from imago.noise import PerImageGenerator
     from imago.pictures import writer_for
 
@@ -41,6 +44,13 @@ def main(config: DictConfig) -> None:
     write = writer_for(out)
     device = cli.device(settings.device)
     model = load(settings.checkpoint, averaged=settings.averaged, device=device)
+    if isinstance(model, Autoregressive):
+        model.temperature = settings.temperature or 1.0
+    elif settings.temperature is not None:
+        raise UserError(
+            f"temperature={settings.temperature:g}: a {type(model).__name__} has none; it belongs to models that draw "
+            f"value by value, which are {', '.join(choices_of('model', Autoregressive))}; leave temperature=null"
+        )
     given = None if settings.labels is None else torch.tensor(settings.labels).reshape(-1)
     images, labels = [], []
     began = time.perf_counter()
@@ -51,9 +61,15 @@ def main(config: DictConfig) -> None:
                 labels.append(given[indices % len(given)])
             elif model.conditional:
                 labels.append(generator.integers(len(indices), model.classes).cpu())
-            part = model.sample(len(indices), labels=labels[-1] if labels else None, generator=generator)
+            first, count = int(indices[0]), len(indices)
+
+            def report(done: int, total: int, first: int = first, count: int = count) -> None:
+                progress(first * total + count * done, settings.n * total)  # steps of images
+
+            chosen = labels[-1] if labels else None
+            part = model.sample(count, labels=chosen, generator=generator, progress=report)
             images.append(to_bytes(part, model.spec.levels).cpu())
-            progress(int(indices[-1]) + 1, settings.n)
+            progress(first + count, settings.n)
     seconds = time.perf_counter() - began
     write(out, torch.cat(images), torch.cat(labels) if labels else None)
     print(f"{out}: {settings.n:,} images in {seconds:.2f} s, {settings.n / seconds:,.0f} images/s")

@@ -14,6 +14,7 @@ from helpers import CONF
 from imago.checkpoints import model_of
 from imago.config import Settings, build, check, check_node, check_settings, plain, target
 from imago.errors import UserError
+from imago.figures.base import Figure
 from imago.schedules import Warmup
 
 GROUPS = {
@@ -28,8 +29,8 @@ CHOOSE = {
     "penalty": ["model=gan", "+penalty@model.penalty={}"],
     "schedule": ["+schedule@model.schedule={}"],
 }
-# A recipe is no choice: it is found by the names of a model and a data set.
-CHOICES = [(group, name) for group, names in GROUPS.items() for name in names if group != "recipe"]
+# A recipe is no choice: it is found by the names of a model and a data set. Figures are chosen in figure.yaml.
+CHOICES = [(group, name) for group, names in GROUPS.items() for name in names if group not in ("recipe", "figure")]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,13 @@ def test_every_file_of_every_group_composes(composed: Any, group: str, name: str
     assert all(callable(target(t, "test")) for t in named)
     own = list(targets(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))))
     assert set(own) <= set(named), "the choice has arrived"
+
+
+@pytest.mark.parametrize("name", GROUPS["figure"])
+def test_every_figure_composes(composed: Any, name: str) -> None:
+    config = composed(f"figure={name}", of="figure")
+    check_node(config["figure"], "figure")
+    assert issubclass(target(config["figure"]["_target_"], "test"), Figure)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", GROUPS["data"])

@@ -12,7 +12,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Idle OpenMP threads shall sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
@@ -25,13 +24,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from imago.config import RELOCATED
+from imago.config import CONF, RELOCATED
 from imago.errors import Interrupted, UserError
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     import torch
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 class JobFailed(Exception):  # noqa: N818 - the failure was already reported

@@ -227,9 +227,12 @@ def target(name: Any, key: str) -> Callable[..., Any]:
 
 def choices_of(group: str, base: type) -> list[str]:
     """The names of a group's choices that construct a ``base``: ``choices_of("model", Autoregressive)``."""
-    targets = {path.stem: OmegaConf.load(path).get("_target_") for path in sorted((CONF / group).glob("*.yaml"))}
-    found = {name: target(of, f"{group}={name}") for name, of in targets.items() if of is not None}
-    return [name for name, made in found.items() if inspect.isclass(made) and issubclass(made, base)]
+    names = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        made = target(OmegaConf.select(OmegaConf.load(path), "_target_"), f"{group}={path.stem}")
+        if inspect.isclass(made) and issubclass(made, base):
+            names.append(path.stem)
+    return names
 
 
 def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:

@@ -6,8 +6,9 @@ from lightning.pytorch.loggers import WandbLogger
 from pydantic import NonNegativeInt, PositiveInt
 
 from imago.callbacks.averaging import sampling_weights
-from imago.callbacks.common import Periodic
+from imago.callbacks.common import Periodic, find
 from imago.callbacks.log import clock_paused
+from imago.callbacks.progress import Progress
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
 from imago.noise import PerImageGenerator
@@ -41,8 +42,15 @@ class SampleGrid(Periodic):
             return
         n = self.rows * self.columns
         labels = torch.arange(n) % self.columns % model.classes if model.conditional else None
+        generator = PerImageGenerator(self.seed, device=model.device)
+        progress = find(trainer, Progress)
         with clock_paused(trainer), sampling_weights(trainer, model):
-            images = model.sample(n, labels=labels, generator=PerImageGenerator(self.seed, device=model.device))
+            report = None if progress is None else progress.subtask("drawing samples")
+            try:
+                images = model.sample(n, labels=labels, generator=generator, progress=report)
+            finally:
+                if progress is not None:
+                    progress.end_subtask()
             picture = picture_of(to_bytes(images, model.spec.levels), self.columns)
             self.run.samples.mkdir(exist_ok=True)
             path = self.run.samples / f"images-{model.images_seen:010d}.png"

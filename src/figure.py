@@ -1,0 +1,67 @@
+"""Draw a figure of a model: ``python src/figure.py figure=completion checkpoint=logs/pixelcnn-mnist/<time>``."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from evaluate import data_of
+from imago import cli
+from imago.config import build, check_node, check_settings, choices_of, plain
+from imago.errors import UserError
+
+if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    from imago.figures.base import Figure
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What figure.yaml explains."""
+
+    checkpoint: str | None
+    out: str
+    averaged: bool
+    dir: str | None
+    device: str | None
+
+
+def main(config: DictConfig) -> None:
+    """Draw, and write to ``out``."""
+    values = plain(config)
+    settings = check_settings(values, Settings, groups=["figure"])
+    check_node(values["figure"], "figure")
+    # After Hydra has composed: mistakes in names need not wait for torch.
+    from imago.checkpoints import model_of, read
+    from imago.figures.base import Trained, write
+    from imago.metrics.progress import progress_bar
+
+    choice = HydraConfig.get().runtime.choices["figure"]
+    figure: Figure = build(values["figure"], "figure")
+    out = Path(settings.out)
+    if out.suffix != ".png":
+        raise UserError(f"out={out}: figures are PNG files; give a name ending in .png")
+    if not out.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {out.parent}; create it, or choose another place")
+    trained = None
+    if settings.checkpoint is not None:
+        device = cli.device(settings.device)
+        checkpoint = read(settings.checkpoint)
+        model = model_of(checkpoint, averaged=settings.averaged).to(device)
+        if not isinstance(model, figure.family):
+            able = ", ".join(choices_of("model", figure.family))
+            raise UserError(
+                f"figure={choice}: cannot be drawn of {settings.checkpoint}, a {type(model).__name__}; give a "
+                f"checkpoint of one of {able}"
+            )
+        trained = Trained(model, partial(data_of, checkpoint, settings.dir))
+    with progress_bar(f"Drawing {choice}") as progress:
+        picture = figure.draw(trained, progress)
+    write(picture, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    cli.run(main, "figure")

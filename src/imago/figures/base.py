@@ -1,0 +1,62 @@
+"""What every figure is: a class with settings that draws one picture of a model.
+
+A new figure is a file beside this one and a yaml in ``conf/figure/``; :class:`Figure` says what it promises.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import matplotlib.figure
+from PIL import Image
+
+from imago.data import ImageDataModule
+from imago.models.base import GenerativeModel
+
+Picture = Image.Image | matplotlib.figure.Figure
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds.
+
+    Attributes:
+        model: in evaluation mode, on the device of choice.
+        data: reads the data that the model was trained on; raises UserError where they cannot be had.
+    """
+
+    model: GenerativeModel
+    data: Callable[[], ImageDataModule]
+
+
+class Figure(ABC):
+    """A picture of a model; the constructor's arguments are its settings.
+
+    Attributes:
+        family: the models that it can be drawn of.
+    """
+
+    family: ClassVar[type[GenerativeModel]]
+
+    @abstractmethod
+    def draw(self, trained: Trained | None, progress: Progress) -> Picture:
+        """Draw.
+
+        Args:
+            trained: the model of a checkpoint, a ``family``; ``None`` if none was named.
+            progress: called with (steps done, steps in all).
+
+        Raises:
+            UserError: a checkpoint is needed and was not named, or the settings do not fit it.
+        """
+
+
+def write(picture: Picture, path: Path) -> None:
+    """Write a figure as PNG."""
+    if isinstance(picture, Image.Image):
+        picture.save(path)
+    else:
+        picture.savefig(path, dpi=100)

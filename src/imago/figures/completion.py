@@ -1,0 +1,98 @@
+"""Half-hidden images of the data, and how a model continues them."""
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from imago.errors import UserError
+from imago.figures.base import Figure, Progress, Trained
+from imago.images import to_bytes
+from imago.models.autoregressive import Autoregressive
+from imago.noise import PerImageGenerator
+from imago.pictures import picture_of
+
+Side = Literal["bottom", "right", "top", "left"]
+GRAY = 128
+
+
+class Completion(Figure):
+    """A row for each image: the image, what the model is shown of it, and several completions.
+
+    A completion is drawn from the model's own distribution of the hidden values given the values before them. Hidden at
+    the bottom, all that is known comes before: the completions are exact samples given it. Hidden elsewhere, what is
+    known further down is kept, and has no influence on the hidden values above it.
+
+    Args:
+        images: rows of the figure: the first images of the split.
+        completions: of each image.
+        hide: the side that is hidden.
+        fraction: of the image that is hidden.
+        split: of the data that the model was trained on; a conditional model is given the labels.
+        temperature: divides the log-probabilities; 1 draws from the model itself.
+        seed: of the random streams of the completions.
+    """
+
+    family = Autoregressive
+
+    def __init__(
+        self,
+        images: PositiveInt = 6,
+        completions: PositiveInt = 5,
+        hide: Side = "bottom",
+        fraction: Annotated[float, Field(gt=0, le=1)] = 0.5,
+        split: Literal["val", "test"] = "test",
+        temperature: PositiveFloat = 1.0,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        self.images = images
+        self.completions = completions
+        self.hide = hide
+        self.fraction = fraction
+        self.split = split
+        self.temperature = temperature
+        self.seed = seed
+
+    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+        """See :meth:`Figure.draw`."""
+        if trained is None:
+            raise UserError("checkpoint=null: completions are those of a trained model; give checkpoint=PATH")
+        model, data = trained.model, trained.data()
+        assert isinstance(model, Autoregressive)
+        split = {"val": data.val, "test": data.test}[self.split]
+        if self.images > len(split):
+            raise UserError(f"figure.images={self.images}: {data.name} {self.split} has {len(split)}; give fewer")
+        part = split.part(slice(self.images))
+        known = known_part(model.spec.height, model.spec.width, self.hide, self.fraction)
+        labels = None
+        if model.conditional:
+            assert part.labels is not None
+            labels = part.labels.repeat_interleave(self.completions)
+        model.temperature = self.temperature
+        completed = model.complete(
+            part.images.repeat_interleave(self.completions, 0),
+            known,
+            labels=labels,
+            generator=PerImageGenerator(self.seed, device=model.device),
+            progress=progress,
+        )
+        originals = to_bytes(part.images, model.spec.levels)
+        masked = originals.where(known, torch.tensor(GRAY, dtype=torch.uint8))
+        drawn = to_bytes(completed, model.spec.levels).cpu().unflatten(0, (self.images, self.completions))
+        rows = torch.cat([originals[:, None], masked[:, None], drawn], 1)
+        return picture_of(rows.flatten(0, 1), columns=2 + self.completions)
+
+
+def known_part(height: int, width: int, hide: Side, fraction: float) -> Bool[Tensor, "height width"]:
+    """True where a pixel is shown; at least one row or column is hidden."""
+    known = torch.ones(height, width, dtype=torch.bool)
+    lines = known if hide in ("bottom", "top") else known.t()
+    hidden = max(1, round(fraction * len(lines)))
+    if hide in ("bottom", "right"):
+        lines[len(lines) - hidden :] = False
+    else:
+        lines[:hidden] = False
+    return known
