@@ -261,3 +261,14 @@ def test_two_images_cost_one_bit(name: str) -> None:
     fit(model, Tensors(images, torch.arange(2), 16), 300)
     nats = -model.log_likelihood(images).mean()
     assert math.log(2) - 1e-4 <= float(nats) < 1.5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", AUTOREGRESSIVE)
+def test_samples_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
+    """Also where rows are captured as one graph; up to ties."""
+    spec = SMALL["gray-7x5"]
+    model = lively(name, spec)
+    here = model.sample(5, generator=PerImageGenerator(7))
+    there = model.cuda().sample(5, generator=PerImageGenerator(7, device="cuda")).cpu()
+    assert explained(model.cpu(), here, there, 7, None)

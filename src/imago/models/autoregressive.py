@@ -166,25 +166,45 @@ class Autoregressive(ExplicitModel, ABC):
     ) -> Images:
         channels, height, width = self.spec.shape
         like = next(self.net.parameters())
-        uniform = generator.uniform(n, channels, height, width).to(like.device)
-        images = torch.zeros(n, *self.spec.shape, dtype=torch.uint8, device=like.device)
         scale = 2 / (self.spec.levels - 1)
-        state: Incremental
         with torch.inference_mode(), suitable_threads(like.device):
+            uniform = generator.uniform(n, channels, height, width).to(like.device)
+            images = torch.zeros(n, *self.spec.shape, dtype=torch.long, device=like.device)
+            state: Incremental
             if self.incremental:
                 state = self.net.incremental(n, labels)
             else:
                 state = Recomputed(self.net, like.new_zeros(n, *self.spec.shape), labels)
-            for row in range(height):
+            # One row of everything, on the same memory for every row.
+            u, drawn = uniform[:, :, 0].clone(), images[:, :, 0].clone()
+            kept = None if known is None or given is None else (known[:, :, 0].clone(), drawn.clone())
+
+            def draw(row: int) -> None:
                 state.begin_row(row)
                 for column in range(width):
                     for channel in range(channels):
-                        at = (slice(None), channel, row, column)
                         parameters = state.predict(row, column, channel)
-                        value = self.distribution.sample(parameters, uniform[at], self.temperature)
-                        if known is not None and given is not None:
-                            value = torch.where(known[at], given[at].long(), value)
-                        images[at] = value
+                        value = self.distribution.sample(parameters, u[:, channel, column], self.temperature)
+                        if kept is not None:
+                            value = torch.where(kept[0][:, channel, column], kept[1][:, channel, column], value)
+                        drawn[:, channel, column] = value
                         state.set(row, column, channel, value * scale - 1)
+
+            graph: torch.cuda.CUDAGraph | None = None
+            for row in range(height):
+                u.copy_(uniform[:, :, row])
+                if kept is not None and known is not None and given is not None:
+                    kept[0].copy_(known[:, :, row])
+                    kept[1].copy_(given[:, :, row])
+                if like.is_cuda and state.same_rows and row > 0:
+                    # Hundreds of small kernels a pixel: launched one by one, the launches would take the time.
+                    if graph is None:  # after the first row, which has initialised the libraries
+                        graph = torch.cuda.CUDAGraph()
+                        with torch.cuda.graph(graph):
+                            draw(row)
+                    graph.replay()
+                else:
+                    draw(row)
+                images[:, :, row] = drawn
                 self.report((row + 1) * width * channels, self.spec.dimensions)
-        return images
+        return images.to(torch.uint8)
