@@ -11,11 +11,11 @@ it: not all earlier pixels.
 reads its neighbours at the left (right) and above. Together the two directions reach every earlier pixel; the second
 one's output is moved down by a row, for it has seen what lies at the right of the pixel.
 
-    . . . . . . .        x x x x x x x       Row LSTM (left, with a first kernel of 1) and Diagonal BiLSTM:
-    x x x x x x x        x x x x x x x       the pixels (x) on which the prediction of the pixel ? depends
-    . x x x x x .        x x x x x x x
-    . . x x x . .        x x x x x x x
-    x x x ? . . .        x x x ? . . .
+    x x x x x x x x x      x x x x x x x x x      Row LSTM (left) and Diagonal BiLSTM: the pixels x on which the
+    x x x x x x x x .      x x x x x x x x x      prediction of the pixel ? depends, with one layer and a first kernel
+    x x x x x x x . .      x x x x x x x x x      of 3
+    . x x x x x . . .      x x x x x x x x x
+    . . x x ? . . . .      x x x x ? . . . .
 
 A layer has the width h inside and 2h between layers, where a residual connection leads around it (figure 5, right).
 In RGB images, every map is split among the channels: the input-to-state part is masked as in a PixelCNN, the

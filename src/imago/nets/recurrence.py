@@ -143,12 +143,56 @@ def sweep_lstm(
     if x.dtype in (torch.bfloat16, torch.float16):
         tensors = tuple(t.float() for t in tensors)  # type: ignore[assignment]
     with torch.autocast(x.device.type, enabled=False):
-        return _SweepLSTM.apply(*tensors, sweep)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return _SweepLSTM.apply(*tensors, sweep)
+        return _forward(*tensors, sweep, keep=False)[-1].unflatten(1, x.shape[1:3])
 
 
 def _part(x: Tensor, first: int, cells: int, n: int) -> Tensor:
     """View (directions, cells * n, features) of some cells."""
     return x.narrow(1, first * n, cells * n)
+
+
+def _forward(
+    x: Tensor, input_weight: Tensor, bias: Tensor, state_weight: Tensor, sweep: Sweep, keep: bool
+) -> tuple[Tensor, ...]:
+    """Gates, memory, tanh(memory) and states, (directions, cells * n, …).
+
+    All are of all cells, except that without ``keep`` only the states are complete: the others are a line's own.
+    """
+    directions, cells, n, inputs = x.shape
+    hidden = state_weight.shape[2]
+    x = x.reshape(directions, cells * n, inputs)
+    longest = max(step.cells for step in sweep.steps)
+
+    def buffer(features: int, lines: int) -> Tensor:
+        return x.new_empty(directions, (cells if keep else longest * lines) * n, features)
+
+    states = x.new_empty(directions, cells * n, hidden)
+    gates, memory, squashed = buffer(4 * hidden, 1), buffer(hidden, 2), buffer(hidden, 1)
+    before = memory_before = 0
+    for number, step in enumerate(sweep.steps):
+        place = step.start if keep else 0
+        memory_place = step.start if keep else number % 2 * longest
+        a = _part(gates, place, step.cells, n)
+        a.unflatten(1, (step.cells, n)).copy_(bias[:, None])
+        for k, to, source, count in step.inputs:
+            _part(a, to, count, n).baddbmm_(_part(x, step.start + source, count, n), input_weight[:, k])
+        for k, to, source, count in step.states:
+            _part(a, to, count, n).baddbmm_(_part(states, before + source, count, n), state_weight[:, k])
+        i, f, o, g = a.split(hidden, -1)
+        g.mul_(2)  # tanh(z) = 2σ(2z) - 1: one pass over contiguous memory computes all four gates
+        a.sigmoid_()
+        g.mul_(2).sub_(1)
+        c, t = _part(memory, memory_place, step.cells, n), _part(squashed, place, step.cells, n)
+        torch.mul(i, g, out=c)
+        _, to, source, count = step.carry
+        if count:
+            _part(c, to, count, n).addcmul_(_part(f, to, count, n), _part(memory, memory_before + source, count, n))
+        torch.tanh(c, out=t)
+        torch.mul(o, t, out=_part(states, step.start, step.cells, n))
+        before, memory_before = step.start, memory_place
+    return gates, memory, squashed, states
 
 
 class _SweepLSTM(torch.autograd.Function):
@@ -160,63 +204,36 @@ class _SweepLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, input_weight: Tensor, bias: Tensor, state_weight: Tensor, sweep: Sweep) -> Tensor:
-        directions, cells, n, inputs = x.shape
-        hidden = state_weight.shape[2]
-        flat = x.reshape(directions, cells * n, inputs)
-        gates, memory, squashed, states = (
-            x.new_empty(directions, cells * n, size) for size in (4 * hidden, hidden, hidden, hidden)
-        )
-        before = 0
-        for step in sweep.steps:
-            a = _part(gates, step.start, step.cells, n)
-            a.unflatten(1, (step.cells, n)).copy_(bias[:, None])
-            for k, to, source, count in step.inputs:
-                _part(a, to, count, n).baddbmm_(_part(flat, step.start + source, count, n), input_weight[:, k])
-            for k, to, source, count in step.states:
-                _part(a, to, count, n).baddbmm_(_part(states, before + source, count, n), state_weight[:, k])
-            i, f, o, g = a.split(hidden, -1)
-            g.mul_(2)  # tanh(z) = 2σ(2z) - 1: one pass over contiguous memory computes all four gates
-            a.sigmoid_()
-            g.mul_(2).sub_(1)
-            c, t, h = (_part(buffer, step.start, step.cells, n) for buffer in (memory, squashed, states))
-            torch.mul(i, g, out=c)
-            _, to, source, count = step.carry
-            if count:
-                _part(c, to, count, n).addcmul_(_part(f, to, count, n), _part(memory, before + source, count, n))
-            torch.tanh(c, out=t)
-            torch.mul(o, t, out=h)
-            before = step.start
-        ctx.save_for_backward(flat, input_weight, state_weight, gates, memory, squashed, states)
-        ctx.sweep, ctx.images, ctx.n = sweep, bias.shape[1], n
-        return states.view(directions, cells, n, hidden)
+        gates, memory, squashed, states = _forward(x, input_weight, bias, state_weight, sweep, keep=True)
+        y = states.unflatten(1, x.shape[1:3])
+        ctx.save_for_backward(x, input_weight, bias, state_weight, gates, memory, squashed, y)
+        ctx.sweep = sweep
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, input_weight, state_weight, gates, memory, squashed, states = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
-            return _derivatives(
-                ctx.sweep, ctx.images, ctx.n, gradient, x, input_weight, state_weight, gates, memory, squashed, states
-            )
+        with torch.autocast(gradient.device.type, enabled=False):
+            return *_derivatives(ctx.sweep, gradient, *ctx.saved_tensors), None
 
 
 def _derivatives(
     sweep: Sweep,
-    images: int,
-    n: int,
     gradient: Tensor,
     x: Tensor,
     input_weight: Tensor,
+    bias: Tensor,
     state_weight: Tensor,
     gates: Tensor,
     memory: Tensor,
     squashed: Tensor,
     states: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Back through the lines; the gradients of ``forward``'s arguments."""
+) -> tuple[Tensor, ...]:
+    """Back through the lines: the gradients of x, input_weight, bias and state_weight."""
     sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
     tanh_backward = torch.ops.aten.tanh_backward.grad_input
-    directions, _, hidden = states.shape
+    directions, _, n, hidden = states.shape
+    x, states = x.flatten(1, 2), states.flatten(1, 2)
     d_states = gradient.clone(memory_format=torch.contiguous_format).view(states.shape)
     d_x = torch.zeros_like(x)
     d_input, d_state = torch.zeros_like(input_weight), torch.zeros_like(state_weight)
@@ -263,6 +280,6 @@ def _derivatives(
         d_bias.baddbmm_(ones[..., : step.cells], da.view(directions, step.cells, -1))
         d_now, d_later, later = d_later, d_now, step
     d_bias = d_bias.view(directions, n, 4 * hidden)
-    if images == 1:
+    if bias.shape[1] == 1:
         d_bias = d_bias.sum(1, keepdim=True)
-    return d_x.view(directions, -1, n, x.shape[-1]), d_input, d_bias, d_state, None
+    return d_x.unflatten(1, (-1, n)), d_input, d_bias, d_state
