@@ -49,15 +49,15 @@ def test_every_cell_reads_its_neighbours(shape: tuple[int, int], name: str) -> N
     assert sum(step.cells for step in sweep.steps) == height * width
     cells = [divmod(cell, width) for cell in sweep.order]
     found = {}
-    before = 0
+    start = before = 0
     for step in sweep.steps:
-        reads = [(f"input {t.weight}", t, step.start) for t in step.inputs]
+        reads = [(f"input {t.weight}", t, start) for t in step.inputs]
         reads += [(f"state {t.weight}", t, before) for t in step.states]
         reads += [("carry", step.carry, before)]
         for what, tap, line in reads:
             for k in range(tap.cells):
-                found[*cells[step.start + tap.to + k], what] = cells[line + tap.source + k]
-        before = step.start
+                found[*cells[start + tap.to + k], what] = cells[line + tap.source + k]
+        before, start = start, start + step.cells
     assert found == neighbours(name, height, width)
 
 

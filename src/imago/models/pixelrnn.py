@@ -68,6 +68,8 @@ class PixelRNN(Autoregressive):
         gradient_clip: largest norm of the gradient.
     """
 
+    net: "PixelRNNNet"
+
     def __init__(
         self,
         spec: ImageSpec,

@@ -19,6 +19,7 @@ contiguous run of the line before, so that each tap is a matrix product without 
 that do not exist, and the skewed map of the paper (its figure 3) is never built.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -43,14 +44,12 @@ class Step:
     """One line of cells.
 
     Attributes:
-        start: the first of its cells.
         cells: how many there are.
         inputs: taps on the same line of the input.
         states: taps on the hidden state of the line before.
         carry: whose memory of the line before is carried on; its weight means nothing.
     """
 
-    start: int
     cells: int
     inputs: tuple[Tap, ...]
     states: tuple[Tap, ...]
@@ -89,10 +88,7 @@ def row_sweep(height: int, width: int, kernel: int) -> Sweep:
     states = [tap for k in range(kernel) for tap in _tap(k, k - left, width, width)]
     carry = Tap(0, 0, 0, width)
     none = Tap(0, 0, 0, 0)
-    steps = [
-        Step(row * width, width, tuple(inputs), tuple(states) if row else (), carry if row else none)
-        for row in range(height)
-    ]
+    steps = [Step(width, tuple(inputs), tuple(states) if row else (), carry if row else none) for row in range(height)]
     return Sweep(tuple(steps), tuple(range(height * width)))
 
 
@@ -111,7 +107,7 @@ def diagonal_sweep(height: int, width: int) -> Sweep:
         left = _tap(0, shift, len(rows), len(before))
         above = _tap(1, shift - 1, len(rows), len(before))
         carry = left[0] if left else Tap(0, 0, 0, 0)
-        steps.append(Step(len(order), len(rows), (Tap(0, 0, 0, len(rows)),), (*left, *above), carry))
+        steps.append(Step(len(rows), (Tap(0, 0, 0, len(rows)),), (*left, *above), carry))
         order.extend(row * width + t - row for row in rows)
         before = rows
     return Sweep(tuple(steps), tuple(order))
@@ -145,54 +141,64 @@ def sweep_lstm(
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return _SweepLSTM.apply(*tensors, sweep)
-        return _forward(*tensors, sweep, keep=False)[-1].unflatten(1, x.shape[1:3])
+        return _forward(*tensors, sweep, keep=False)[0].unflatten(1, x.shape[1:3])
 
 
 def _part(x: Tensor, first: int, cells: int, n: int) -> Tensor:
-    """View (directions, cells * n, features) of some cells."""
-    return x.narrow(1, first * n, cells * n)
+    """View (directions, cells * n, features) of some cells of a line."""
+    return x if x.shape[1] == cells * n else x.narrow(1, first * n, cells * n)
+
+
+def _lines(x: Tensor, sweep: Sweep, n: int) -> tuple[Tensor, ...]:
+    """Views of the lines of (directions, cells * n, features)."""
+    return x.split([step.cells * n for step in sweep.steps], 1)
 
 
 def _forward(
     x: Tensor, input_weight: Tensor, bias: Tensor, state_weight: Tensor, sweep: Sweep, keep: bool
 ) -> tuple[Tensor, ...]:
-    """Gates, memory, tanh(memory) and states, (directions, cells * n, …).
+    """States, and with ``keep`` also the gates, the memory and its tanh: (directions, cells * n, …).
 
-    All are of all cells, except that without ``keep`` only the states are complete: the others are a line's own.
+    Without it, only as much of them is stored as the next line needs.
     """
     directions, cells, n, inputs = x.shape
     hidden = state_weight.shape[2]
-    x = x.reshape(directions, cells * n, inputs)
     longest = max(step.cells for step in sweep.steps)
+    kept: list[Tensor] = []
 
-    def buffer(features: int, lines: int) -> Tensor:
-        return x.new_empty(directions, (cells if keep else longest * lines) * n, features)
+    def lines(features: int, at_once: int) -> Sequence[Tensor]:
+        if keep:
+            kept.append(x.new_empty(directions, cells * n, features))
+            return _lines(kept[-1], sweep, n)
+        scratch = [x.new_empty(directions, longest * n, features) for _ in range(at_once)]
+        return [scratch[k % at_once][:, : step.cells * n] for k, step in enumerate(sweep.steps)]
 
+    # tanh(z) = 2σ(2z) - 1: with the sum of g doubled, one pass over contiguous memory computes all four gates.
+    doubled = x.new_ones(4 * hidden)
+    doubled[3 * hidden :] = 2
+    input_taps, state_taps = ((w * doubled).unbind(1) for w in (input_weight, state_weight))
+    constant = (bias * doubled)[:, None]
+    minus_one = x.new_full((), -1)
     states = x.new_empty(directions, cells * n, hidden)
-    gates, memory, squashed = buffer(4 * hidden, 1), buffer(hidden, 2), buffer(hidden, 1)
-    before = memory_before = 0
+    y, x_lines = _lines(states, sweep, n), _lines(x.reshape(directions, cells * n, inputs), sweep, n)
+    gates, memory, squashed = lines(4 * hidden, 1), lines(hidden, 2), lines(hidden, 1)
     for number, step in enumerate(sweep.steps):
-        place = step.start if keep else 0
-        memory_place = step.start if keep else number % 2 * longest
-        a = _part(gates, place, step.cells, n)
-        a.unflatten(1, (step.cells, n)).copy_(bias[:, None])
+        a, c, t = gates[number], memory[number], squashed[number]
+        a.unflatten(1, (step.cells, n)).copy_(constant)
         for k, to, source, count in step.inputs:
-            _part(a, to, count, n).baddbmm_(_part(x, step.start + source, count, n), input_weight[:, k])
+            _part(a, to, count, n).baddbmm_(_part(x_lines[number], source, count, n), input_taps[k])
         for k, to, source, count in step.states:
-            _part(a, to, count, n).baddbmm_(_part(states, before + source, count, n), state_weight[:, k])
-        i, f, o, g = a.split(hidden, -1)
-        g.mul_(2)  # tanh(z) = 2σ(2z) - 1: one pass over contiguous memory computes all four gates
+            _part(a, to, count, n).baddbmm_(_part(y[number - 1], source, count, n), state_taps[k])
         a.sigmoid_()
-        g.mul_(2).sub_(1)
-        c, t = _part(memory, memory_place, step.cells, n), _part(squashed, place, step.cells, n)
+        i, f, o, g = a.split(hidden, -1)
+        torch.add(minus_one, g, alpha=2, out=g)
         torch.mul(i, g, out=c)
         _, to, source, count = step.carry
         if count:
-            _part(c, to, count, n).addcmul_(_part(f, to, count, n), _part(memory, memory_before + source, count, n))
+            _part(c, to, count, n).addcmul_(_part(f, to, count, n), _part(memory[number - 1], source, count, n))
         torch.tanh(c, out=t)
-        torch.mul(o, t, out=_part(states, step.start, step.cells, n))
-        before, memory_before = step.start, memory_place
-    return gates, memory, squashed, states
+        torch.mul(o, t, out=y[number])
+    return states, *kept
 
 
 class _SweepLSTM(torch.autograd.Function):
@@ -204,7 +210,7 @@ class _SweepLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, input_weight: Tensor, bias: Tensor, state_weight: Tensor, sweep: Sweep) -> Tensor:
-        gates, memory, squashed, states = _forward(x, input_weight, bias, state_weight, sweep, keep=True)
+        states, gates, memory, squashed = _forward(x, input_weight, bias, state_weight, sweep, keep=True)
         y = states.unflatten(1, x.shape[1:3])
         ctx.save_for_backward(x, input_weight, bias, state_weight, gates, memory, squashed, y)
         ctx.sweep = sweep
@@ -239,24 +245,28 @@ def _derivatives(
     d_input, d_state = torch.zeros_like(input_weight), torch.zeros_like(state_weight)
     d_bias = x.new_zeros(directions, 1, n * 4 * hidden)
     longest = max(step.cells for step in sweep.steps)
-    d_gates = x.new_empty(directions, longest * n, 4 * hidden)
+    scratch = x.new_empty(directions, longest * n, 4 * hidden)
+    carried = [x.new_empty(directions, longest * n, hidden) for _ in range(2)]
     ones = x.new_ones(directions, 1, longest)
-    d_now, d_later = (x.new_empty(directions, longest * n, hidden) for _ in range(2))
-    input_back, state_back = input_weight.transpose(-1, -2), state_weight.transpose(-1, -2)
+    input_taps, state_taps = (w.transpose(-1, -2).unbind(1) for w in (input_weight, state_weight))
+    d_input_taps, d_state_taps = d_input.unbind(1), d_state.unbind(1)
+    x_lines, gate_lines, memory_lines, squashed_lines, y, d_y, d_x_lines = (
+        _lines(map_, sweep, n) for map_ in (x, gates, memory, squashed, states, d_states, d_x)
+    )
     later: Step | None = None
     for number in reversed(range(len(sweep.steps))):
         step = sweep.steps[number]
-        before = sweep.steps[number - 1].start if number else 0
-        a, t, dh = (_part(buffer, step.start, step.cells, n) for buffer in (gates, squashed, d_states))
-        i, _, o, g = a.split(hidden, -1)
-        dc = _part(d_now, 0, step.cells, n)
+        t, dh = squashed_lines[number], d_y[number]
+        i, _, o, g = gate_lines[number].split(hidden, -1)
+        dc = carried[number % 2][:, : step.cells * n]
         torch.mul(dh, o, out=dc)
         tanh_backward(dc, t, grad_input=dc)
         if later is not None and later.carry.cells:
             _, to, source, count = later.carry
-            f = _part(gates, later.start + to, count, n)[..., hidden : 2 * hidden]
-            _part(dc, source, count, n).addcmul_(f, _part(d_later, to, count, n))
-        da = _part(d_gates, 0, step.cells, n)
+            f = _part(gate_lines[number + 1], to, count, n)[..., hidden : 2 * hidden]
+            from_later = carried[(number + 1) % 2][:, : later.cells * n]
+            _part(dc, source, count, n).addcmul_(f, _part(from_later, to, count, n))
+        da = scratch[:, : step.cells * n]
         di, df, do, dg = da.split(hidden, -1)
         torch.mul(dc, g, out=di)
         torch.mul(dc, i, out=dg)
@@ -265,20 +275,21 @@ def _derivatives(
         if count < step.cells:
             df.zero_()
         if count:
-            torch.mul(_part(dc, to, count, n), _part(memory, before + source, count, n), out=_part(df, to, count, n))
-        squashing = da[..., : 3 * hidden]
-        sigmoid_backward(squashing, a[..., : 3 * hidden], grad_input=squashing)
+            before = _part(memory_lines[number - 1], source, count, n)
+            torch.mul(_part(dc, to, count, n), before, out=_part(df, to, count, n))
+        through_sigmoid = da[..., : 3 * hidden]
+        sigmoid_backward(through_sigmoid, gate_lines[number][..., : 3 * hidden], grad_input=through_sigmoid)
         tanh_backward(dg, g, grad_input=dg)
         for k, to, source, count in step.states:
             part = _part(da, to, count, n)
-            _part(d_states, before + source, count, n).baddbmm_(part, state_back[:, k])
-            d_state[:, k].baddbmm_(_part(states, before + source, count, n).transpose(1, 2), part)
+            _part(d_y[number - 1], source, count, n).baddbmm_(part, state_taps[k])
+            d_state_taps[k].baddbmm_(_part(y[number - 1], source, count, n).transpose(1, 2), part)
         for k, to, source, count in step.inputs:
             part = _part(da, to, count, n)
-            _part(d_x, step.start + source, count, n).baddbmm_(part, input_back[:, k])
-            d_input[:, k].baddbmm_(_part(x, step.start + source, count, n).transpose(1, 2), part)
+            _part(d_x_lines[number], source, count, n).baddbmm_(part, input_taps[k])
+            d_input_taps[k].baddbmm_(_part(x_lines[number], source, count, n).transpose(1, 2), part)
         d_bias.baddbmm_(ones[..., : step.cells], da.view(directions, step.cells, -1))
-        d_now, d_later, later = d_later, d_now, step
+        later = step
     d_bias = d_bias.view(directions, n, 4 * hidden)
     if bias.shape[1] == 1:
         d_bias = d_bias.sum(1, keepdim=True)
