@@ -95,12 +95,12 @@ class _Rows(OrderedIncremental):
     def __init__(self, net: FVBNNet, n: int, labels: Labels | None) -> None:
         super().__init__(net, n)
         self.net = net
-        self.biases = net.regression.biases(labels)
+        self.regression = net.regression.some(labels)
 
     def predict(self, row: int, column: int, channel: int) -> Tensor:
         """Equation 1 for one value."""
         start, end = self.net.outputs(self.value(row, column, channel))
-        return self.net.regression.some(self.values, start, end, self.biases)
+        return self.regression(self.values, start, end)
 
 
 def reach_of_values(values: int, parameters: int) -> list[int]:

@@ -21,7 +21,7 @@ order is the image's raster order; the paper's training over many orders and mas
 Germain, Gregor, Murray & Larochelle 2015, "MADE: Masked autoencoder for distribution estimation" (PMLR 37).
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, cast
@@ -140,22 +140,21 @@ class _Units(OrderedIncremental):
     def __init__(self, net: MADENet, n: int, labels: Labels | None) -> None:
         super().__init__(net, n)
         self.net = net
-        self.layers = cast("list[MaskedLinear]", list(net.hidden))
-        self.biases = [layer.biases(labels) for layer in self.layers]
-        self.output_biases = net.output.biases(labels)
-        self.activations = [self.values.new_empty(n, len(layer.reach)) for layer in self.layers]
+        layers = cast("list[MaskedLinear]", list(net.hidden))
+        self.hidden = [layer.some(labels) for layer in layers]
+        self.output = net.output.some(labels)
+        self.direct = None if net.direct is None else net.direct.some(None)
+        self.activations = [self.values.new_empty(n, len(layer.reach)) for layer in layers]
 
     def predict(self, row: int, column: int, channel: int) -> Tensor:
         """The units of one degree in every layer, then one value's outputs."""
-        value = self.value(row, column, channel)  # so many values are known
+        known = self.value(row, column, channel)  # so many values
         source = self.values
-        for layer, biases, into, degrees in zip(
-            self.layers, self.biases, self.activations, self.net.degrees[1:], strict=True
-        ):
-            start, end = bisect_right(degrees, value - 1), bisect_right(degrees, value)
+        for layer, into, degrees in zip(self.hidden, self.activations, self.net.degrees[1:], strict=True):
+            start, end = bisect_left(degrees, known), bisect_right(degrees, known)
             if end > start:
-                torch.clamp_min(layer.some(source, start, end, biases), 0, out=into[:, start:end])
+                torch.clamp_min(layer(source, start, end), 0, out=into[:, start:end])
             source = into
-        start, end = self.net.outputs(value)
-        y = self.net.output.some(source, start, end, self.output_biases)
-        return y if self.net.direct is None else y + self.net.direct.some(self.values, start, end, None)
+        start, end = self.net.outputs(known)
+        y = self.output(source, start, end)
+        return y if self.direct is None else y + self.direct(self.values, start, end)

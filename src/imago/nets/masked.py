@@ -18,8 +18,9 @@ channel.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +47,18 @@ class Stripe(NamedTuple):
     reach: int
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Of its weights."""
+        return self.end - self.start, self.reach
+
+    @property
+    def hidden(self) -> tuple[int, int]:
+        """Shape of the part in which a mask hides something."""
+        return self.end - self.start, self.reach - self.common
+
+    @property
     def weights(self) -> int:
-        """Stored weights."""
+        """How many weights are stored."""
         return (self.end - self.start) * self.reach
 
 
@@ -63,43 +74,39 @@ def stripes_of(reach: Sequence[int], inputs: int) -> list[Stripe]:
     return [Stripe(start, end, reach[start], reach[end - 1]) for start, end in pairwise([0, *ends])]
 
 
-class _Product(torch.autograd.Function):
-    """x W^T of stripes, without the copies and zero-filled gradients that slices of x and W would cost.
+def _cut(flat: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """Views of a vector as matrices that lie one after the other in it."""
+    return [part.view(shape) for part, shape in zip(flat.split([a * b for a, b in shapes]), shapes, strict=True)]
 
-    ``rest`` holds the weights of the stripes, then their masks.
-    """
+
+class _Product(torch.autograd.Function):
+    """x W^T stripe by stripe, without the copies and zero-filled gradients that slices of x and W would cost."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stripes: list[Stripe], *rest: Tensor) -> Tensor:
-        weights, masks = rest[: len(stripes)], rest[len(stripes) :]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, mask: Tensor, stripes: list[Stripe]) -> Tensor:
         y = x.new_empty(len(x), stripes[-1].end)
-        ends = []
-        for (start, end, common, reach), weight, mask in zip(stripes, weights, masks, strict=True):
-            out = y[:, start:end]
-            ends.append(weight[:, common:] * mask)
-            torch.mm(x[:, :common], weight[:, :common].t(), out=out)
-            out.addmm_(x[:, common:reach], ends[-1].t())
+        for stripe, w in zip(stripes, _cut(weight, [stripe.shape for stripe in stripes]), strict=True):
+            torch.mm(x[:, : stripe.reach], w.t(), out=y[:, stripe.start : stripe.end])
         ctx.stripes = stripes
-        ctx.save_for_backward(x, *weights, *masks, *ends)
+        ctx.save_for_backward(x, weight, mask)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        x, weight, mask = ctx.saved_tensors
         stripes: list[Stripe] = ctx.stripes
-        k = len(stripes)
-        x, *rest = ctx.saved_tensors
+        shapes = [stripe.shape for stripe in stripes]
         of_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        of_weights: list[Tensor | None] = []
-        for stripe, weight, mask, end in zip(stripes, rest[:k], rest[k : 2 * k], rest[2 * k :], strict=True):
+        of_weight = torch.empty_like(weight)
+        masks = _cut(mask, [stripe.hidden for stripe in stripes])
+        for stripe, w, of_w, m in zip(stripes, _cut(weight, shapes), _cut(of_weight, shapes), masks, strict=True):
             g = gradient[:, stripe.start : stripe.end]
-            of_weight = torch.mm(g.t(), x[:, : stripe.reach])
-            of_weight[:, stripe.common :].mul_(mask)
-            of_weights.append(of_weight)
+            torch.mm(g.t(), x[:, : stripe.reach], out=of_w)
+            of_w[:, stripe.common :].mul_(m)
             if of_x is not None:
-                of_x[:, : stripe.common].addmm_(g, weight[:, : stripe.common])
-                of_x[:, stripe.common : stripe.reach].addmm_(g, end)
-        return (of_x, None, *of_weights, *(None for _ in stripes))
+                of_x[:, : stripe.reach].addmm_(g, w)
+        return of_x, of_weight, None, None
 
 
 class MaskedLinear(nn.Module):
@@ -111,7 +118,13 @@ class MaskedLinear(nn.Module):
         classes: number of classes, 0 for none.
         gain: factor on the initial weights, which otherwise keep the variance of their inputs.
         bias: add b.
+
+    Attributes:
+        weight: the stripes' matrices one after the other, as a vector. What a mask hides in them is zero at the start
+            and gets no gradient; should somebody set it to something else, it is zero again before it is used.
     """
+
+    mask: Tensor
 
     def __init__(
         self, inputs: int, reach: Sequence[int], *, classes: int = 0, gain: float = 1.0, bias: bool = True
@@ -120,24 +133,31 @@ class MaskedLinear(nn.Module):
         self.inputs = inputs
         self.reach = list(reach)
         self.stripes = stripes_of(self.reach, inputs)
-        self.weights = nn.ParameterList()
-        for k, (start, end, common, to) in enumerate(self.stripes):
-            seen = torch.tensor(self.reach[start:end])[:, None]
-            bound = gain * (3 / seen.clamp(min=1)).sqrt()
-            mask = (torch.arange(common, to) < seen).float()
-            weight = torch.empty(end - start, to).uniform_(-1, 1).mul_(bound)
-            weight[:, common:].mul_(mask)
-            self.weights.append(nn.Parameter(weight))
-            self.register_buffer(f"mask{k}", mask, persistent=False)
+        self.weight = nn.Parameter(torch.empty(sum(stripe.weights for stripe in self.stripes)).uniform_(-1, 1))
+        seen = torch.tensor(self.reach)[:, None]
+        masks = [torch.arange(s.common, s.reach) < seen[s.start : s.end] for s in self.stripes]
+        self.register_buffer("mask", torch.cat([mask.flatten() for mask in masks]).float(), persistent=False)
+        bound = gain * (3 / seen.clamp(min=1)).sqrt()
+        for stripe, w in zip(self.stripes, self.matrices(), strict=True):
+            w.mul_(bound[stripe.start : stripe.end])
         self.bias = nn.Parameter(torch.zeros(len(self.reach))) if bias else None
         self.class_bias = nn.Embedding(classes, len(self.reach)) if classes else None
         if self.class_bias is not None:
             nn.init.normal_(self.class_bias.weight, std=0.05 / CLASS_FACTOR)
 
+    def matrices(self) -> list[Tensor]:
+        """The weight of every stripe, (outputs, reach): views without gradient, hidden entries set to zero."""
+        views = _cut(self.weight.data, [stripe.shape for stripe in self.stripes])  # .data: not a change to autograd
+        for stripe, w, mask in zip(
+            self.stripes, views, _cut(self.mask, [stripe.hidden for stripe in self.stripes]), strict=True
+        ):
+            w[:, stripe.common :].mul_(mask)
+        return views
+
     def forward(self, x: Ordered, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
         """(n, inputs) → (n, outputs)."""
-        masks = [self.get_buffer(f"mask{k}") for k in range(len(self.stripes))]
-        y = _Product.apply(x, self.stripes, *self.weights, *masks)
+        self.matrices()
+        y = _Product.apply(x, self.weight, self.mask, self.stripes)
         biases = self.biases(labels)
         return y if biases is None else y + biases
 
@@ -145,21 +165,28 @@ class MaskedLinear(nn.Module):
         """(outputs,), or (n, outputs) with classes; ``None`` without biases."""
         return self.bias if self.class_bias is None else self.bias + CLASS_FACTOR * self.class_bias(labels)
 
-    def some(self, x: Ordered, start: int, end: int, biases: Tensor | None) -> Float[Tensor, "n some"]:
-        """Outputs start..end-1, all of one reach, given all :meth:`biases`; x beyond the reach is not looked at."""
-        k = bisect_right(self.stripes, start, key=lambda stripe: stripe.start) - 1
-        first, reach = self.stripes[k].start, self.reach[start]
-        weight = self.weights[k][start - first : end - first, :reach]
-        if biases is None:
-            return torch.mm(x[:, :reach], weight.t())
-        return torch.addmm(biases[..., start:end], x[:, :reach], weight.t())
+    def some(self, labels: Labels | None) -> Callable[[Ordered, int, int], Tensor]:
+        """A function of (x, start, end): outputs start..end-1, all of one reach, from the inputs that they see.
+
+        x beyond the reach is not looked at. The function works on the weights as they are when it is made.
+        """
+        matrices, biases = self.matrices(), self.biases(labels)
+
+        def outputs(x: Tensor, start: int, end: int) -> Tensor:
+            k = bisect_right(self.stripes, start, key=attrgetter("start")) - 1
+            first, reach = self.stripes[k].start, self.reach[start]
+            transposed = matrices[k][start - first : end - first, :reach].t()
+            if biases is None:
+                return torch.mm(x[:, :reach], transposed)
+            return torch.addmm(biases[..., start:end], x[:, :reach], transposed)
+
+        return outputs
 
     def matrix(self) -> Float[Tensor, "outputs inputs"]:
-        """The weights as one matrix with its zeros, detached; for looking at, not for computing with."""
-        dense = self.weights[0].detach().new_zeros(len(self.reach), self.inputs)
-        for k, (start, end, common, reach) in enumerate(self.stripes):
-            dense[start:end, :reach] = self.weights[k].detach()
-            dense[start:end, common:reach] *= self.get_buffer(f"mask{k}")
+        """A copy of the weights as one matrix with its zeros, for looking at."""
+        dense = self.weight.data.new_zeros(len(self.reach), self.inputs)
+        for stripe, w in zip(self.stripes, self.matrices(), strict=True):
+            dense[stripe.start : stripe.end, : stripe.reach] = w
         return dense
 
 
