@@ -18,6 +18,7 @@ never seen, however deep the network. :mod:`imago.models.gated_pixelcnn` has non
 Van den Oord et al. 2016, "Pixel recurrent neural networks" (PMLR 48), sections 3.3 to 3.6, figures 2, 4, 5, table 1.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -68,7 +69,7 @@ class PixelCNN(Autoregressive):
         optimizer: Mapping[str, OptimizerFactory],
         features: PositiveInt,
         blocks: NonNegativeInt,
-        block: Callable[..., "ResidualBlock | PlainBlock"],
+        block: Callable[..., "Block"],
         first_kernel: OddInt,
         head: list[PositiveInt],
         conditional: bool = False,
@@ -114,7 +115,7 @@ class PixelCNNNet(AutoregressiveNet):
         parameters: int,
         *,
         features: int,
-        blocks: "list[ResidualBlock | PlainBlock]",
+        blocks: "list[Block]",
         first_kernel: int,
         head: list[int],
         classes: int,
@@ -144,12 +145,21 @@ class PixelCNNNet(AutoregressiveNet):
         program = RowProgram.of(self, self.spec, n, labels)
         h = self.first.unroll(program, program.image)
         for block in self.blocks:
+            assert isinstance(block, Block)
             h = block.unroll(program, h)
         program.output = self.head.unroll(program, h)
         return program
 
 
-class ResidualBlock(nn.Module):
+class Block(nn.Module, ABC):
+    """A causal piece of the network: (n, features, height, width) → the same shape."""
+
+    @abstractmethod
+    def unroll(self, program: RowProgram, source: Row) -> Row:
+        """The same computation on row buffers; ``source`` is read by nobody else, unless the block does."""
+
+
+class ResidualBlock(Block):
     """x + 1x1(ReLU(k x k(ReLU(1x1(ReLU(x)))))) with h = features / 2 inside (figure 5, left).
 
     Args:
@@ -179,7 +189,7 @@ class ResidualBlock(nn.Module):
         return program.add_(h, source)
 
 
-class PlainBlock(nn.Module):
+class PlainBlock(Block):
     """k x k(ReLU(x)), without a shortcut.
 
     Args:

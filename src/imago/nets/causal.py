@@ -65,6 +65,8 @@ class CausalConv2d(nn.Module):
         bias: add a bias.
     """
 
+    visible: Tensor
+
     def __init__(
         self,
         in_features: int,
@@ -166,12 +168,13 @@ class Head(nn.Module):
         super().__init__()
         self.channels = channels
         widths = [features, *hidden, channels * parameters]
-        self.layers = nn.ModuleList(
+        layers = [
             CausalConv2d(a, b, (1, 1), mask="B", channels=channels, classes=0 if k else classes)
             for k, (a, b) in enumerate(pairwise(widths))
-        )
+        ]
         with torch.no_grad():
-            self.layers[-1].weight.mul_(0.1)  # start near the uniform distribution
+            layers[-1].weight.mul_(0.1)  # start near the uniform distribution
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, h: Map, labels: Labels | None = None) -> Float[Tensor, "n channels height width parameters"]:
         """(n, features, height, width) → (n, channels, height, width, parameters)."""
@@ -183,6 +186,7 @@ class Head(nn.Module):
     def unroll(self, program: RowProgram, source: Row) -> Row:
         """The same on row buffers."""
         for layer in self.layers:
+            assert isinstance(layer, CausalConv2d)
             source = layer.unroll(program, program.relu(source))
         return source
 

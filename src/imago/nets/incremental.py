@@ -151,7 +151,8 @@ class RowProgram(Incremental):
     def of(cls, net: nn.Module, spec: ImageSpec, n: int, labels: Tensor | None) -> "RowProgram":
         """An empty program for a network on images of a shape."""
         like = next(net.parameters())
-        margin = max((m.left for m in net.modules() if hasattr(m, "left")), default=0)
+        reaches = (getattr(module, "left", 0) for module in net.modules())  # of its convolutions to the left
+        margin = max(reach for reach in reaches if isinstance(reach, int))
         return cls(n, spec.width, spec.channels, margin, like.detach(), labels)
 
     def row(self, features: int, parts: int = 1) -> Row:
