@@ -107,9 +107,7 @@ class GatedPixelCNNNet(AutoregressiveNet):
         super().__init__()
         self.spec = spec
         self.layers = nn.ModuleList(
-            GatedLayer(
-                features, kernel, channels=spec.channels, classes=classes, first=k == 0, last=k == len(kernels) - 1
-            )
+            GatedLayer(features, kernel, spec=spec, classes=classes, first=k == 0, last=k == len(kernels) - 1)
             for k, kernel in enumerate(kernels)
         )
         self.head = Head(spec.channels, features, head, parameters, classes)
@@ -141,14 +139,21 @@ class VerticalConv2d(nn.Module):
         out_features: features of the output.
         kernel: n of the full n x n kernel.
         shifted: see the n // 2 rows above only; otherwise the own row too, for inputs that are shifted already.
+        height: of the images: with a single row, there is nothing above to learn from.
     """
 
-    def __init__(self, in_features: int, out_features: int, kernel: int, *, shifted: bool) -> None:
+    weight: Tensor
+
+    def __init__(self, in_features: int, out_features: int, kernel: int, *, shifted: bool, height: int) -> None:
         super().__init__()
         self.left = kernel // 2
         self.shifted = shifted
         self.rows = kernel // 2 + (0 if shifted else 1)
-        self.weight = scaled_uniform(out_features, in_features, self.rows, kernel)
+        weight = scaled_uniform(out_features, in_features, self.rows, kernel)
+        if shifted and height == 1:
+            self.register_buffer("weight", weight.detach())
+        else:
+            self.weight = weight
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Map) -> Map:
@@ -166,18 +171,19 @@ class GatedLayer(nn.Module):
     Args:
         features: p.
         kernel: n.
-        channels: image channels.
+        spec: the images.
         classes: number of classes, 0 for none.
         first: the inputs are the image: the horizontal convolution has mask A and no shortcut, and the vertical one
             sees only the rows above.
         last: no vertical output is needed.
     """
 
-    def __init__(self, features: int, kernel: int, *, channels: int, classes: int, first: bool, last: bool) -> None:
+    def __init__(self, features: int, kernel: int, *, spec: ImageSpec, classes: int, first: bool, last: bool) -> None:
         super().__init__()
+        channels = spec.channels
         inputs = channels if first else features
         self.features, self.channels, self.first, self.last = features, channels, first, last
-        self.vertical = VerticalConv2d(inputs, 2 * features, kernel, shifted=first)
+        self.vertical = VerticalConv2d(inputs, 2 * features, kernel, shifted=first, height=spec.height)
         self.link = nn.Conv2d(2 * features, 2 * features, 1, bias=False)  # its bias is the horizontal one
         self.horizontal = CausalConv2d(
             inputs, features, (1, kernel), mask="A" if first else "B", channels=channels, parts=2, classes=classes
