@@ -1,16 +1,18 @@
 """Distributions of one pixel value given the rest: what the last layer of an explicit model parametrises.
 
 A *value* is an integer 0..levels-1 of one channel of one pixel. A distribution object says how many numbers a network
-must put out for each value, and turns them into log-probabilities and samples. All of them are normalised over the
-levels, so log-likelihoods are of the integer image whichever is chosen.
+must put out for each value, and turns them into log-probabilities and samples. All but the :class:`Gaussian`, which has
+a bound, are normalised over the levels: log-likelihoods are of the integer image whichever is chosen.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Integer
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,10 +27,12 @@ class Distribution(ABC):
     Attributes:
         levels: number of values.
         parameters: how many real numbers describe it.
+        exact: whether :meth:`log_prob` is the log-probability; if not, a lower bound of it.
     """
 
     levels: int
     parameters: int
+    exact: ClassVar[bool] = True
 
     @abstractmethod
     def logits(self, parameters: Parameters) -> LevelLogits:
@@ -37,6 +41,11 @@ class Distribution(ABC):
     @abstractmethod
     def log_prob(self, parameters: Parameters, values: Values) -> Float[Tensor, "*shape"]:
         """Log-probability of the given values, in nats."""
+
+    def mean(self, parameters: Parameters) -> Float[Tensor, "*shape"]:
+        """The expected value, in 0..levels-1."""
+        values = torch.arange(self.levels, device=parameters.device, dtype=torch.float32)
+        return self.logits(parameters).float().softmax(-1) @ values
 
     def sample(
         self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
@@ -67,6 +76,10 @@ class Bernoulli(Distribution):
         """log σ(a) for 1 and log σ(-a) for 0, with the logit a."""
         logit = parameters.squeeze(-1).float()
         return -F.binary_cross_entropy_with_logits(logit, values.to(logit.dtype), reduction="none")
+
+    def mean(self, parameters: Parameters) -> Float[Tensor, "*shape"]:
+        """The probability of 1."""
+        return torch.sigmoid(parameters.squeeze(-1).float())
 
     def sample(
         self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
@@ -136,6 +149,64 @@ class LogisticMixture(Distribution):
             + torch.where(first | last, 0.0, inner)
         )
         return torch.logsumexp(F.log_softmax(weight, -1) + inside, -1)
+
+
+class Gaussian(Distribution):
+    """A normal distribution with learned mean and variance; its density is of values dequantised with uniform noise.
+
+    A density has no probability of an integer. With u uniform over the width of a level, log P(v) = log ∫ p(v + u) du
+    ≥ E_u[log p(v + u)] + log(width) (Theis et al. 2016, section 3.1), and for a normal density the expectation is
+    known: E_u[(v + u − μ)²] = (v − μ)² + width²/12. :meth:`log_prob` is that bound, without noise. Samples are normal
+    numbers, rounded to the nearest level and clipped.
+
+    Args:
+        levels: number of values.
+        smallest_scale: of the standard deviation, in signal units (an image spans [-1, 1]): a network that may call
+            itself certain gains without end.
+    """
+
+    parameters = 2
+    exact = False
+
+    def __init__(self, levels: int, smallest_scale: PositiveFloat = 1e-3) -> None:
+        self.levels = levels
+        self.smallest = math.log(smallest_scale)
+
+    def _normal(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        mean, log_scale = parameters.float().unbind(-1)
+        return mean, log_scale.clamp(min=self.smallest)
+
+    def logits(self, parameters: Parameters) -> LevelLogits:
+        """Logarithms of the normal distribution's integrals over the levels, the outermost reaching to infinity."""
+        mean, log_scale = self._normal(parameters)
+        edges = torch.arange(1, self.levels, device=mean.device).mul(2).sub(1) / (self.levels - 1) - 1
+        z = (edges - mean[..., None]).double() * torch.exp(-log_scale.double())[..., None]
+        below, above = torch.special.ndtr(z), torch.special.ndtr(-z)  # both, so that neither tail cancels to nothing
+        one = torch.ones_like(below[..., :1])
+        lower = torch.cat([below, one], -1) - torch.cat([0 * one, below], -1)
+        upper = torch.cat([one, above], -1) - torch.cat([above, 0 * one], -1)
+        centre = torch.cat([z - 1 / (self.levels - 1), z[..., -1:] + 1], -1)
+        return torch.where(centre < 0, lower, upper).clamp(min=1e-300).log().float()
+
+    def log_prob(self, parameters: Parameters, values: Values) -> Float[Tensor, "*shape"]:
+        """E_u[log N(v + u; μ, σ²)] + log(width)."""
+        mean, log_scale = self._normal(parameters)
+        width = 2 / (self.levels - 1)
+        distance = (values.to(mean.dtype) * width - 1 - mean).square() + width**2 / 12
+        return math.log(width) - 0.5 * math.log(2 * math.pi) - log_scale - 0.5 * distance * torch.exp(-2 * log_scale)
+
+    def mean(self, parameters: Parameters) -> Float[Tensor, "*shape"]:
+        """μ as a level, clipped to what an image can hold."""
+        mean, _ = self._normal(parameters)
+        return ((mean + 1) * ((self.levels - 1) / 2)).clamp(0, self.levels - 1)
+
+    def sample(
+        self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
+    ) -> Integer[Tensor, "*shape"]:
+        """The nearest level to μ + σ √temperature Φ⁻¹(uniform)."""
+        mean, log_scale = self._normal(parameters)
+        z = mean + torch.exp(log_scale) * math.sqrt(temperature) * torch.special.ndtri(uniform)
+        return ((z + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).long()
 
 
 DistributionFactory = Callable[..., Distribution]

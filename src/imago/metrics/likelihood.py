@@ -6,11 +6,15 @@ from typing import Literal
 
 import torch
 
+from imago.config import choices_of
 from imago.data import ImageDataModule
+from imago.errors import UserError
 from imago.images import bits_per_dim
 from imago.metrics.network import Progress
 from imago.metrics.quality import Measurement, Protocol
-from imago.models.base import ExplicitModel
+from imago.models.base import ExplicitModel, sum_of
+from imago.models.latent import Variational
+from imago.noise import PerImageGenerator
 
 
 @torch.no_grad()
@@ -22,13 +26,14 @@ def measure_likelihood(
     averaged: bool,
     batch_size: int = 128,
     images: int | None = None,
+    importance: int | None = None,
     progress: Progress | None = None,
     before_batch: Callable[[], None] = lambda: None,
 ) -> list[Measurement]:
     """The mean negative log-likelihood of images that are what training saw: the same levels, the same binarisation.
 
-    The global random generators are left as they were; a bound that is estimated with noise gets the same noise
-    every time.
+    The global random generators are left as they were; a bound that is estimated with noise gets the same noise for an
+    image every time.
 
     Args:
         model: with the weights to be judged. A conditional one is given the labels: log p(x | label).
@@ -37,19 +42,27 @@ def measure_likelihood(
         averaged: whether the model has averaged weights; for the protocol.
         batch_size: images at a time; changes no number beyond rounding.
         images: take the first ones only; ``None`` takes all. (Splits are cut from a permutation: the first are random.)
+        importance: also the importance-weighted bound with so many draws of z for each image, for variational models.
         progress: called with (images so far, images in all).
         before_batch: called before each batch; may raise to abandon the measurement.
 
     Returns:
-        ``bpd``, bits per dimension, nats / (dimensions ln 2), and ``nats`` per image; lower is better. Their protocols
-        have the standard error of the mean over the images.
+        ``bpd``, bits per dimension, nats / (dimensions ln 2), and ``nats`` per image; lower is better. Where a bound
+        has parts, each in nats, and as ``<name>_bpd``. With ``importance`` also ``iw/bpd``, ``iw/nats`` and
+        ``elbo/gap``, the nats between the two bounds. Protocols have the standard error of the mean over the images.
 
     Raises:
-        UserError: images or labels that the model was not made for.
+        UserError: images or labels that the model was not made for, or importance weights of a model without them.
     """
+    if importance is not None and not isinstance(model, Variational):
+        able = ", ".join(choices_of("model", Variational))
+        raise UserError(
+            f"importance={importance}: a {type(model).__name__} has no importance-weighted bound; models that have one "
+            f"are {able}; leave importance=null"
+        )
     available = len({"train": data.train, "val": data.val, "test": data.test}[split])
     count = available if images is None else min(images, available)
-    parts: list[torch.Tensor] = []
+    found: dict[str, list[torch.Tensor]] = {}
     done = 0
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -57,13 +70,25 @@ def measure_likelihood(
             before_batch()
             shown = batch.images[: count - done]
             labels = batch.labels[: count - done] if model.conditional and batch.labels is not None else None
-            parts.append(-model.log_likelihood(shown, labels).double().cpu())
+            terms = model.measured_terms(shown, labels, PerImageGenerator(0, first=done, device=model.device))
+            values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
+            if importance is not None and isinstance(model, Variational):
+
+                def report(draws: int, _: int, seen: int = done, batch_images: int = len(shown)) -> None:
+                    if progress is not None and importance is not None:
+                        progress(seen * importance + batch_images * draws, count * importance)
+                    before_batch()
+
+                noise = PerImageGenerator(1, first=done, device=model.device)
+                bound = model.importance_weighted(shown, labels, k=importance, generator=noise, progress=report)
+                values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
+            for name, nats in values.items():
+                found.setdefault(name, []).append(nats.double().cpu())
             done += len(shown)
             if progress is not None:
-                progress(done, count)
+                progress(done * (importance or 1), count * (importance or 1))
             if done == count:
                 break
-    nats = torch.cat(parts)
     protocol: Protocol = {
         "data": f"{data.name} {split}",
         "data_fingerprint": data.fingerprint,
@@ -74,7 +99,13 @@ def measure_likelihood(
         "weights": "averaged" if averaged else "last",
         "caveat": _caveat(model, data, count, available),
     }
-    return [_mean(name, x, protocol) for name, x in (("bpd", bits_per_dim(nats, model.spec)), ("nats", nats))]
+    measured = []
+    for name, parts in found.items():
+        nats = torch.cat(parts)
+        more: Protocol = {"draws": importance or 0} if name.startswith("iw/") or name == "elbo/gap" else {}
+        bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
+        measured += [_mean(bits, bits_per_dim(nats, model.spec), protocol | more), _mean(name, nats, protocol | more)]
+    return measured
 
 
 _BINARIZATION = {

@@ -67,6 +67,11 @@ class Autoregressive(ExplicitModel, ABC):
             spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
         )
         self.distribution = distribution_of(distribution, spec.levels)
+        if not self.distribution.exact:
+            raise UserError(
+                f"distribution={type(self.distribution).__name__}: has a bound of the likelihood only, these models "
+                "have an exact one; choose distribution@model.distribution=softmax or logistic_mixture"
+            )
         self.temperature = 1.0
         self.incremental = True
 
@@ -137,22 +142,17 @@ class Autoregressive(ExplicitModel, ABC):
         Raises:
             UserError: images, labels or a mask that the model was not made for.
         """
-        self.check_images(images)
+        images, labels = self.checked(images, labels)
         try:
             known = mask.to(self.device).expand(images.shape)
         except RuntimeError:
             raise UserError(
                 f"mask of shape {tuple(mask.shape)} for images of {tuple(images.shape)}: give one that broadcasts"
             ) from None
-        if labels is not None:
-            self.check_labels(labels, len(images))
-            labels = labels.to(self.device)
-        elif self.conditional:
-            raise UserError("a conditional model completes images of given classes: give their labels")
         self._progress = progress
         try:
             with evaluating(self):
-                return self._draw(len(images), labels, generator, images.to(self.device), known)
+                return self._draw(len(images), labels, generator, images, known)
         finally:
             self._progress = None
 

@@ -23,6 +23,8 @@ from imago.noise import PerImageGenerator
 from imago.schedules import Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Normal = Callable[..., Tensor]  # (n, *shape) → standard normal numbers of that shape, float32
+Terms = dict[str, Float[Tensor, " n"]]
 
 
 class GenerativeModel(LightningModule, ABC):
@@ -43,6 +45,7 @@ class GenerativeModel(LightningModule, ABC):
         updates: optimiser steps of the model (of the generator, for a GAN).
         batches_per_update: how many batches one of them takes.
         observed: whether a row of the log is due soon, so that gradient norms are worth computing.
+        gradient_skip: a step along a longer gradient than this is left out; for deep models, which set it.
     """
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
@@ -71,6 +74,7 @@ class GenerativeModel(LightningModule, ABC):
         self.updates = 0
         self.batches_per_update = 1
         self.observed = True
+        self.gradient_skip: float | None = None
         self._optimizer_factories = dict(optimizer)
         self._terms: dict[str, tuple[Tensor, int]] = {}
         self._progress: Callable[[int, int], None] | None = None
@@ -149,6 +153,40 @@ class GenerativeModel(LightningModule, ABC):
                 f"0..{self.classes - 1}"
             )
 
+    def checked(self, images: Images, labels: Labels | None) -> tuple[Images, Labels | None]:
+        """Images and labels on the model's device.
+
+        Raises:
+            UserError: images or labels that the model was not made for.
+        """
+        self.check_images(images)
+        if labels is not None:
+            self.check_labels(labels, len(images))
+            labels = labels.to(self.device)
+        elif self.conditional:
+            raise UserError("the model is conditional, it knows images of a given class only: give the labels")
+        return images.to(self.device), labels
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse images that the model was not made for.
+
+        Raises:
+            UserError: another shape, type or range; the message has both.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise UserError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}: give uint8 (n, channels, height, width)"
+            )
+        shape = "x".join(map(str, images.shape[1:]))
+        if tuple(images.shape[1:]) != self.spec.shape:
+            raise UserError(f"images of {shape} for a model of {self.spec}: give images of the model's shape")
+        if len(images) and int(images.max()) >= self.spec.levels:
+            raise UserError(
+                f"pixel values up to {int(images.max())} for a model of {self.spec.levels} levels: "
+                f"give values 0..{self.spec.levels - 1}"
+                + (" (binarise the images as in training)" if self.spec.levels == 2 else "")
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Learn from one batch and count it (Lightning's entry)."""
         self.learn(batch)
@@ -167,12 +205,17 @@ class GenerativeModel(LightningModule, ABC):
             self.manual_backward(loss)  # tells DDP's reducer what is coming
         else:
             loss.backward()  # the same, without a third of a millisecond of hooks
-        if self.gradient_clip is not None or self.observed:
+        if self.gradient_clip is not None or self.gradient_skip is not None or self.observed:
             gradients = [p.grad for p in parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             if self.gradient_clip is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
             self.record(f"gradient_norm/{player}", norm)
+            if self.gradient_skip is not None:
+                skipped = not bool(norm <= self.gradient_skip)  # also where the norm is not a number
+                self.record(f"skipped/{player}", norm.new_tensor(float(skipped)))
+                if skipped:
+                    return
         if self.schedule is not None:
             factor = self.schedule(self.images_seen)
             for group in optimizer.param_groups:
@@ -246,13 +289,25 @@ class ExplicitModel(GenerativeModel, ABC):
     def log_prob(self, images: Images, labels: Tensor | None) -> Float[Tensor, " n"]:
         """log p(x) of each image in nats, or the bound: what training maximises. Differentiable, in any mode."""
 
-    @torch.no_grad()
-    def log_likelihood(self, images: Images, labels: Labels | None = None) -> Float[Tensor, " n"]:
-        """log p(x) or log p(x | label) of the integer images, in evaluation mode.
+    def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
+        """−log p(x), or its bound, as a sum of named parts in nats, (n,) each. Differentiable, in any mode.
+
+        Args:
+            images: uint8 (n, channels, height, width).
+            labels: int64 (n,), conditional models only.
+            normal: source of the noise with which a bound is estimated.
+        """
+        return {"nats": -self.log_prob(images, labels)}
+
+    def log_likelihood(
+        self, images: Images, labels: Labels | None = None, generator: PerImageGenerator | None = None
+    ) -> Float[Tensor, " n"]:
+        """log p(x) or log p(x | label) of the integer images, or the bound, in evaluation mode.
 
         Args:
             images: uint8 (n, channels, height, width) with values 0..levels-1.
             labels: int64 (n,), for conditional models.
+            generator: the noise of a bound's estimate; ``None`` is a new generator of seed 0, the same every time.
 
         Returns:
             Nats, (n,); :func:`imago.images.bits_per_dim` turns them into bits per dimension.
@@ -260,34 +315,22 @@ class ExplicitModel(GenerativeModel, ABC):
         Raises:
             UserError: images or labels that the model was not made for.
         """
-        self.check_images(images)
-        if labels is not None:
-            self.check_labels(labels, len(images))
-            labels = labels.to(self.device)
-        elif self.conditional:
-            raise UserError("a conditional model knows log p(x | label) only: give the labels of the images")
+        return -sum_of(self.measured_terms(images, labels, generator))
+
+    @torch.no_grad()
+    def measured_terms(
+        self, images: Images, labels: Labels | None = None, generator: PerImageGenerator | None = None
+    ) -> Terms:
+        """The named parts of −log p(x) or of its bound; arguments and errors as in :meth:`log_likelihood`."""
+        images, labels = self.checked(images, labels)
+        generator = generator or PerImageGenerator(0, device=self.device)
         with evaluating(self):
-            return self.log_prob(images.to(self.device), labels)
+            return self.terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))
 
-    def check_images(self, images: Tensor) -> None:
-        """Refuse images that the model was not made for.
 
-        Raises:
-            UserError: another shape, type or range; the message has both.
-        """
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise UserError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}: give uint8 (n, channels, height, width)"
-            )
-        shape = "x".join(map(str, images.shape[1:]))
-        if tuple(images.shape[1:]) != self.spec.shape:
-            raise UserError(f"images of {shape} for a model of {self.spec}: give images of the model's shape")
-        if len(images) and int(images.max()) >= self.spec.levels:
-            raise UserError(
-                f"pixel values up to {int(images.max())} for a model of {self.spec.levels} levels: "
-                f"give values 0..{self.spec.levels - 1}"
-                + (" (binarise the images as in training)" if self.spec.levels == 2 else "")
-            )
+def sum_of(terms: Terms) -> Float[Tensor, " n"]:
+    """The sum of named terms, image by image."""
+    return torch.stack(list(terms.values())).sum(0)
 
 
 @contextmanager

@@ -29,7 +29,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
-from imago.models.base import GenerativeModel, OptimizerFactory, frozen
+from imago.models.base import OptimizerFactory, frozen
+from imago.models.latent import LatentModel, Latents
 from imago.noise import PerImageGenerator
 from imago.schedules import Schedule
 
@@ -169,7 +170,7 @@ class GradientPenalty(Penalty):
         return self.weight * (self.gradients(discriminator, between).norm(dim=1) - 1).square()
 
 
-class GAN(GenerativeModel):
+class GAN(LatentModel):
     """A generator and a discriminator in alternating optimisation.
 
     Args:
@@ -257,10 +258,10 @@ class GAN(GenerativeModel):
             self.record("loss/generator", loss)
             self.descend("generator", loss)
 
-    def decode(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Images:
-        """The images, uint8 (n, channels, height, width), that latent vectors stand for, in the networks' mode."""
-        return to_images(self.generator(z.to(self.device), labels), self.spec.levels)
+    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+        """G(z); see :meth:`LatentModel.decode`."""
+        return self.generator(z.to(self.device), labels)
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """G(z) for z ~ N(0, I)."""
-        return self.decode(generator.normal(n, self.latent), labels)
+        return to_images(self.decode(self.draw_latents(n, generator), labels), self.spec.levels)

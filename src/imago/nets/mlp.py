@@ -89,3 +89,61 @@ def normalise_spectrally(net: nn.Module) -> None:
     for module in list(net.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.utils.parametrizations.spectral_norm(module)
+
+
+class MLPEncoder(nn.Module):
+    """Image → hidden layers → a vector (Kingma & Welling 2014, appendix C).
+
+    Args:
+        spec: the images.
+        outputs: length of the vector.
+        classes: number of classes, 0 for an unconditional model.
+        hidden: width of each hidden layer.
+    """
+
+    def __init__(self, spec: ImageSpec, outputs: int, classes: int, hidden: Widths) -> None:
+        super().__init__()
+        self.first = nn.Linear(spec.dimensions, hidden[0])
+        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
+        layers: list[nn.Module] = []
+        for wide, next_wide in pairwise([*hidden, outputs]):
+            layers += [nn.ReLU(), nn.Linear(wide, next_wide)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
+        """The vectors."""
+        h = self.first(x.flatten(1))
+        if self.embed is not None:
+            h = h + self.embed(labels)
+        return self.rest(h)
+
+
+class MLPDecoder(nn.Module):
+    """A vector → hidden layers → the parameters of every value's distribution (Kingma & Welling 2014, appendix C).
+
+    Args:
+        spec: the images.
+        latent: length of the vector.
+        parameters: how many numbers describe the distribution of a value.
+        classes: number of classes, 0 for an unconditional model.
+        hidden: width of each hidden layer.
+    """
+
+    def __init__(self, spec: ImageSpec, latent: int, parameters: int, classes: int, hidden: Widths) -> None:
+        super().__init__()
+        self.shape = (*spec.shape, parameters)
+        self.first = nn.Linear(latent, hidden[0])
+        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
+        layers: list[nn.Module] = []
+        for wide, next_wide in pairwise([*hidden, spec.dimensions * parameters]):
+            layers += [nn.ReLU(), nn.Linear(wide, next_wide)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(
+        self, z: Float[Tensor, "n latent"], labels: Labels | None = None
+    ) -> Float[Tensor, "n channels height width parameters"]:
+        """The parameters."""
+        h = self.first(z)
+        if self.embed is not None:
+            h = h + self.embed(labels)
+        return self.rest(h).view(-1, *self.shape)

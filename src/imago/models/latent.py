@@ -1,0 +1,245 @@
+"""Latent-variable models: an image is what a short vector z decodes to.
+
+:class:`LatentModel` is all that the figures of latent spaces need: the GAN is one as much as the VAE. Models that also
+find the z of a given image are :class:`EncodingModel`. Those that do so by a posterior q(z|x), and so have a bound of
+the likelihood, are :class:`Variational`. For every x and every q (lecture, chapter "Variational autoencoder"; Kingma &
+Welling 2014, eq. 1-3)
+
+    log p(x) = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)) + KL(q(z|x) ‖ p(z|x)).                                     (1)
+
+The first term is the *reconstruction*, the second the *regularisation*; the third is unknown and never negative, so the
+first two are a lower bound of log p(x), the ELBO. With k draws from q a tighter one is
+
+    log p(x) ≥ E[log 1/k Σ_i w_i],   w_i = p(x, z_i) / q(z_i|x)                                              (2)
+
+(Burda et al. 2016, eq. 8), which grows to log p(x) with k: its distance to the ELBO estimates the third term, from
+below.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imago.images import Batch, Images, ImageSpec, Labels, Signal, bits_per_dim, to_signal
+from imago.likelihoods import DistributionFactory, Parameters, distribution_of
+from imago.models.base import (
+    ExplicitModel,
+    GenerativeModel,
+    Normal,
+    OptimizerFactory,
+    Terms,
+    evaluating,
+    sum_of,
+)
+from imago.noise import PerImageGenerator
+from imago.schedules import Schedule
+
+Latents = Float[Tensor, "n latent"]
+
+
+class LatentModel(GenerativeModel, ABC):
+    """A model whose images are functions of a vector.
+
+    Attributes:
+        latent: length of z.
+    """
+
+    latent: int
+
+    @abstractmethod
+    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+        """The images (n, channels, height, width) in [-1, 1] that latent vectors stand for, in the networks' mode.
+
+        Where p(x|z) is a distribution, its mean.
+        """
+
+    def draw_latents(self, n: int, generator: PerImageGenerator) -> Latents:
+        """Vectors as they occur when the model samples: from N(0, I) unless it says otherwise."""
+        return generator.normal(n, self.latent).to(self.device)
+
+
+class EncodingModel(LatentModel, ABC):
+    """A latent model that also knows the way back."""
+
+    @abstractmethod
+    def encode(self, images: Images, labels: Labels | None = None) -> Latents:
+        """The vectors (n, latent) of uint8 images; where q(z|x) is a distribution, its mean. In the networks' mode."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One draw of z ~ q(z|x) for each image, and what it says.
+
+    Attributes:
+        parameters: of p(x|z), for each value of the image.
+        kl: KL(q(z|x) ‖ p(z)) in nats for each dimension of z, in closed form (a conditional one where p(z) has parts).
+        log_ratio: log q(z|x) − log p(z) at the z drawn.
+    """
+
+    parameters: Parameters
+    kl: Float[Tensor, "n units"]
+    log_ratio: Float[Tensor, " n"]
+
+
+class Variational(ExplicitModel, EncodingModel, ABC):
+    """A model with an approximate posterior: the ELBO, its importance-weighted refinement, the training objective.
+
+    Args:
+        spec: the images.
+        distribution: p(x|z) of a value, for a number of levels; two levels are always Bernoulli.
+        optimizer: of the player ``net``.
+        beta: weight of the KL term in training (Higgins et al. 2017); what is reported is the ELBO, beta = 1.
+        kl_warmup: training images over which that weight rises from 0 (Sønderby et al. 2016, section 2.3); 0 for none.
+        free_bits: nats of every dimension of z, in the batch's mean, that are free (Kingma et al. 2016, eq. 15).
+        observation_noise: :meth:`sample` draws x ~ p(x|z); without it, samples are means, as many papers print them.
+        conditional: model p(x | label).
+        schedule: factor on the learning rate as a function of the images seen.
+        gradient_clip: largest norm of the gradient.
+    """
+
+    likelihood = "lower_bound"
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        *,
+        distribution: DistributionFactory,
+        optimizer: Mapping[str, OptimizerFactory],
+        beta: float,
+        kl_warmup: int,
+        free_bits: float,
+        observation_noise: bool,
+        conditional: bool,
+        schedule: Schedule | None,
+        gradient_clip: float | None,
+    ) -> None:
+        super().__init__(
+            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
+        )
+        self.distribution = distribution_of(distribution, spec.levels)
+        self.beta = beta
+        self.kl_warmup = kl_warmup
+        self.free_bits = free_bits
+        self.observation_noise = observation_noise
+
+    # --- what a model writes ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def observe(self, signal: Signal, labels: Labels | None) -> list[Tensor]:
+        """What q(z|x) needs to know of the images: tensors (n, ...), computed once however many z are drawn."""
+
+    @abstractmethod
+    def infer(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> Inference:
+        """Draw z ~ q(z|x) with noise from ``normal``."""
+
+    @abstractmethod
+    def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
+        """The parameters of p(x|z), (n, channels, height, width, parameters)."""
+
+    # --- likelihood ---------------------------------------------------------------------------------------------------
+
+    def learn(self, batch: Batch) -> None:
+        """Maximise the ELBO, per dimension, with the KL term weighted as the settings say."""
+        labels = batch.labels if self.conditional else None
+        draw = self.infer(self.observe(to_signal(batch.images, self.spec.levels), labels), labels, self.noise)
+        terms = self._elbo(draw, batch.images)
+        for name, nats in terms.items():
+            self.record(name, nats.mean())
+        nats = sum_of(terms).mean()
+        self.record("nats", nats)
+        self.record("bpd", bits_per_dim(nats, self.spec))
+        kl = draw.kl.mean(0).clamp(min=self.free_bits).sum() if self.free_bits else terms["elbo/kl"].mean()
+        loss = terms["elbo/reconstruction"].mean() + self.kl_weight * kl
+        self.descend("net", loss / self.spec.dimensions)
+        self.updates += 1
+
+    @property
+    def kl_weight(self) -> float:
+        """beta, or the part of it that the warm-up has reached."""
+        return self.beta * (min(1.0, self.images_seen / self.kl_warmup) if self.kl_warmup else 1.0)
+
+    def _elbo(self, draw: Inference, images: Images) -> Terms:
+        log_prob = self.distribution.log_prob(draw.parameters, images).flatten(1).sum(1)
+        return {"elbo/reconstruction": -log_prob, "elbo/kl": draw.kl.sum(1)}
+
+    def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
+        """−ELBO in its two parts (equation 1), with one z for each image and the KL in closed form."""
+        return self._elbo(self.infer(self.observe(to_signal(images, self.spec.levels), labels), labels, normal), images)
+
+    def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:
+        """The ELBO, in nats."""
+        return -sum_of(self.terms(images, labels, self.noise))
+
+    @torch.no_grad()
+    def importance_weighted(
+        self,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        k: int,
+        generator: PerImageGenerator,
+        rows: int = 512,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Equation 2: log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x), a bound of log p(x) in nats, in evaluation mode.
+
+        Args:
+            images: uint8 (n, channels, height, width).
+            labels: int64 (n,), for conditional models.
+            k: draws for each image.
+            generator: their noise.
+            rows: how many draws are decoded at a time; the memory needed does not depend on k.
+            progress: called with (draws so far, draws in all).
+
+        Raises:
+            UserError: images or labels that the model was not made for.
+        """
+        images, labels = self.checked(images, labels)
+        n = len(images)
+        total = torch.full((n,), -math.inf, dtype=torch.float64, device=self.device)
+        with evaluating(self):
+            observed = self.observe(to_signal(images, self.spec.levels), labels)
+            at_once = max(1, rows // max(1, n))
+            for first in range(0, k, at_once):
+                count = min(at_once, k - first)
+
+                def repeated(tensor: Tensor, count: int = count) -> Tensor:
+                    return tensor.repeat_interleave(count, 0)
+
+                def normal(m: int, *shape: int, count: int = count) -> Tensor:
+                    return generator.normal(m // count, count, *shape).flatten(0, 1).to(self.device)
+
+                draw = self.infer([repeated(t) for t in observed], None if labels is None else repeated(labels), normal)
+                log_prob = self.distribution.log_prob(draw.parameters, repeated(images)).flatten(1).sum(1)
+                weights = (log_prob - draw.log_ratio).double().view(n, count)
+                total = torch.logaddexp(total, weights.logsumexp(1))
+                if progress is not None:
+                    progress(first + count, k)
+        return (total - math.log(k)).float()
+
+    # --- samples ------------------------------------------------------------------------------------------------------
+
+    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+        """The mean of p(x|z); see :meth:`LatentModel.decode`."""
+        mean = self.distribution.mean(self.parameters_at(z.to(self.device), labels))
+        return mean * (2 / (self.spec.levels - 1)) - 1
+
+    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
+        """z ~ p(z), then x ~ p(x|z), or its mean without observation noise."""
+        parameters = self.parameters_at(self.draw_latents(n, generator), labels)
+        if not self.observation_noise:
+            return self.distribution.mean(parameters).round().to(torch.uint8)
+        uniform = generator.uniform(n, *self.spec.shape).to(self.device)
+        return self.distribution.sample(parameters, uniform).to(torch.uint8)
+
+
+def gaussian_kl(mean: Tensor, log_scale: Tensor, prior_mean: Tensor | float, prior_log_scale: Tensor | float) -> Tensor:
+    """KL(N(mean, scale²) ‖ N(prior_mean, prior_scale²)) in nats, element by element (appendix B)."""
+    prior = torch.as_tensor(prior_log_scale, dtype=mean.dtype, device=mean.device)
+    ratio = log_scale - prior
+    return 0.5 * (torch.exp(2 * ratio) + ((mean - prior_mean) * torch.exp(-prior)).square() - 1) - ratio
