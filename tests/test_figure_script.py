@@ -17,8 +17,11 @@ from imago.checkpoints import load
 from imago.config import build
 from imago.data import ImageDataModule
 from imago.figures.completion import known_part
+from imago.images import to_images
 from imago.models.autoregressive import Autoregressive
+from imago.models.latent import LatentModel
 from imago.noise import PerImageGenerator
+from imago.pictures import picture_of
 from imago.runs import Run
 from imago.training import train
 
@@ -35,6 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     chosen = {
         "pixels": configuration(*RUN, *PIXELS, "data.binarize=dynamic", f"logs={root}"),
         "classes": configuration(*RUN, *PIXELS, "conditional=true", f"logs={root}"),
+        "vae": configuration("model=vae", *RUN, "model.encoder.hidden=[8]", "model.decoder.hidden=[8]", f"logs={root}"),
         "gan": small(root, "max_images=160", "model.generator.hidden=[8]", "model.discriminator.hidden=[8]"),
     }
     return {name: train(config, name, root / name) for name, config in chosen.items()}
@@ -144,11 +148,60 @@ def test_the_receptive_fields_of_untrained_models(command: Command) -> None:
         assert picture.width > picture.height, "two panels"
 
 
+LATENT = ["manifold", "traversal", "interpolation", "arithmetic", "latent_units", "reconstruction"]
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [*(("vae", name) for name in LATENT), *(("gan", name) for name in LATENT[:3])]
+)
+def test_the_figures_of_latent_spaces(command: Command, runs: dict[str, Run], run: str, name: str) -> None:
+    code, out, err = command(f"figure={name}", f"checkpoint={runs[run].path}")
+    assert (code, out) == (0, "figure.png\n"), err
+    with Image.open("figure.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_a_manifold_shows_what_the_model_decodes(command: Command, runs: dict[str, Run]) -> None:
+    code, _, err = command("figure=manifold", f"checkpoint={runs['vae'].path}", "figure.side=3", "figure.axes=[5,2]")
+    assert code == 0, err
+    model = load(runs["vae"].path)
+    assert isinstance(model, LatentModel)
+    z = torch.zeros(9, 20)
+    quantiles = torch.special.ndtri(torch.tensor([1, 3, 5]) / 6)
+    z[:, 5], z[:, 2] = quantiles.repeat(3), quantiles.flip(0).repeat_interleave(3)
+    with torch.no_grad():
+        grid = np.asarray(picture_of(to_images(model.decode(z), 256), 3)).astype(int)
+    with Image.open("figure.png") as picture:
+        drawn = np.asarray(picture).astype(int)[-grid.shape[0] :, -grid.shape[1] :]
+    assert np.abs(drawn - grid).max() <= 1, "up to rounding"
+
+
 MISTAKES: list[tuple[str | None, list[str], str]] = [
     (None, ["figure=completion"], r"checkpoint=null: .*give checkpoint=PATH"),
     (None, ["figure=complete"], r"figure=complete: no such choice; did you mean completion\?"),
     ("gan", ["figure=completion"], r"figure=completion: .* a GAN; .*fvbn.*made.*, pixelcnn"),
     ("gan", ["figure=receptive_field"], r"figure=receptive_field: .* a GAN; .*pixelcnn"),
+    ("pixels", ["figure=manifold"], r"figure=manifold: .* a PixelCNN; .*autoencoder.*gan.*, vae"),
+    ("gan", ["figure=latent_units"], r"figure=latent_units: .* a GAN; .*autoencoder.*conv_vae.*, vae"),
+    ("gan", ["figure=reconstruction"], r"figure=reconstruction: .* a GAN; give a checkpoint of one of autoencoder, "),
+    ("gan", ["figure=manifold", "figure.label=1"], r"figure\.label=1: the model is unconditional"),
+    ("gan", ["figure=manifold", "figure.axes=[0]"], r"figure\.axes=\[0\]: .*at least 2 items"),
+    ("gan", ["figure=manifold", "figure.axes=[0,8]"], r"figure\.axes=\[0, 8\]: z has 8 dimensions"),
+    (
+        "gan",
+        ["figure=manifold", "figure.plane=principal"],
+        r"figure\.plane=principal: a GAN cannot encode images; .*vae",
+    ),
+    ("vae", ["figure=manifold", "figure.plane=sphere"], r"figure\.plane=\"sphere\": .*'principal'"),
+    ("vae", ["figure=traversal", "figure.image=180"], r"figure\.image=180: digits test has 180 images; give a smaller"),
+    ("vae", ["figure=interpolation", "figure.steps=1"], r"figure\.steps=1: .*greater than or equal to 2"),
+    ("vae", ["figure=arithmetic", "figure.classes=[1,2]"], r"figure\.classes=\[1, 2\]: .*at least 3 items"),
+    (
+        "vae",
+        ["figure=arithmetic", "figure.classes=[1,2,10]"],
+        r"figure\.classes=\[1, 2, 10\]: digits has classes 0\.\.9",
+    ),
+    (None, ["figure=latent_units"], r"checkpoint=null: .*give checkpoint=PATH"),
     ("pixels", ["figure.images=181"], r"figure\.images=181: digits test has 180; give fewer"),
     ("pixels", ["figure.images=0"], r"figure\.images=0: input should be greater than 0"),
     ("pixels", ["figure.hide=middle"], r"figure\.hide=\"middle\": .*'bottom'"),
@@ -197,5 +250,5 @@ def test_a_mistake_ends_with_one_message(
 def test_help_is_readable(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0
-    assert "figure: completion, receptive_field" in out
+    assert "figure: arithmetic, completion, interpolation, latent_units, manifold, receptive_field" in out
     assert "python src/figure.py figure=completion checkpoint=" in out

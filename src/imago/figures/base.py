@@ -13,6 +13,7 @@ import matplotlib.figure
 from PIL import Image
 
 from imago.data import ImageDataModule
+from imago.errors import UserError
 from imago.models.base import GenerativeModel
 
 Picture = Image.Image | matplotlib.figure.Figure
@@ -52,6 +53,17 @@ class Figure(ABC):
         Raises:
             UserError: a checkpoint is needed and was not named, or the settings do not fit it.
         """
+
+
+def needed(trained: Trained | None) -> Trained:
+    """What a figure is drawn of, where it cannot be drawn of nothing.
+
+    Raises:
+        UserError: no checkpoint was named.
+    """
+    if trained is None:
+        raise UserError("checkpoint=null: this is a figure of a trained model; give checkpoint=PATH")
+    return trained
 
 
 def write(picture: Picture, path: Path) -> None:

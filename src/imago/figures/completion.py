@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained
+from imago.figures.base import Figure, Progress, Trained, needed
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.noise import PerImageGenerator
@@ -58,8 +58,7 @@ class Completion(Figure):
 
     def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        if trained is None:
-            raise UserError("checkpoint=null: completions are those of a trained model; give checkpoint=PATH")
+        trained = needed(trained)
         model, data = trained.model, trained.data()
         assert isinstance(model, Autoregressive)
         split = {"val": data.val, "test": data.test}[self.split]

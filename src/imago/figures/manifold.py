@@ -1,0 +1,120 @@
+"""What a plane of latent vectors decodes to (Kingma & Welling 2014, figure 4)."""
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from imago.config import choices_of
+from imago.errors import UserError
+from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, prior_draws
+from imago.models.latent import EncodingModel, LatentModel, Latents
+
+
+class Manifold(Figure):
+    """A square of decoded vectors over the quantiles of the standard normal distribution, so that each is as likely.
+
+    The horizontal coordinate grows to the right, the vertical one upwards.
+
+    Args:
+        side: images in a row, and rows.
+        plane: ``axes``: the coordinates are two dimensions of z. ``principal``: along the two leading principal
+            components of the codes of test images, in standard deviations from their mean.
+        axes: the two dimensions, horizontal and vertical; for ``axes``.
+        base: the other dimensions, for ``axes``: ``None``: 0; a number: those of the prior draw of that seed.
+        images: how many test images the components are computed of (of the class, for a conditional model).
+        label: the class, conditional models only; ``None`` is class 0.
+    """
+
+    family = LatentModel
+
+    def __init__(
+        self,
+        side: PositiveInt = 20,
+        plane: Literal["axes", "principal"] = "axes",
+        axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = [0, 1],  # noqa: B006 - never changed
+        base: NonNegativeInt | None = None,
+        images: PositiveInt = 1000,
+        label: NonNegativeInt | None = None,
+    ) -> None:
+        self.side = side
+        self.plane = plane
+        self.axes = axes
+        self.base = base
+        self.images = images
+        self.label = label
+
+    @torch.no_grad()
+    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+        """See :meth:`Figure.draw`."""
+        trained = needed(trained)
+        model = trained.model
+        assert isinstance(model, LatentModel)
+        label = class_of(model, self.label)
+        quantiles = normal_quantiles(self.side)
+        if self.plane == "axes":
+            z = self._along_axes(model, quantiles)
+            across, up = (f"z[{axis}]" for axis in self.axes)
+        else:
+            z = self._along_components(trained, label, quantiles)
+            across, up = "first", "second principal component of the codes"
+        names = [f"{round(q, 1) + 0.0:+.1f}" for q in quantiles.tolist()]
+        return labelled(
+            decoded(model, z, label, progress),
+            self.side,
+            title=f"right: {across}, up: {up}",
+            column_names=names,
+            row_names=names[::-1],
+        )
+
+    def _along_axes(self, model: LatentModel, quantiles: Float[Tensor, " side"]) -> Latents:
+        across, up = self.axes
+        if across == up or max(self.axes) >= model.latent:
+            raise UserError(
+                f"figure.axes={self.axes}: z has {model.latent} dimensions; give two different ones of "
+                f"0..{model.latent - 1}"
+            )
+        base = torch.zeros(model.latent) if self.base is None else prior_draws(model, 1, self.base)[0]
+        z = base.repeat(self.side, self.side, 1)
+        z[:, :, across] = quantiles
+        z[:, :, up] = quantiles.flip(0)[:, None]
+        return z.flatten(0, 1)
+
+    def _along_components(self, trained: Trained, label: int | None, quantiles: Float[Tensor, " side"]) -> Latents:
+        model = trained.model
+        if not isinstance(model, EncodingModel):
+            able = ", ".join(choices_of("model", EncodingModel))
+            raise UserError(
+                f"figure.plane=principal: a {type(model).__name__} cannot encode images; set figure.plane=axes, or "
+                f"give a checkpoint of one of {able}"
+            )
+        codes = codes_of(model, first_of(trained.data().test, label, self.images))
+        if min(codes.shape) < 2:
+            raise UserError(
+                f"figure.plane=principal: {len(codes)} images with z of {model.latent} dimensions have no two "
+                "principal components; raise figure.images, or give another checkpoint"
+            )
+        mean, (first, second) = principal_plane(codes)
+        z = mean + quantiles[None, :, None] * first + quantiles.flip(0)[:, None, None] * second
+        return z.flatten(0, 1)
+
+
+def normal_quantiles(n: int) -> Float[Tensor, " n"]:
+    """The standard normal distribution's quantiles in the middles of n equally likely parts; the inverse CDF."""
+    return torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
+
+
+def principal_plane(codes: Latents) -> tuple[Float[Tensor, " latent"], Float[Tensor, "2 latent"]]:
+    """The mean of codes (n, latent) and their two leading principal components, each one standard deviation long."""
+    codes = codes.double()
+    mean = codes.mean(0)
+    _, lengths, components = torch.linalg.svd(codes - mean, full_matrices=False)
+    components = components[:2]
+    # A component has no sign of its own: its largest entry shall be positive.
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    scaled = components * torch.where(largest < 0, -1.0, 1.0) * (lengths[:2, None] / len(codes) ** 0.5)
+    return mean.float(), scaled.float()

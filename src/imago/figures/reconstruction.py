@@ -1,0 +1,63 @@
+"""Test images and what is left of them after encoding and decoding."""
+
+from typing import Literal
+
+import torch
+from PIL import Image
+from pydantic import PositiveInt
+
+from imago.callbacks.reconstructions import pairs, reconstruct
+from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.latents import AT_ONCE, labelled
+from imago.images import to_signal
+from imago.models.latent import EncodingModel
+
+
+class Reconstruction(Figure):
+    """Rows of images, each above the row of their reconstructions; a conditional model is told the labels.
+
+    The title has the mean squared error per value of signals in [-1, 1].
+
+    Args:
+        rows: pairs of rows.
+        columns: images in a row.
+        measured: images of the split that the error is computed of; all, if there are fewer.
+        split: of the data that the model was trained on.
+    """
+
+    family = EncodingModel
+
+    def __init__(
+        self,
+        rows: PositiveInt = 4,
+        columns: PositiveInt = 10,
+        measured: PositiveInt = 1000,
+        split: Literal["val", "test"] = "test",
+    ) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.measured = measured
+        self.split = split
+
+    @torch.no_grad()
+    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+        """See :meth:`Figure.draw`."""
+        trained = needed(trained)
+        model, data = trained.model, trained.data()
+        assert isinstance(model, EncodingModel)
+        part = {"val": data.val, "test": data.test}[self.split]
+        measured = part.part(slice(self.measured))
+        total = 0.0
+        for first in range(0, len(measured), AT_ONCE):
+            few = measured.part(slice(first, first + AT_ONCE))
+            signal = to_signal(few.images, model.spec.levels)
+            total += float((reconstruct(model, few) - signal).double().square().sum())
+            progress(first + len(few), len(measured))
+        error = total / (len(measured) * model.spec.dimensions)
+        images, columns = pairs(model, part, self.rows, self.columns)
+        return labelled(
+            images,
+            columns,
+            title=f"{len(measured):,} {self.split} images: mean squared error {error:.4f} of values in [−1, 1]",
+            row_names=["image", "decoded"] * (len(images) // columns // 2),
+        )
