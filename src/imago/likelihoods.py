@@ -20,6 +20,14 @@ Parameters = Float[Tensor, "*shape parameters"]
 LevelLogits = Float[Tensor, "*shape levels"]
 Values = Integer[Tensor, "*shape"]
 
+LARGEST_LOG_SCALE = 30.0  # of a logistic distribution: beyond it the probability of an inner level rounds to zero
+COLDEST = 1e-30  # a temperature of less is zero: the quotient of two small numbers has to stay a number
+
+
+def sampling_dtype(device: torch.device) -> torch.dtype:
+    """The precision of the uniform numbers that samples are drawn with: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
 
 class Distribution(ABC):
     """A distribution over the integers 0..levels-1.
@@ -56,8 +64,8 @@ class Distribution(ABC):
         of ``uniform``: in float64 the rounding of two ways to the same parameters seldom crosses a boundary.
         """
         logits = self.logits(parameters).to(uniform.dtype)
-        if temperature != 1:
-            logits = logits / temperature
+        if temperature != 1:  # the largest becomes 0, so that it stays finite however cold it is
+            logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, COLDEST)
         cumulative = logits.softmax(-1).cumsum(-1)
         return (cumulative[..., :-1] < uniform[..., None]).sum(-1)
 
@@ -85,7 +93,7 @@ class Bernoulli(Distribution):
         self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
     ) -> Integer[Tensor, "*shape"]:
         """1 where ``uniform`` exceeds the probability of 0."""
-        return (uniform > torch.sigmoid(parameters.squeeze(-1) * (-1 / temperature))).long()
+        return (uniform > torch.sigmoid(parameters.squeeze(-1) * (-1 / max(temperature, COLDEST)))).long()
 
 
 class Categorical(Distribution):
@@ -139,7 +147,7 @@ class LogisticMixture(Distribution):
         weight, mean, log_scale = parameters.float().chunk(3, -1)
         half = 1 / (self.levels - 1)  # half the distance of two levels' signals
         signal = (values.to(mean.dtype) * (2 * half) - 1).unsqueeze(-1)
-        inverse = torch.exp(-log_scale.clamp(min=-7.0))
+        inverse = torch.exp(-log_scale.clamp(-7.0, LARGEST_LOG_SCALE))
         upper, lower = (signal + half - mean) * inverse, (signal - half - mean) * inverse
         first, last = (values == 0).unsqueeze(-1), (values == self.levels - 1).unsqueeze(-1)
         inner = torch.log(-torch.expm1(-2 * half * inverse)).expand_as(upper)
@@ -178,15 +186,16 @@ class Gaussian(Distribution):
 
     def logits(self, parameters: Parameters) -> LevelLogits:
         """Logarithms of the normal distribution's integrals over the levels, the outermost reaching to infinity."""
-        mean, log_scale = self._normal(parameters)
-        edges = torch.arange(1, self.levels, device=mean.device).mul(2).sub(1) / (self.levels - 1) - 1
-        z = (edges - mean[..., None]).double() * torch.exp(-log_scale.double())[..., None]
-        below, above = torch.special.ndtr(z), torch.special.ndtr(-z)  # both, so that neither tail cancels to nothing
-        one = torch.ones_like(below[..., :1])
-        lower = torch.cat([below, one], -1) - torch.cat([0 * one, below], -1)
-        upper = torch.cat([one, above], -1) - torch.cat([above, 0 * one], -1)
-        centre = torch.cat([z - 1 / (self.levels - 1), z[..., -1:] + 1], -1)
-        return torch.where(centre < 0, lower, upper).clamp(min=1e-300).log().float()
+        mean, log_scale = (x.double()[..., None] for x in self._normal(parameters))
+        edges = torch.arange(1, self.levels, device=mean.device).double().mul(2).sub(1) / (self.levels - 1) - 1
+        z = (edges - mean) * torch.exp(-log_scale)
+        infinity = torch.full_like(z[..., :1], math.inf)
+        left, right = torch.cat([-infinity, z], -1), torch.cat([z, infinity], -1)
+        # Φ(right) - Φ(left) = Φ(-left) - Φ(-right): with both in the lower tail nothing is rounded to one.
+        mirrored = left + right > 0
+        left, right = torch.where(mirrored, -right, left), torch.where(mirrored, -left, right)
+        whole, rest = torch.special.log_ndtr(right), torch.special.log_ndtr(left)
+        return (whole + torch.log(-torch.expm1(rest - whole))).float()
 
     def log_prob(self, parameters: Parameters, values: Values) -> Float[Tensor, "*shape"]:
         """E_u[log N(v + u; μ, σ²)] + log(width)."""
