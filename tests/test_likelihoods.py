@@ -1,0 +1,210 @@
+"""Distributions of a value: probabilities against formulas in float64, samples against probabilities.
+
+Samples are functions of a uniform number. On an even grid of such numbers their frequencies are the probabilities up to
+the width of the grid, without any chance.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from imago.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Gaussian,
+    LogisticMixture,
+    distribution_of,
+    sampling_dtype,
+)
+
+GRID = 20_000
+MIXTURES = {  # weights, means, logarithms of the scales
+    "one": [0.0, 0.13, -2.0],
+    "narrow": [0.0, -0.9, -5.0],
+    "outside": [0.0, 1.3, -1.5],
+    "two": [0.4, -0.8, -0.7, 0.5, -2.5, -1.0],
+}
+NORMALS = {"wide": (0.2, -0.5), "narrow": (-0.3, -3.0), "certain": (0.41, -20.0), "outside": (-1.4, -1.0)}
+
+
+def frequencies(distribution: Distribution, parameters: Tensor, temperature: float) -> Tensor:
+    """Of the levels, (levels,), over an even grid of uniform numbers."""
+    uniform = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
+    values = distribution.sample(parameters.expand(GRID, -1), uniform, temperature)
+    assert values.dtype == torch.int64
+    return torch.bincount(values, minlength=distribution.levels).double() / GRID
+
+
+def mixture_probabilities(parameters: Tensor, levels: int) -> Tensor:
+    """Differences of sigmoids in float64, (levels,)."""
+    weight, mean, log_scale = parameters.double().chunk(3)
+    edges = torch.linspace(-1, 1, levels, dtype=torch.float64)[:-1] + 1 / (levels - 1)
+    below = torch.sigmoid((edges[:, None] - mean) / log_scale.exp())  # (edges, components)
+    zero, one = torch.zeros(1, len(mean)).double(), torch.ones(1, len(mean)).double()
+    return torch.diff(torch.cat([zero, below, one]), dim=0) @ weight.softmax(0)
+
+
+def normal_probabilities(mean: float, scale: float, levels: int) -> Tensor:
+    """Integrals of a normal density over the levels, the outermost reaching to infinity; float64."""
+    edges = (torch.arange(1, levels, dtype=torch.float64) * 2 - 1) / (levels - 1) - 1
+    below = torch.special.ndtr((edges - mean) / scale)
+    return torch.diff(torch.cat([torch.zeros(1).double(), below, torch.ones(1).double()]))
+
+
+CASES = {
+    "bernoulli": (Bernoulli(), torch.tensor([0.8]), torch.tensor([0.0, 0.8]).double().softmax(0)),
+    "categorical": (
+        Categorical(5),
+        torch.tensor([0.3, -1.0, 2.0, 0.0, 1.1]),
+        torch.tensor([0.3, -1.0, 2.0, 0.0, 1.1]).double().softmax(0),
+    ),
+} | {
+    f"mixture-{name}": (
+        LogisticMixture(9, len(p) // 3),
+        torch.tensor(p),
+        mixture_probabilities(torch.tensor(p), 9),
+    )
+    for name, p in MIXTURES.items()
+}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("case", CASES)
+def test_samples_have_the_probabilities_at_every_temperature(case: str, temperature: float) -> None:
+    """softmax(logits / T) is p^(1/T), normalised."""
+    distribution, parameters, probability = CASES[case]
+    expected = probability ** (1 / temperature)
+    found = frequencies(distribution, parameters, temperature)
+    assert float((found - expected / expected.sum()).abs().max()) < 1.5 / GRID
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_log_prob_and_mean_say_the_same(case: str) -> None:
+    distribution, parameters, probability = CASES[case]
+    levels = distribution.levels
+    values = torch.arange(levels)
+    log_prob = distribution.log_prob(parameters.expand(levels, -1), values).double()
+    assert log_prob.exp().tolist() == pytest.approx(probability.tolist(), rel=1e-4, abs=1e-9)
+    assert distribution.logits(parameters).double().softmax(0).tolist() == pytest.approx(
+        probability.tolist(), rel=1e-4, abs=1e-9
+    )
+    assert float(distribution.mean(parameters)) == pytest.approx(float(probability @ values.double()), rel=1e-4)
+
+
+@pytest.mark.parametrize("levels", [3, 256])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_of_logistic_distributions_is_its_integral(name: str, levels: int) -> None:
+    """Also at the outermost levels, and to one; where the reference itself rounds to nothing it says nothing."""
+    parameters = torch.tensor(MIXTURES[name])
+    components = len(parameters) // 3
+    expected = mixture_probabilities(parameters, levels)
+    found = LogisticMixture(levels, components).log_prob(parameters.expand(levels, -1), torch.arange(levels)).double()
+    sure = expected > 1e-10
+    assert bool(sure[[0, -1]].any())
+    assert float((found[sure] - expected[sure].log()).abs().max()) < 2e-4
+    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-1000.0, -7.0, 0.0, 30.0, 88.0, 1000.0])
+def test_a_logistic_distribution_of_any_scale_has_finite_gradients(log_scale: float) -> None:
+    parameters = torch.tensor([0.1, -0.3, 0.2, 0.4, log_scale, log_scale]).expand(256, -1).clone().requires_grad_()
+    log_prob = LogisticMixture(256, 2).log_prob(parameters, torch.arange(256))
+    (gradient,) = torch.autograd.grad(log_prob.sum(), parameters)
+    assert bool(log_prob.isfinite().all())
+    assert bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 1e-40, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", CASES)
+def test_the_coldest_samples_are_the_likeliest_value(case: str, dtype: torch.dtype, temperature: float) -> None:
+    distribution, parameters, probability = CASES[case]
+    for uniform in (1e-7, 0.5, 1 - 1e-7):
+        value = distribution.sample(parameters[None], torch.tensor([uniform], dtype=dtype), temperature)
+        assert int(value) == int(probability.argmax())
+
+
+def test_two_levels_are_always_bernoulli() -> None:
+    assert isinstance(distribution_of(LogisticMixture, 2), Bernoulli)
+    assert isinstance(distribution_of(Categorical, 3), Categorical)
+
+
+def test_uniform_numbers_are_as_precise_as_the_device_allows() -> None:
+    """Apple's devices refuse float64."""
+    assert sampling_dtype(torch.device("cpu")) == sampling_dtype(torch.device("cuda", 0)) == torch.float64
+    assert sampling_dtype(torch.device("mps")) == torch.float32
+
+
+# --- the normal distribution ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [3, 16, 256])
+@pytest.mark.parametrize("name", NORMALS)
+def test_the_bound_is_one(name: str, levels: int) -> None:
+    """log_prob is at most the logarithm of the integral, so that the probabilities it allows sum to at most one."""
+    distribution = Gaussian(levels)
+    parameters = torch.tensor(NORMALS[name])
+    log_prob = distribution.log_prob(parameters.expand(levels, -1), torch.arange(levels)).double()
+    assert float(log_prob.exp().sum()) <= 1
+    logits = distribution.logits(parameters).double()
+    assert bool((log_prob <= logits + 1e-6 * logits.abs() + 1e-6).all())
+
+
+@pytest.mark.parametrize("name", ["wide", "narrow", "outside"])
+def test_the_bound_is_the_expectation_over_the_noise(name: str) -> None:
+    """E_u[log p(v + u)] + log(width) with the noise on an even grid."""
+    levels = 16
+    mean, log_scale = NORMALS[name]
+    width = 2 / (levels - 1)
+    noise = ((torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID - 0.5) * width
+    signals = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    density = torch.distributions.Normal(mean, math.exp(log_scale))
+    expected = density.log_prob(signals[:, None] + noise).mean(1) + math.log(width)
+    found = Gaussian(levels).log_prob(torch.tensor(NORMALS[name]).expand(levels, -1), torch.arange(levels))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["wide", "narrow", "outside"])
+def test_logits_of_a_normal_distribution_are_its_integrals(name: str) -> None:
+    mean, log_scale = NORMALS[name]
+    for levels in (3, 16, 256):
+        logits = Gaussian(levels).logits(torch.tensor(NORMALS[name])).double()
+        expected = normal_probabilities(mean, math.exp(log_scale), levels)
+        assert logits.exp().tolist() == pytest.approx(expected.tolist(), abs=1e-7)
+        assert float(logits.exp().sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_logits_of_a_normal_distribution_are_accurate_in_both_tails() -> None:
+    """Mirrored means give mirrored logits; far out, log Φ(−z) ≈ −z²/2 − log(z√2π)."""
+    distribution = Gaussian(256)
+    for mean, log_scale in ((0.3, -1.5), (0.9, -4.0), (-0.2, -6.0)):
+        logits = distribution.logits(torch.tensor([mean, log_scale]))
+        mirrored = distribution.logits(torch.tensor([-mean, log_scale])).flip(0)
+        assert bool(logits.isfinite().all())
+        torch.testing.assert_close(logits, mirrored, rtol=1e-4, atol=1e-4)
+    z = (1 - 1 / 255 - -0.9) / math.exp(-4)  # the lower edge of the last level: 104 standard deviations away
+    expected = -z * z / 2 - math.log(z * math.sqrt(2 * math.pi))
+    assert float(distribution.logits(torch.tensor([-0.9, -4.0]))[-1]) == pytest.approx(expected, rel=1e-6)
+    assert float(distribution.logits(torch.tensor([0.9, -4.0]))[0]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("name", ["wide", "narrow", "outside"])
+def test_samples_of_a_normal_distribution_are_rounded(name: str, temperature: float) -> None:
+    """Dividing the logarithm of a normal density by T multiplies its variance by T."""
+    mean, log_scale = NORMALS[name]
+    expected = normal_probabilities(mean, math.exp(log_scale) * math.sqrt(temperature), 16)
+    found = frequencies(Gaussian(16), torch.tensor(NORMALS[name]), temperature)
+    assert float((found - expected).abs().max()) < 1.5 / GRID
+
+
+def test_the_mean_of_a_normal_distribution_stays_in_the_image() -> None:
+    distribution = Gaussian(256)
+    inside = torch.tensor([0.13, -4.0])
+    values = torch.arange(256).double()
+    expected = float(distribution.logits(inside).double().exp() @ values)
+    assert float(distribution.mean(inside)) == pytest.approx(expected, abs=1e-3)
+    assert distribution.mean(torch.tensor([[1.5, -1.0], [-1.5, -1.0]])).tolist() == [255, 0]
