@@ -26,7 +26,10 @@ class Settings:
 
     checkpoint: str
     averaged: bool
+    model: dict[str, Any]
     split: Literal["val", "test"]
+    images: PositiveInt | None
+    importance: PositiveInt | None
     batch_size: PositiveInt
     seed: NonNegativeInt
     dir: str | None
@@ -41,6 +44,7 @@ def main(config: DictConfig) -> None:
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.callbacks.quality import measure
     from imago.checkpoints import average_of, file_of, model_of, read
+    from imago.data import data_of
     from imago.metrics import Evaluator, measure_likelihood
     from imago.metrics.progress import progress_bar
     from imago.models.base import ExplicitModel
@@ -48,7 +52,7 @@ def main(config: DictConfig) -> None:
     path = file_of(settings.checkpoint)
     checkpoint = read(path)
     device = cli.device(settings.device)
-    model = model_of(checkpoint, averaged=settings.averaged).to(device)
+    model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     data = data_of(checkpoint, settings.dir)
     metrics: Evaluator = build(values["metrics"], "metrics")
@@ -61,18 +65,29 @@ def main(config: DictConfig) -> None:
 
     def conclude(measurements: "list[Measurement]", began: float) -> None:
         made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
+        made_at |= {"changes": settings.model} if settings.model else {}
         kept = keep([made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements], path)
+        width = max(len(m.name) for m in measurements)
         for m in measurements:
-            print(told(m))
-            if m.protocol["caveat"] != "none":
-                print(f"  {'':<25} {m.protocol['caveat']}")
+            print(told(m, width))
+        caveats = {m.protocol["caveat"]: None for m in measurements}
+        for caveat in caveats:
+            if caveat != "none":
+                print(f"  note: {caveat}")
         print(f"  {time.perf_counter() - began:.1f} s; kept in {kept}", flush=True)
 
     if isinstance(model, ExplicitModel):  # first, and kept at once: drawing samples may take long
         began = time.perf_counter()
         with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
             likelihood = measure_likelihood(
-                model, data, settings.split, averaged=averaged, batch_size=settings.batch_size, progress=progress
+                model,
+                data,
+                settings.split,
+                averaged=averaged,
+                batch_size=settings.batch_size,
+                images=settings.images,
+                importance=settings.importance,
+                progress=progress,
             )
         conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
     if metrics.names:
@@ -82,36 +97,19 @@ def main(config: DictConfig) -> None:
         conclude(measurements, began)
 
 
-def told(measurement: "Measurement") -> str:
-    """A measurement in one line: its number, and what to know of it."""
+def told(measurement: "Measurement", width: int) -> str:
+    """A measurement in one line: its name in so many columns, its number, and what to know of it."""
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
     if "likelihood" not in protocol:
         how = ", ".join(f"{key} {protocol[key]}" for key in ("extractor", "samples", "reference", "weights", "seed"))
-        return f"  {name:<14} {value:<10.4g} {how}"
-    sign, digits = "=" if protocol["likelihood"] == "exact" else "≤", 3 if name.endswith("bpd") else 2
+        return f"  {name:<{width}} {value:<10.4g} {how}"
+    bounded = protocol["likelihood"] == "lower_bound" and "elbo" not in name
+    sign, digits = "≤" if bounded else "=", 3 if name.endswith("bpd") else 2
     number = f"{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
-    how = ", ".join(f"{key} {protocol[key]}" for key in ("data", "images", "binarization", "weights"))
-    return f"  {name:<9} {sign} {number:<16} {how}"
-
-
-def data_of(checkpoint: dict[str, Any], directory: str | None) -> Any:
-    """The data that a checkpoint's model was trained on, prepared, from ``directory`` if there is one.
-
-    Raises:
-        UserError: the data cannot be had there.
-    """
-    from imago.images import ImageSpec
-
-    node = checkpoint["config"]["data"] | ({} if directory is None else {"dir": directory})
-    check_node(node, "data")
-    data = build(node, "data")
-    data.prepare()
-    if data.spec.as_dict() != checkpoint["spec"]:
-        raise UserError(
-            f"dir={node['dir']}: its images are {data.spec}, the model was trained on "
-            f"{ImageSpec(**checkpoint['spec'])}; give the folder of those as dir=FOLDER"
-        )
-    return data
+    how = ", ".join(
+        f"{key} {protocol[key]}" for key in ("data", "images", "binarization", "weights", "draws") if key in protocol
+    )
+    return f"  {name:<{width}} {sign} {number:<16} {how}"
 
 
 def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:

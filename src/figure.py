@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from evaluate import data_of
 from imago import cli
 from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import UserError
@@ -24,6 +23,7 @@ class Settings:
     checkpoint: str | None
     out: str
     averaged: bool
+    model: dict[str, Any]
     dir: str | None
     device: str | None
 
@@ -35,6 +35,7 @@ def main(config: DictConfig) -> None:
     check_node(values["figure"], "figure")
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import model_of, read
+    from imago.data import data_of
     from imago.figures.base import Trained, write
     from imago.metrics.progress import progress_bar
 
@@ -49,7 +50,7 @@ def main(config: DictConfig) -> None:
     if settings.checkpoint is not None:
         device = cli.device(settings.device)
         checkpoint = read(settings.checkpoint)
-        model = model_of(checkpoint, averaged=settings.averaged).to(device)
+        model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
         if not isinstance(model, figure.family):
             able = ", ".join(choices_of("model", figure.family))
             raise UserError(

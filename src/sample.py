@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -23,6 +23,7 @@ class Settings:
     labels: NonNegativeInt | Annotated[list[NonNegativeInt], Field(min_length=1)] | None
     temperature: PositiveFloat | None
     averaged: bool
+    model: dict[str, Any]
     seed: NonNegativeInt
     batch_size: PositiveInt
     device: str | None
@@ -43,7 +44,7 @@ def main(config: DictConfig) -> None:
     out = Path(settings.out)
     write = writer_for(out)
     device = cli.device(settings.device)
-    model = load(settings.checkpoint, averaged=settings.averaged, device=device)
+    model = load(settings.checkpoint, averaged=settings.averaged, device=device, changes=settings.model)
     if isinstance(model, Autoregressive):
         model.temperature = settings.temperature or 1.0
     elif settings.temperature is not None:

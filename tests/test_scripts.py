@@ -206,8 +206,8 @@ def test_a_bound_is_printed_as_one() -> None:
 
     protocol = {"data": "mnist test", "images": 3, "binarization": "none", "weights": "last", "standard_error": 0.25}
     bound = Measurement("test/nats", 90.5, {**protocol, "likelihood": "lower_bound"})
-    assert evaluate.told(bound).startswith("  test/nats ≤ 90.50 ± 0.25 ")
-    assert evaluate.told(Measurement("test/nats", 90.5, {**protocol, "likelihood": "exact"})).startswith(
+    assert evaluate.told(bound, 9).startswith("  test/nats ≤ 90.50 ± 0.25 ")
+    assert evaluate.told(Measurement("test/nats", 90.5, {**protocol, "likelihood": "exact"}), 9).startswith(
         "  test/nats = 90.50 ± 0.25 "
     )
 
@@ -225,7 +225,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("sample", "plain", ["n=many"], r'n="many": input should be a valid integer'),
     ("sample", "plain", ["seed=-1"], r"seed=-1: "),
     ("sample", "plain", ["averaged=3"], r"averaged=3: input should be a valid boolean"),
-    ("sample", "plain", ["numer=3"], r"numer: no such setting; known here are .*labels"),
+    ("sample", "plain", ["numer=3"], r"numer: no such setting; (did you mean \w+\? )?known here are .*labels"),
     ("sample", "plain", ["+numer=3"], r"numer: no such setting"),
     ("sample", "plain", ["out=x.jpg"], r"out=x\.jpg: cannot write \.jpg files; .*\.png"),
     ("sample", "plain", ["out=no/x.png"], r"out=no/x\.png: there is no folder no"),

@@ -75,29 +75,66 @@ def read(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load(path: str | Path, *, averaged: bool = True, device: torch.device | str = "cpu") -> GenerativeModel:
+def load(
+    path: str | Path,
+    *,
+    averaged: bool = True,
+    device: torch.device | str = "cpu",
+    changes: Mapping[str, Any] | None = None,
+) -> GenerativeModel:
     """The model of a checkpoint, ready to sample.
 
     Args:
         path: a ``.ckpt`` file, or a run directory for its last checkpoint.
         averaged: use the averaged weights where the run kept them.
         device: where the model shall live.
+        changes: of the model's settings, such as ``{"observation_noise": False}``.
 
     Raises:
         UserError: the file is missing or no checkpoint of ours.
     """
-    return model_of(read(path), averaged=averaged).to(device)
+    return model_of(read(path), averaged=averaged, changes=changes).to(device)
 
 
-def model_of(checkpoint: dict[str, Any], *, averaged: bool) -> GenerativeModel:
-    """The model of a checkpoint's content, in evaluation mode; see :func:`load`."""
-    check_node(checkpoint["config"]["model"], "model", provided={"spec"})
-    model: GenerativeModel = build(checkpoint["config"]["model"], "model", spec=ImageSpec(**checkpoint["spec"]))
-    model.load_state_dict(checkpoint["state_dict"])
+def model_of(
+    checkpoint: dict[str, Any], *, averaged: bool, changes: Mapping[str, Any] | None = None
+) -> GenerativeModel:
+    """The model of a checkpoint's content, in evaluation mode; see :func:`load`.
+
+    Args:
+        checkpoint: what :func:`read` gave.
+        averaged: use the averaged weights where the run kept them.
+        changes: of the model's settings, such as how it samples.
+
+    Raises:
+        UserError: settings that the model does not have, or that do not fit the weights.
+    """
+    node = changed(checkpoint["config"]["model"], changes or {})
+    check_node(node, "model", provided={"spec"})
+    model: GenerativeModel = build(node, "model", spec=ImageSpec(**checkpoint["spec"]))
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError:
+        if not changes:
+            raise
+        raise UserError(
+            f"model: {changes} makes another network than the checkpoint's; change only how it is used"
+        ) from None
     model.on_load_checkpoint(checkpoint)
     if averaged:
         model.load_state_dict(average_of(checkpoint), strict=False)
     return model.eval()
+
+
+def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some changed, at any depth; a change with a ``_target_`` replaces the whole node."""
+    result = dict(settings)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and "_target_" not in value:
+            value = changed(old, value)
+        result[key] = value
+    return result
 
 
 def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

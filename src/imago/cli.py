@@ -111,6 +111,8 @@ def explain(error: Exception) -> str:
         return f"{named[1]}: belongs to the model; choose with {relocated}=NAME"
     if group:
         groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
+        if group[1] in groups:
+            return f"{group[1]}: a group of train.py, which this script does not have; leave it out, or see --help"
         close = difflib.get_close_matches(group[1], groups, 1)
         remedy = f"did you mean {close[0]}?" if close else f"groups are {', '.join(groups)}"
         return f"{group[1]}: no such group of settings; {remedy}"
@@ -119,7 +121,10 @@ def explain(error: Exception) -> str:
         detail = re.search(r"Key '([^']+)' is not in struct", f"{text} {cause}")
         remedy = "see --cfg job for all settings"
         if detail and cause is not None:
-            remedy = f"known here are {', '.join(_siblings(cause)) or 'none'}"
+            known = _siblings(cause)
+            close = difflib.get_close_matches(detail[1], known, 1)
+            remedy = f"did you mean {close[0]}? " if close else ""
+            remedy += f"known here are {', '.join(known) or 'none'}"
         return f"{unknown[1]}: no such setting; {remedy}"
     return text
 

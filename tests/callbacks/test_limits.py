@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from imago.callbacks import limits
+from imago.callbacks.common import Periodic
 from imago.callbacks.limits import Limits
+from imago.callbacks.log import clock_paused
 
 
 class Clock:
@@ -77,3 +79,16 @@ def test_the_fraction_is_that_of_the_nearest_limit(toy: Any) -> None:
     assert Limits(40, None, None).fraction(model) == 1
     assert Limits(None, None, None).fraction(model) == 0
     assert Limits(None, None, None).reached(model) is None
+
+
+def test_time_spent_measuring_does_not_count(toy: Any, fit: Any, clock: Clock) -> None:
+    limit, model = Limits(10**9, None, 5.0), toy()
+
+    class Slow(Periodic):
+        def act(self, trainer: Any, model: Any) -> None:
+            with clock_paused(trainer):
+                clock.now += 100
+            clock.now += 1
+
+    fit(model, 50, limit, Slow(16))
+    assert model.images_seen == 6 * 16  # the fifth second is over when the sixth batch ends

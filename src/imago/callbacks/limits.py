@@ -1,6 +1,8 @@
-"""How long a run is: in images, in updates, in seconds, whichever comes first."""
+"""How long a run is: in images, in updates, in seconds of training, whichever comes first."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -14,7 +16,7 @@ class Limits(Callback):
     Args:
         max_images: training images seen, ``None`` for no limit.
         max_updates: optimiser steps of the model, ``None`` for no limit.
-        max_seconds: seconds of the run, measuring included, ``None`` for no limit.
+        max_seconds: seconds of training, ``None`` for no limit. Measuring, drawing and writing do not count.
     """
 
     def __init__(self, max_images: int | None, max_updates: int | None, max_seconds: float | None) -> None:
@@ -26,7 +28,7 @@ class Limits(Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of the run so far."""
+        """Seconds of training so far."""
         return self.earlier_seconds + time.monotonic() - self._start
 
     def reached(self, model: GenerativeModel) -> str | None:
@@ -38,6 +40,15 @@ class Limits(Callback):
         if self.max_seconds is not None and self.seconds >= self.max_seconds:
             return f"max_seconds={self.max_seconds}"
         return None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock inside."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._start += time.monotonic() - before
 
     def fraction(self, model: GenerativeModel) -> float:
         """How much of the run is done, in [0, 1]."""

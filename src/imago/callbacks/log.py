@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from pydantic import PositiveInt
 
 from imago.callbacks.common import Periodic, find, log_row
+from imago.callbacks.limits import Limits
 from imago.models.base import GenerativeModel
 from imago.runs import Run, peak_memory_mib
 
@@ -115,10 +116,10 @@ class TrainingLog(Periodic):
 
 @contextmanager
 def clock_paused(trainer: Trainer) -> Iterator[None]:
-    """Inside, time does not count as training time."""
-    log = find(trainer, TrainingLog)
-    if log is None:
+    """Inside, time does not count as training time, neither in the log nor against the limit of the run."""
+    clocks = [find(trainer, TrainingLog), find(trainer, Limits)]
+    with ExitStack() as stack:
+        for clock in clocks:
+            if clock is not None:
+                stack.enter_context(clock.paused())
         yield
-    else:
-        with log.paused():
-            yield

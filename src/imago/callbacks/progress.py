@@ -83,8 +83,9 @@ class Progress(Callback):
             print(f"{done:4.0%} · {text}{left}", file=sys.stderr, flush=True)
 
     def subtask(self, description: str) -> Callable[[int, int], None] | None:
-        """A second bar for other long work: returns what reports (done, total) to it, ``None`` without a terminal."""
+        """A second bar for other long work: returns what reports (done, total) to it; without a terminal, a line."""
         if self._bar is None:
+            print(f"       {description}", file=sys.stderr, flush=True)
             return None
         bar = self._bar
         task = self._subtask = bar.add_task(description, total=None)

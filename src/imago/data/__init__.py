@@ -2,6 +2,7 @@
 
 from imago.data.base import ImageSet, Source, Splits
 from imago.data.module import ImageDataModule, folder_data
+from imago.data.restore import data_of
 from imago.data.stream import BatchStream
 
-__all__ = ["BatchStream", "ImageDataModule", "ImageSet", "Source", "Splits", "folder_data"]
+__all__ = ["BatchStream", "ImageDataModule", "ImageSet", "Source", "Splits", "data_of", "folder_data"]

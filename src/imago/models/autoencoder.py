@@ -6,13 +6,14 @@ An encoder maps an image to a short code z, a decoder maps it back, and both lea
 
 Nothing says where the codes lie, so the model is not generative: a z drawn from N(0, I) is in general no code of any
 image, and decodes to none. Two ways to draw are offered, to measure how much that matters: from N(0, I), and from the
-normal distribution with the mean and covariance of the codes that training has seen, which are kept as running means.
+normal distribution with the mean and covariance of the codes that training has seen last.
 """
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -35,16 +36,15 @@ class Autoencoder(EncodingModel):
         optimizer: of the player ``net``.
         fitted: :meth:`sample` draws codes from the normal distribution fitted to the codes; ``False``: from N(0, I).
         memory: half-life of the codes' running moments, in training images.
-        conditional: both networks are told the label; the codes' moments are over all classes.
+        conditional: both networks are told the label, and the codes of each class have a mean of their own.
         schedule: see :class:`GenerativeModel`.
         gradient_clip: see :class:`GenerativeModel`.
     """
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
     averaged: ClassVar[tuple[str, ...]] = ("net",)
-    code_mean: Tensor
+    code_sums: Tensor
     code_square: Tensor
-    code_weight: Tensor
 
     def __init__(
         self,
@@ -72,9 +72,8 @@ class Autoencoder(EncodingModel):
                 "decoder": decoder(spec=spec, latent=latent, parameters=1, classes=self.classes),
             }
         )
-        self.register_buffer("code_mean", torch.zeros(latent, dtype=torch.float64))
+        self.register_buffer("code_sums", torch.zeros(max(1, self.classes), 1 + latent, dtype=torch.float64))
         self.register_buffer("code_square", torch.zeros(latent, latent, dtype=torch.float64))
-        self.register_buffer("code_weight", torch.zeros((), dtype=torch.float64))
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -88,30 +87,33 @@ class Autoencoder(EncodingModel):
         z = self.net["encoder"](signal, labels)
         error = (self.decode(z, labels) - signal).square().mean()
         self.record("reconstruction_error", error)
-        self._remember(z.detach())
+        self._remember(z.detach(), labels)
         self.descend("net", error)
         self.updates += 1
 
-    def _remember(self, z: Latents) -> None:
-        """Running means of z and z zᵀ over about the last ``memory`` images, of all devices."""
+    def _remember(self, z: Latents, labels: Labels | None) -> None:
+        """Running sums of 1, z for each class, and of z zᵀ, over about the last ``memory`` images, of all devices."""
         z = z.double()
-        moments = torch.cat([z.mean(0)[None], z.T @ z / len(z)])
+        member = z.new_ones(len(z), 1) if labels is None else F.one_hot(labels, self.classes).to(z)
+        sums = torch.cat([(member.T @ torch.cat([member.new_ones(len(z), 1), z], 1)).flatten(), (z.T @ z).flatten()])
         if self.trainer.world_size > 1:
-            moments = self.trainer.strategy.reduce(moments, reduce_op="mean")
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        of_classes, square = sums.split([self.code_sums.numel(), self.code_square.numel()])
         kept = 0.5 ** (len(z) * self.trainer.world_size / self.memory)
-        for running, new in (
-            (self.code_mean, moments[0]),
-            (self.code_square, moments[1:]),
-            (self.code_weight, torch.ones_like(self.code_weight)),
-        ):
-            running.lerp_(new, 1 - kept)
+        self.code_sums.mul_(kept).add_(of_classes.view_as(self.code_sums))
+        self.code_square.mul_(kept).add_(square.view_as(self.code_square))
 
-    def code_moments(self) -> tuple[Float[Tensor, " latent"], Float[Tensor, "latent latent"]]:
-        """Mean and covariance of the codes, float64; those of N(0, I) before training."""
-        if not self.code_weight:
-            return torch.zeros_like(self.code_mean), torch.eye(self.latent).to(self.code_square)
-        mean = self.code_mean / self.code_weight
-        return mean, self.code_square / self.code_weight - torch.outer(mean, mean)
+    def code_moments(self) -> tuple[Float[Tensor, "classes latent"], Float[Tensor, "latent latent"]]:
+        """Mean of the codes of each class (one row if unconditional) and their covariance around these, float64.
+
+        Those of N(0, I) before training; a class that has not been seen has the mean of all.
+        """
+        counts, sums = self.code_sums[:, :1], self.code_sums[:, 1:]
+        n = counts.sum()
+        if not n:
+            return torch.zeros_like(sums), torch.eye(self.latent).to(sums)
+        means = torch.where(counts > 0, sums / counts.clamp(min=1e-300), sums.sum(0) / n)
+        return means, (self.code_square - means.T @ (counts * means)) / n
 
     def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
         """The decoder's output in [-1, 1]; see :meth:`LatentModel.decode`."""
@@ -122,16 +124,16 @@ class Autoencoder(EncodingModel):
         images, labels = self.checked(images, labels)
         return self.net["encoder"](to_signal(images, self.spec.levels), labels)
 
-    def draw_latents(self, n: int, generator: PerImageGenerator) -> Latents:
+    def draw_latents(self, n: int, generator: PerImageGenerator, labels: Labels | None = None) -> Latents:
         """From the normal distribution fitted to the codes, or from N(0, I)."""
         z = super().draw_latents(n, generator)
         if not self.fitted:
             return z
-        mean, covariance = self.code_moments()
+        means, covariance = self.code_moments()
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-        return (mean + z.double() @ root).float()
+        return (means[torch.zeros(n, dtype=torch.long) if labels is None else labels] + z.double() @ root).float()
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """Decoded draws of z."""
-        return to_images(self.decode(self.draw_latents(n, generator), labels), self.spec.levels)
+        return to_images(self.decode(self.draw_latents(n, generator, labels), labels), self.spec.levels)

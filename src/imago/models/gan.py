@@ -264,4 +264,4 @@ class GAN(LatentModel):
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """G(z) for z ~ N(0, I)."""
-        return to_images(self.decode(self.draw_latents(n, generator), labels), self.spec.levels)
+        return to_images(self.decode(self.draw_latents(n, generator, labels), labels), self.spec.levels)

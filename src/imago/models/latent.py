@@ -58,8 +58,8 @@ class LatentModel(GenerativeModel, ABC):
         Where p(x|z) is a distribution, its mean.
         """
 
-    def draw_latents(self, n: int, generator: PerImageGenerator) -> Latents:
-        """Vectors as they occur when the model samples: from N(0, I) unless it says otherwise."""
+    def draw_latents(self, n: int, generator: PerImageGenerator, labels: Labels | None = None) -> Latents:
+        """Vectors (n, latent) as they occur when the model samples: from N(0, I) unless it says otherwise."""
         return generator.normal(n, self.latent).to(self.device)
 
 
@@ -231,7 +231,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """z ~ p(z), then x ~ p(x|z), or its mean without observation noise."""
-        parameters = self.parameters_at(self.draw_latents(n, generator), labels)
+        parameters = self.parameters_at(self.draw_latents(n, generator, labels), labels)
         if not self.observation_noise:
             return self.distribution.mean(parameters).round().to(torch.uint8)
         uniform = generator.uniform(n, *self.spec.shape).to(self.device)
