@@ -8,7 +8,8 @@ A convolution before a batch norm has no bias: the norm subtracts it.
 Many channels on small maps are where CPU convolutions spend their time rearranging weights. There both directions are
 written as one matrix product: a convolution is the product of its windows with the weight, a transposed convolution the
 overlapping sum of the windows that a product makes. In channels-last memory neither the map nor the weight is moved for
-it; the products are 2 to 7 times as fast as torch's convolutions on maps of up to 8x8 pixels.
+it. Forwards and backwards on one thread of a busy Xeon the products were 2.6 to 7 times as fast as torch's convolutions
+for maps of 3x3 to 7x7 pixels, and 1.0 (16x16) to 2.8 times (4x4) as fast as its transposed convolutions.
 """
 
 import math
