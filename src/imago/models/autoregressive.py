@@ -18,12 +18,12 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, to_signal
-from imago.likelihoods import DistributionFactory, distribution_of
+from imago.likelihoods import DistributionFactory, distribution_of, sampling_dtype
 from imago.models.base import ExplicitModel, OptimizerFactory, evaluating
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Incremental, Recomputed
@@ -104,10 +104,12 @@ class Autoregressive(ExplicitModel, ABC):
         Args:
             images: uint8 (n, channels, height, width).
             labels: int64 (n,), conditional models only.
+
+        Raises:
+            UserError: images or labels that the model was not made for.
         """
-        self.check_images(images)
-        signal = to_signal(images.to(self.device), self.spec.levels)
-        return self.distribution.logits(self.net(signal, labels))
+        images, labels = self.checked(images, labels)
+        return self.distribution.logits(self.net(to_signal(images, self.spec.levels), labels))
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class Autoregressive(ExplicitModel, ABC):
     def complete(
         self,
         images: Images,
-        mask: Bool[Tensor, "..."],
+        mask: Tensor,
         *,
         labels: Labels | None = None,
         generator: PerImageGenerator,
@@ -131,7 +133,7 @@ class Autoregressive(ExplicitModel, ABC):
 
         Args:
             images: uint8 (n, channels, height, width).
-            mask: true where the value is known; any shape that broadcasts to the images'.
+            mask: bool, true where the value is known; any shape that broadcasts to the images'.
             labels: int64 (n,), for conditional models.
             generator: the random stream of each image.
             progress: called with (values so far, values in all).
@@ -143,12 +145,16 @@ class Autoregressive(ExplicitModel, ABC):
             UserError: images, labels or a mask that the model was not made for.
         """
         images, labels = self.checked(images, labels)
+        if mask.dtype != torch.bool:
+            raise UserError(f"mask is {mask.dtype}: give torch.bool, true where a value is known")
         try:
             known = mask.to(self.device).expand(images.shape)
         except RuntimeError:
             raise UserError(
                 f"mask of shape {tuple(mask.shape)} for images of {tuple(images.shape)}: give one that broadcasts"
             ) from None
+        if not len(images):
+            return images
         self._progress = progress
         try:
             with evaluating(self):
@@ -168,7 +174,7 @@ class Autoregressive(ExplicitModel, ABC):
         like = next(self.net.parameters())
         scale = 2 / (self.spec.levels - 1)
         with torch.inference_mode(), suitable_threads(like.device):
-            uniform = generator.uniform(n, channels, height, width).to(like.device)
+            uniform = generator.uniform(n, channels, height, width).to(like.device, sampling_dtype(like.device))
             images = torch.zeros(n, *self.spec.shape, dtype=torch.long, device=like.device)
             state: Incremental
             if self.incremental:

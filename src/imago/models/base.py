@@ -125,6 +125,8 @@ class GenerativeModel(LightningModule, ABC):
         if labels is not None:
             self.check_labels(labels, n)
             labels = labels.to(self.device)
+        if n == 0:
+            return torch.zeros(0, *self.spec.shape, dtype=torch.uint8, device=self.device)
         self._progress = progress
         try:
             with evaluating(self):
@@ -321,8 +323,13 @@ class ExplicitModel(GenerativeModel, ABC):
     def measured_terms(
         self, images: Images, labels: Labels | None = None, generator: PerImageGenerator | None = None
     ) -> Terms:
-        """The named parts of −log p(x) or of its bound; arguments and errors as in :meth:`log_likelihood`."""
+        """The named parts of −log p(x) or of its bound; arguments and errors as in :meth:`log_likelihood`.
+
+        Of no images, one empty part.
+        """
         images, labels = self.checked(images, labels)
+        if not len(images):
+            return {"nats": torch.zeros(0, device=self.device)}
         generator = generator or PerImageGenerator(0, device=self.device)
         with evaluating(self):
             return self.terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))

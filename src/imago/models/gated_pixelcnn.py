@@ -23,7 +23,7 @@ from imago.images import ImageSpec, Labels, Signal
 from imago.likelihoods import DistributionFactory
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import OptimizerFactory
-from imago.models.pixelcnn import OddInt
+from imago.models.pixelcnn import FirstKernel, OddInt
 from imago.nets.causal import (
     AutoregressiveNet,
     CausalConv2d,
@@ -64,7 +64,7 @@ class GatedPixelCNN(Autoregressive):
         features: PositiveInt,
         layers: PositiveInt,
         kernel: OddInt,
-        first_kernel: OddInt,
+        first_kernel: FirstKernel,
         head: list[PositiveInt],
         conditional: bool = False,
         schedule: Schedule | None = None,

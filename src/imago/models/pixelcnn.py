@@ -41,7 +41,14 @@ def _odd(value: int) -> int:
     return value
 
 
+def _sees_a_neighbour(value: int) -> int:
+    if value < 3:
+        raise ValueError("must be at least 3: the first layer hides the pixel itself, and would see nothing")
+    return value
+
+
 OddInt = Annotated[PositiveInt, AfterValidator(_odd)]
+FirstKernel = Annotated[OddInt, AfterValidator(_sees_a_neighbour)]
 
 
 class PixelCNN(Autoregressive):
@@ -70,7 +77,7 @@ class PixelCNN(Autoregressive):
         features: PositiveInt,
         blocks: NonNegativeInt,
         block: Callable[..., "Block"],
-        first_kernel: OddInt,
+        first_kernel: FirstKernel,
         head: list[PositiveInt],
         conditional: bool = False,
         schedule: Schedule | None = None,

@@ -39,7 +39,7 @@ from imago.images import ImageSpec, Labels, Signal
 from imago.likelihoods import DistributionFactory
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import OptimizerFactory
-from imago.models.pixelcnn import OddInt
+from imago.models.pixelcnn import FirstKernel, OddInt
 from imago.nets.causal import AutoregressiveNet, CausalConv2d, Head, check_features, from_above, grouped_order
 from imago.nets.incremental import Operation, Row, RowProgram
 from imago.nets.recurrence import diagonal_sweep, row_sweep, sweep_lstm
@@ -79,7 +79,7 @@ class PixelRNN(Autoregressive):
         features: PositiveInt,
         layers: NonNegativeInt,
         layer: Callable[..., "RecurrentLayer"],
-        first_kernel: OddInt,
+        first_kernel: FirstKernel,
         head: list[PositiveInt],
         residual: bool = True,
         skip: bool = False,
@@ -168,7 +168,7 @@ class PixelRNNNet(AutoregressiveNet):
             h = h + pointwise(skip, y)
         for convolution in convolutions(self.head.layers):
             h = pointwise(convolution, F.relu(h), labels)
-        return h.view(height, width, n, channels, -1).permute(2, 3, 0, 1, 4)
+        return h.unflatten(-1, (channels, -1)).unflatten(0, (height, width)).permute(2, 3, 0, 1, 4)
 
     def incremental(self, n: int, labels: Labels | None) -> RowProgram:
         """The same layers on row buffers."""

@@ -99,6 +99,11 @@ class CausalConv2d(nn.Module):
         if self.class_bias is not None:
             nn.init.normal_(self.class_bias.weight, std=0.05)
 
+    @property
+    def always_zero(self) -> int:
+        """How many of the stored weights a mask hides."""
+        return int((self.visible == 0).sum())
+
     def forward(self, x: Map, labels: Labels | None = None) -> Map:
         """(n, in_features, height, width) → (n, parts * out_features, height, width)."""
         y = F.conv2d(
@@ -180,8 +185,7 @@ class Head(nn.Module):
         """(n, features, height, width) → (n, channels, height, width, parameters)."""
         for layer in self.layers:
             h = layer(F.relu(h), labels)
-        n, _, height, width = h.shape
-        return h.view(n, self.channels, -1, height, width).permute(0, 1, 3, 4, 2)
+        return h.unflatten(1, (self.channels, -1)).permute(0, 1, 3, 4, 2)
 
     def unroll(self, program: RowProgram, source: Row) -> Row:
         """The same on row buffers."""
