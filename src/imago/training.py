@@ -192,7 +192,7 @@ def describe(
     config: Mapping[str, Any], name: str, data: ImageDataModule, model: GenerativeModel, trainer: Trainer
 ) -> dict[str, Any]:
     """What the summary says of a run before it begins."""
-    parameters = {player: sum(p.numel() for p in module.parameters()) for player, module in model.players.items()}
+    parameters = {player: count_parameters(module) for player, module in model.players.items()}
     return {
         "name": name,
         "model": config["model"]["_target_"],
@@ -206,6 +206,12 @@ def describe(
         "device": device_name(trainer.strategy.root_device),
         **environment(),
     }
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """How many numbers a network learns: what it stores, less the weights that a mask keeps at zero."""
+    stored = sum(p.numel() for p in module.parameters())
+    return stored - sum(getattr(layer, "always_zero", 0) for layer in module.modules())
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from helpers import configuration
 from imago.errors import UserError
 from imago.images import ImageSpec, to_signal
 from imago.models.fvbn import FVBN
+from imago.nets.causal import CausalConv2d
 from imago.nets.masked import MaskedLinear, stripes_of
-from imago.training import build_model
+from imago.training import build_model, count_parameters
 from models.test_laws import images_of, make
 
 SOFTMAX = "distribution@model.distribution=softmax"
@@ -75,14 +76,22 @@ def test_hidden_weights_stay_hidden_when_restored_or_averaged() -> None:
     model = make("fvbn", spec)
     images = images_of(spec, 3)
     before = model.log_likelihood(images)
-    hidden = model.net.regression.mask.new_zeros(0)
-    assert hidden.numel() == 0
     state = {name: value.clone() for name, value in model.state_dict().items()}
     zeros = state["net.regression.weight"] == 0
     assert zeros.any()
     state["net.regression.weight"][zeros] = 9.0
     model.load_state_dict(state)
     assert torch.equal(model.log_likelihood(images), before)
+
+
+def test_weights_that_a_mask_hides_are_not_counted() -> None:
+    """A regression on all values before each of 784: 784 * 783 / 2 weights and 784 biases."""
+    assert count_parameters(make("fvbn", ImageSpec(1, 28, 28, 2)).net) == 307_720
+    layer, mask = layer_of(300, 500)
+    assert count_parameters(layer) == int(mask.sum()) + 500
+    conv = CausalConv2d(4, 6, (3, 5), mask="B", channels=1)
+    assert count_parameters(conv) == 6 * 4 * (5 + 3) + 6
+    assert count_parameters(nn.Linear(3, 4)) == 16
 
 
 def test_two_passes_before_one_backward() -> None:

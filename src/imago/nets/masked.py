@@ -145,6 +145,11 @@ class MaskedLinear(nn.Module):
         if self.class_bias is not None:
             nn.init.normal_(self.class_bias.weight, std=0.05 / CLASS_FACTOR)
 
+    @property
+    def always_zero(self) -> int:
+        """How many of the stored weights a mask hides."""
+        return int((self.mask == 0).sum())
+
     def matrices(self) -> list[Tensor]:
         """The weight of every stripe, (outputs, reach): views without gradient, hidden entries set to zero."""
         views = _cut(self.weight.data, [stripe.shape for stripe in self.stripes])  # .data: not a change to autograd
