@@ -33,7 +33,9 @@ class LinearDecay(Schedule):
 
     def __init__(self, end: PositiveInt, start: NonNegativeInt = 0) -> None:
         if end <= start:
-            raise ValueError(f"end={end}: must be larger than start={start}")
+            raise ValueError(
+                f"end={end}: must be larger than start={start}; raise max_images above it or lower model.schedule.start"
+            )
         self.start = start
         self.end = end
 
@@ -47,7 +49,10 @@ class Cosine(Schedule):
 
     def __init__(self, end: PositiveInt, warmup: NonNegativeInt = 0) -> None:
         if end <= warmup:
-            raise ValueError(f"end={end}: must be larger than warmup={warmup}")
+            raise ValueError(
+                f"end={end}: must be larger than warmup={warmup}; raise max_images above it or lower "
+                "model.schedule.warmup"
+            )
         self.warmup = warmup
         self.end = end
 
