@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from imago.figures.curves import draw_curves, in_panels, read_columns
+from imago.figures.curves import draw_curves, drawn, in_panels, read_columns
 
 TABLE = """images_seen,train/nats,train/bpd,train/loss/g,val/nats,val/bpd,val/fid
 0,,,,540,1.0,400
@@ -22,6 +22,25 @@ def test_training_and_validation_likelihood_share_a_panel(tmp_path: Path) -> Non
     assert panels["bits per dimension"]["val"] == ([1000, 2000], [0.25, 0.15])
     assert panels["losses"] == {"loss/g": ([10, 1000, 2000], [1.5, 1.25, 1.0])}
     assert panels["distance to the training images"] == {"fid": ([0, 1000, 2000], [400, 30, 20])}
+
+
+def test_a_short_run_is_shown_from_its_start(tmp_path: Path) -> None:
+    """A single row of the training log: the untrained model is the other end of the line."""
+    (tmp_path / "metrics.csv").write_text("images_seen,val/nats,train/nats\n0,357,\n4032,,163\n4032,106,\n")
+    panels = in_panels(read_columns(tmp_path / "metrics.csv"))
+    assert panels == {"nats per image": {"val": ([0, 4032], [357, 106]), "train": ([4032], [163])}}
+    (axes,) = drawn(panels, "a run").axes
+    colours = {str(line.get_label()): line.get_color() for line in axes.get_lines()}
+    assert colours == {"train": "C0", "val": "C1"}  # whichever column comes first
+
+
+def test_logarithmic_ticks_are_plain_numbers() -> None:
+    figure = drawn({"distance to the training images": {"fid": ([0, 10], [60, 12])}}, "a run")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]]
+    assert {"20", "50"} <= set(labels)
+    assert not any("$" in label for label in labels)
 
 
 def test_the_picture_has_a_panel_for_each(tmp_path: Path) -> None:

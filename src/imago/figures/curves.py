@@ -3,6 +3,10 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = tuple[list[float], list[float]]
 
@@ -17,8 +21,9 @@ PANELS = {
     "bits per dimension": ("train/bpd", "val/bpd"),
 }
 # Panels in which training and validation stand side by side, without the first twentieth of the run: a model is so much
-# worse there that nothing else could be seen.
+# worse there that nothing else could be seen. A run too short for that is shown whole.
 COMPARED = ("nats per image", "bits per dimension")
+COLOURS = {"train": "C0", "val": "C1"}
 
 
 def read_columns(path: Path) -> dict[str, Curve]:
@@ -40,7 +45,10 @@ def in_panels(columns: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
         curves = {name: curve for name, curve in columns.items() if name.startswith(beginnings)}
         if panel in COMPARED and curves:
             end = max(images[-1] for images, _ in curves.values())
-            panels[panel] = {name.split("/", 1)[0]: _behind(curve, end / 20) for name, curve in curves.items()}
+            behind = {name: _behind(curve, end / 20) for name, curve in curves.items()}
+            if all(len(images) > 1 for images, _ in behind.values()):
+                curves = behind
+            panels[panel] = {name.split("/", 1)[0]: curve for name, curve in curves.items()}
         elif curves:
             panels[panel] = {name.split("/", 1)[1]: curve for name, curve in curves.items()}
     return panels
@@ -54,22 +62,31 @@ def _behind(curve: Curve, start: float) -> Curve:
 
 def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     """Draw the table ``metrics`` into the PNG ``picture``; panels without numbers are left out."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
     panels = in_panels(read_columns(metrics))
-    if not panels:
-        return
+    if panels:
+        drawn(panels, title).savefig(picture, dpi=90)
+
+
+def drawn(panels: dict[str, dict[str, Curve]], title: str) -> "Figure":
+    """The panels side by side."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axes, (panel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for label, (images, values) in curves.items():
-            axes.plot(images, values, label=label, marker="." if len(images) < 30 else None, linewidth=1)
+            marker = "." if len(images) < 30 else None
+            axes.plot(images, values, label=label, color=COLOURS.get(label), marker=marker, linewidth=1)
         if "distance" in panel and all(value > 0 for _, values in curves.values() for value in values):
             axes.set_yscale("log")  # the untrained model is a hundred times further away
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("images seen")
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(picture, dpi=90)
+    return figure
