@@ -100,6 +100,35 @@ def test_every_recipe_arrives_and_the_command_line_wins(composed: Any, recipe: s
     assert composed(f"model={model}", f"data={data}", "max_images=12345")["max_images"] == 12345
 
 
+def leaves(node: Any, where: str = "") -> Iterator[str]:
+    """Keys of all values at any depth; of a group that is chosen or set to null, its own."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{where}{key}.")
+        elif key == "defaults":
+            chosen = [name for entry in value if isinstance(entry, dict) for name in entry]
+            yield from (name.split("@")[1] for name in chosen if "@" in name and not name.startswith("override"))
+        else:
+            yield f"{where}{key}"
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_an_experiment_inherits_nothing_from_a_recipe(experiment: str) -> None:
+    """A recipe is for short runs of a pair; what it sets, a paper's setting for that pair sets again, or to null."""
+    own = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))
+    assert isinstance(own, dict)
+    chosen = {key: value for entry in own["defaults"] for key, value in entry.items()}
+    recipe = CONF / "recipe" / f"{chosen.get('override /model')}-{chosen.get('override /data')}.yaml"
+    if recipe.exists():
+        said = set(leaves(own))
+        inherited = [
+            key
+            for key in leaves(OmegaConf.to_container(OmegaConf.load(recipe)))
+            if not any(key == other or key.startswith(f"{other}.") for other in said)
+        ]
+        assert inherited == []
+
+
 @pytest.mark.parametrize("script", sorted(file.stem for file in CONF.glob("*.yaml")))
 def test_every_script_has_its_configuration(composed: Any, script: str) -> None:
     assert (CONF.parent / "src" / f"{script}.py").exists()
