@@ -245,7 +245,7 @@ def closing_words(run: Run) -> str:
         untrained = summary.get("untrained", {}).get(name)
         before = f" (untrained {untrained:.4g})" if untrained is not None else ""
         lines.append(f"  {name} {result['value']:.4g}{before}")
-    grids = sorted(run.samples.glob("*.png"))
+    grids = sorted(run.samples.glob("images-*.png"))
     if grids:
         lines.append(f"  samples    {grids[-1]}")
     lines.append(f"  curves     {run.path / 'curves.png'}")
