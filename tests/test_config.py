@@ -238,3 +238,10 @@ def test_build_gives_what_the_node_describes() -> None:
     assert warmup(5) == 0.5
     with pytest.raises(UserError, match=r"^x: end=1: must be larger than start=2"):
         build({"_target_": "imago.schedules.LinearDecay", "end": 1, "start": 2}, "x")
+
+
+@pytest.mark.parametrize(("script", "group"), [("evaluate", "metrics"), ("figure", "figure")])
+def test_a_script_lists_the_choices_of_its_own_groups(script: str, group: str) -> None:
+    template = OmegaConf.load(CONF / f"{script}.yaml").hydra.help.template
+    assert f"{group}: {', '.join(GROUPS[group])}\n" in template
+    assert "$APP_CONFIG_GROUPS" not in template
