@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imago.images import Batch, Images, ImageSpec, Labels, Signal, bits_per_dim, to_signal
-from imago.likelihoods import DistributionFactory, Parameters, distribution_of
+from imago.likelihoods import DistributionFactory, Parameters, distribution_of, sampling_dtype
 from imago.models.base import (
     ExplicitModel,
     GenerativeModel,
@@ -234,7 +234,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         parameters = self.parameters_at(self.draw_latents(n, generator, labels), labels)
         if not self.observation_noise:
             return self.distribution.mean(parameters).round().to(torch.uint8)
-        uniform = generator.uniform(n, *self.spec.shape).to(self.device)
+        uniform = generator.uniform(n, *self.spec.shape).to(self.device, sampling_dtype(self.device))
         return self.distribution.sample(parameters, uniform).to(torch.uint8)
 
 
