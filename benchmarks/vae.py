@@ -46,7 +46,10 @@ from side_by_side import THREADS, Interleave, Row, Timing, alternate, report
 LATENT, SAMPLES = 16, 64
 GRAY, COLOUR = ImageSpec(1, 28, 28, levels=2), ImageSpec(3, 32, 32, levels=2)
 BATCH = {GRAY: 32, COLOUR: 16}
-UP = {GRAY: {"kernel": 3}, COLOUR: {"kernel": 4, "last_stride": 1}}
+DECODER = {
+    GRAY: partial(StridedDecoder, hidden=[1024, 512, 256], kernel=3),
+    COLOUR: partial(StridedDecoder, hidden=[1024, 512, 256], kernel=4, last_stride=1),
+}
 adam = partial(torch.optim.Adam, lr=1e-4)
 
 
@@ -55,7 +58,7 @@ def our_vae(spec: ImageSpec) -> VAE:
         spec,
         latent=LATENT,
         encoder=partial(StridedEncoder, hidden=[128, 256, 512, 1024]),
-        decoder=partial(StridedDecoder, hidden=[1024, 512, 256], **UP[spec]),
+        decoder=DECODER[spec],
         distribution=lambda levels: Bernoulli(),
         optimizer={"net": partial(adam, fused=True)},
         observation_noise=False,

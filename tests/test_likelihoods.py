@@ -208,3 +208,17 @@ def test_the_mean_of_a_normal_distribution_stays_in_the_image() -> None:
     expected = float(distribution.logits(inside).double().exp() @ values)
     assert float(distribution.mean(inside)) == pytest.approx(expected, abs=1e-3)
     assert distribution.mean(torch.tensor([[1.5, -1.0], [-1.5, -1.0]])).tolist() == [255, 0]
+
+
+def test_a_limited_scale_is_approached_and_not_passed() -> None:
+    limited, free = LogisticMixture(256, components=1, largest_scale=0.5), LogisticMixture(256, components=1)
+    values = torch.tensor([0, 100, 128, 255])
+    narrow = torch.tensor([0.0, 0.1, -6.5]).expand(4, 3)  # far below the limit nothing changes
+    torch.testing.assert_close(limited.log_prob(narrow, values), free.log_prob(narrow, values), atol=0.1, rtol=1e-2)
+    wide = torch.tensor([0.0, 0.0, 50.0]).expand(4, 3)
+    at_limit = torch.tensor([0.0, 0.0, math.log(0.5)]).expand(4, 3)
+    torch.testing.assert_close(limited.log_prob(wide, values), free.log_prob(at_limit, values))
+    raw = torch.tensor([[0.0, 0.3, 3.0]], requires_grad=True)
+    limited.log_prob(raw, torch.tensor([200])).sum().backward()
+    assert raw.grad is not None
+    assert raw.grad[0, 2] != 0, "the way back stays open"

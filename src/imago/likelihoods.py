@@ -126,11 +126,15 @@ class LogisticMixture(Distribution):
     Args:
         levels: number of values.
         components: logistic distributions in the mixture.
+        largest_scale: that a component's scale approaches and never passes, in signal units (an image spans [-1, 1]).
+            Black or white at random, whatever the context, is a single logistic of unlimited scale: a trap for models
+            whose context is still to be learned. ``None`` for no limit; a mixture needs none.
     """
 
-    def __init__(self, levels: int, components: PositiveInt = 5) -> None:
+    def __init__(self, levels: int, components: PositiveInt = 5, largest_scale: PositiveFloat | None = None) -> None:
         self.levels = levels
         self.components = components
+        self.largest = None if largest_scale is None else math.log(largest_scale)
         self.parameters = 3 * components
 
     def logits(self, parameters: Parameters) -> LevelLogits:
@@ -145,6 +149,8 @@ class LogisticMixture(Distribution):
         With u = (upper - μ)/s and l = (lower - μ)/s, σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)).
         """
         weight, mean, log_scale = parameters.float().chunk(3, -1)
+        if self.largest is not None:
+            log_scale = self.largest - F.softplus(self.largest - log_scale)
         half = 1 / (self.levels - 1)  # half the distance of two levels' signals
         signal = (values.to(mean.dtype) * (2 * half) - 1).unsqueeze(-1)
         inverse = torch.exp(-log_scale.clamp(-7.0, LARGEST_LOG_SCALE))
