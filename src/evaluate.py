@@ -103,8 +103,7 @@ def told(measurement: "Measurement", width: int) -> str:
     if "likelihood" not in protocol:
         how = ", ".join(f"{key} {protocol[key]}" for key in ("extractor", "samples", "reference", "weights", "seed"))
         return f"  {name:<{width}} {value:<10.4g} {how}"
-    bounded = protocol["likelihood"] == "lower_bound" and "elbo" not in name
-    sign, digits = "≤" if bounded else "=", 3 if name.endswith("bpd") else 2
+    sign, digits = "≤" if protocol["likelihood"] == "lower_bound" else "=", 3 if name.endswith("bpd") else 2
     number = f"{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
     how = ", ".join(
         f"{key} {protocol[key]}" for key in ("data", "images", "binarization", "weights", "draws") if key in protocol

@@ -143,17 +143,40 @@ class LogisticMixture(Distribution):
         wide = parameters.unsqueeze(-2).expand(*parameters.shape[:-1], self.levels, self.parameters)
         return self.log_prob(wide, values.expand(wide.shape[:-1]))
 
+    def components_of(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights (up to a constant), means and inverse scales of the components, (*shape, components) each."""
+        weight, mean, log_scale = parameters.float().chunk(3, -1)
+        if self.largest is not None:
+            log_scale = self.largest - F.softplus(self.largest - log_scale)
+        return weight, mean, torch.exp(-log_scale.clamp(-7.0, LARGEST_LOG_SCALE))
+
+    def mean(self, parameters: Parameters) -> Float[Tensor, "*shape"]:
+        """The expected value, Σ_v P(value > v): edge by edge, so that no tensor has all levels of all values."""
+        weight, mean, inverse = self.components_of(parameters)
+        total = torch.zeros_like(mean)
+        for level in range(self.levels - 1):
+            edge = (2 * level + 1) / (self.levels - 1) - 1
+            total += torch.sigmoid((mean - edge) * inverse)
+        return (weight.softmax(-1) * total).sum(-1)
+
+    def sample(
+        self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
+    ) -> Integer[Tensor, "*shape"]:
+        """As for every distribution; of a single logistic the quantile is known: μ + s log(u / (1 − u)), rounded."""
+        if self.components > 1 or temperature != 1:
+            return super().sample(parameters, uniform, temperature)
+        _, mean, inverse = (x.squeeze(-1).to(uniform.dtype) for x in self.components_of(parameters))
+        level = (mean + torch.logit(uniform) / inverse + 1) * ((self.levels - 1) / 2)
+        return level.round().clamp(0, self.levels - 1).long()
+
     def log_prob(self, parameters: Parameters, values: Values) -> Float[Tensor, "*shape"]:
         """log Σ_k w_k [F_k(upper edge) - F_k(lower edge)], without differences of nearly equal numbers.
 
         With u = (upper - μ)/s and l = (lower - μ)/s, σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)).
         """
-        weight, mean, log_scale = parameters.float().chunk(3, -1)
-        if self.largest is not None:
-            log_scale = self.largest - F.softplus(self.largest - log_scale)
+        weight, mean, inverse = self.components_of(parameters)
         half = 1 / (self.levels - 1)  # half the distance of two levels' signals
         signal = (values.to(mean.dtype) * (2 * half) - 1).unsqueeze(-1)
-        inverse = torch.exp(-log_scale.clamp(-7.0, LARGEST_LOG_SCALE))
         upper, lower = (signal + half - mean) * inverse, (signal - half - mean) * inverse
         first, last = (values == 0).unsqueeze(-1), (values == self.levels - 1).unsqueeze(-1)
         inner = torch.log(-torch.expm1(-2 * half * inverse)).expand_as(upper)

@@ -153,6 +153,18 @@ def test_a_long_gradient_is_not_followed() -> None:
         assert all(map(torch.equal, before, model.parameters())) is bool(skipped)
 
 
+def test_a_gradient_that_is_no_number_is_not_followed_and_does_not_stop_the_run() -> None:
+    model = hvae(BINARY, "model.gradient_skip=1e6")
+    spoiled = next(model.net.parameters())
+    spoiled.register_hook(lambda gradient: gradient * math.nan)
+    before = [p.detach().clone() for p in model.parameters()]
+    fit(model, Tensors(images_of(BINARY, 8), torch.arange(8) % 2, 8), 2)
+    records = model.take_records()
+    assert records["skipped/net"] == 1.0
+    assert all(math.isfinite(value) for value in records.values())  # the log stops a run at a number that is none
+    assert all(map(torch.equal, before, model.parameters()))
+
+
 def test_labels_reach_samples_and_posteriors() -> None:
     model = stirred(BINARY, "conditional=true")
     zeros, ones = torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.long)

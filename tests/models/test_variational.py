@@ -169,6 +169,25 @@ def test_warm_up_and_weight_change_training_and_no_measurement() -> None:
     assert torch.equal(model.log_likelihood(every_image(spec)), plain.log_likelihood(every_image(spec)))
 
 
+def test_training_weighs_the_divergence() -> None:
+    """With the decoder cut off, the divergence alone moves the encoder: by its weight, and not while that is 0."""
+    spec = SPECS["binary-2x2"]
+
+    def moved(*overrides: str) -> float:
+        model = make("vae", spec, "optimizer@model.optimizer.net=sgd", *overrides)
+        with torch.no_grad():
+            model.net["decoder"].first.weight.zero_()  # type: ignore[union-attr,operator]
+        first = model.net["encoder"].first.weight  # type: ignore[union-attr]
+        before = first.detach().clone()
+        fit(model, Tensors(every_image(spec), torch.zeros(16, dtype=torch.long), 16), 1)
+        return float((first.detach() - before).norm())  # type: ignore[operator]
+
+    assert moved("model.kl_warmup=100") == 0
+    one = moved("model.kl_warmup=0")
+    assert one > 0
+    assert moved("model.kl_warmup=0", "model.beta=4") == pytest.approx(4 * one, rel=1e-3)
+
+
 def test_free_bits_are_left_alone() -> None:
     """Below the free nats the KL has no gradient: with the decoder cut off, the encoder does not move."""
     spec = SPECS["binary-2x2"]

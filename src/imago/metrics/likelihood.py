@@ -103,11 +103,13 @@ def measure_likelihood(
     for name, parts in found.items():
         nats = torch.cat(parts)
         more: Protocol = {"draws": importance or 0} if name.startswith("iw/") or name == "elbo/gap" else {}
+        more |= {"likelihood": "part", "caveat": PARTS.get(name, "a part of the bound")} if "elbo/" in name else {}
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         measured += [_mean(bits, bits_per_dim(nats, model.spec), protocol | more), _mean(name, nats, protocol | more)]
     return measured
 
 
+PARTS = {"elbo/gap": "the distance of two bounds: KL(q(z|x) || p(z|x)) is as large or larger"}
 _BINARIZATION = {
     None: "none",
     "threshold": "white above 127",

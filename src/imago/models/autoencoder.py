@@ -85,7 +85,8 @@ class Autoencoder(EncodingModel):
         labels = batch.labels if self.conditional else None
         signal = to_signal(batch.images, self.spec.levels)
         z = self.net["encoder"](signal, labels)
-        error = (self.decode(z, labels) - signal).square().mean()
+        # Of the decoder as it is: squashed into the range of a signal, outputs at its ends would no longer learn.
+        error = (self.net["decoder"](z, labels).squeeze(-1) - signal).square().mean()
         self.record("reconstruction_error", error)
         self._remember(z.detach(), labels)
         self.descend("net", error)
@@ -116,8 +117,8 @@ class Autoencoder(EncodingModel):
         return means, (self.code_square - means.T @ (counts * means)) / n
 
     def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
-        """The decoder's output in [-1, 1]; see :meth:`LatentModel.decode`."""
-        return torch.tanh(self.net["decoder"](z.to(self.device), labels).squeeze(-1))
+        """The decoder's output, clipped to [-1, 1]; see :meth:`LatentModel.decode`."""
+        return self.net["decoder"](z.to(self.device), labels).squeeze(-1).clamp(-1, 1)
 
     def encode(self, images: Images, labels: Labels | None = None) -> Latents:
         """The code of each image, (n, latent)."""

@@ -212,12 +212,12 @@ class GenerativeModel(LightningModule, ABC):
             norm = nn.utils.get_total_norm(gradients)
             if self.gradient_clip is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
-            self.record(f"gradient_norm/{player}", norm)
             if self.gradient_skip is not None:
                 skipped = not bool(norm <= self.gradient_skip)  # also where the norm is not a number
                 self.record(f"skipped/{player}", norm.new_tensor(float(skipped)))
                 if skipped:
                     return
+            self.record(f"gradient_norm/{player}", norm)
         if self.schedule is not None:
             factor = self.schedule(self.images_seen)
             for group in optimizer.param_groups:

@@ -329,6 +329,11 @@ class HierarchicalVAE(Variational):
         ladder = size_ladder(spec, depth)
         sizes = ladder[: len(blocks)]
         counts = list(blocks[: len(sizes)])
+        if any(counts) and not counts[0]:
+            raise UserError(
+                f"blocks={list(blocks)}: no latents at the smallest maps, which then have nothing to say; give a "
+                "smaller model.depth, or a first number above 0"
+            )
         if not any(counts):
             raise UserError(
                 f"blocks={list(blocks)}: no latents at any of the map sizes {sizes} of {spec.height}x{spec.width} "

@@ -173,7 +173,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
     def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:
         """The ELBO, in nats."""
-        return -sum_of(self.terms(images, labels, self.noise))
+        return -sum_of(self.terms(images, labels, lambda n, *shape: torch.randn(n, *shape, device=self.device)))
 
     @torch.no_grad()
     def importance_weighted(
