@@ -7,14 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 
+from helpers import configuration
 from imago.checkpoints import read
+from imago.data import ImageDataModule
+from imago.data.sources import Digits
+from imago.training import build_model
 
 ROOT = Path(__file__).parents[1]
 # Batch statistics and dropout differ between one batch of 16 and two of 8, so they are off here.
 CASES = {
     "gan": ["model=gan", "model.discriminator.dropout=0", "model.gradient_clip=0.5"],
     "k=2": ["model=gan", "model.discriminator.dropout=0", "model.discriminator_steps=2"],
+}
+# Without the command around them: all in one other process, which forks, because starting one takes ten times as long.
+STEPS = {
+    "autoencoder": ["model=autoencoder", "model.encoder.width=8", "model.decoder.width=8", "conditional=true"],
+    "vae": ["model=vae", "model.latent=6", "model.encoder.hidden=[16]", "model.decoder.hidden=[16]"],
+    # In the mean of all 16 images some dimensions cost less than this, in that of 8 images others.
+    "free bits": ["model=vae", "model.latent=16", "model.encoder.hidden=[16]", "model.free_bits=0.05"],
+    "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.gradient_clip=0.05"],
 }
 
 
@@ -43,11 +56,64 @@ def weights(tmp_path: Path, name: str, options: list[str]) -> dict[str, torch.Te
     return content["state_dict"]
 
 
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    """The same weights, but for the rounding of sums in another order."""
+    for name, value in one.items():
+
+        def named(text: str, name: str = name) -> str:
+            return f"{name}: {text}"
+
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=named)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case: str, tmp_path: Path) -> None:
     one = weights(tmp_path, "one", [*CASES[case], "trainer=cpu"])
     two = weights(tmp_path, "two", [*CASES[case], "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])
-    for name, value in one.items():
-        torch.testing.assert_close(
-            two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    assert_same(one, two)
+
+
+def stepped(case: str, devices: int) -> dict[str, torch.Tensor]:
+    """The weights after 6 batches, of one process or of two forked ones."""
+    torch.manual_seed(0)
+    data = ImageDataModule(Digits(), batch_size=16)
+    data.prepare()
+    model = build_model(
+        configuration(*STEPS[case], "data=digits", "optimizer@model.optimizer.net=sgd", "model.optimizer.net.lr=0.1"),
+        data.spec,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="auto" if devices == 1 else "ddp_fork_find_unused_parameters_true",
+        max_epochs=1,
+        limit_train_batches=6,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=data)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """The weights of each case, after training in one process and in two."""
+    path = tmp_path_factory.mktemp("steps") / "weights.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, __file__, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return torch.load(path)
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_two_forks_equal_one_process(case: str, steps: dict[str, list[dict[str, torch.Tensor]]]) -> None:
+    one, two = steps[case]
+    assert_same(one, two)
+
+
+if __name__ == "__main__":
+    torch.save({case: [stepped(case, devices) for devices in (1, 2)] for case in STEPS}, sys.argv[1])

@@ -66,7 +66,7 @@ class LatentUnits(Figure):
 
 def kl_of_units(model: Variational, part: ImageSet, seed: int, progress: Progress) -> Float[Tensor, " units"]:
     """The mean KL of each dimension in nats, float64."""
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float64)
     for first in range(0, len(part), AT_ONCE):
         few = part.part(slice(first, first + AT_ONCE))
         generator = PerImageGenerator(seed, first, model.device)
@@ -76,7 +76,7 @@ def kl_of_units(model: Variational, part: ImageSet, seed: int, progress: Progres
             return generator.normal(n, *shape).to(model.device)
 
         draw = model.infer(model.observe(to_signal(images, model.spec.levels), labels), labels, normal)
-        total = total + draw.kl.double().sum(0).cpu()
+        total = total + draw.kl.cpu().double().sum(0)  # in this order: not every device has float64
         progress(first + len(images), len(part))
     return total / len(part)
 

@@ -83,7 +83,7 @@ def measure_likelihood(
                 bound = model.importance_weighted(shown, labels, k=importance, generator=noise, progress=report)
                 values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
             for name, nats in values.items():
-                found.setdefault(name, []).append(nats.double().cpu())
+                found.setdefault(name, []).append(nats.cpu().double())  # in this order: not every device has float64
             done += len(shown)
             if progress is not None:
                 progress(done * (importance or 1), count * (importance or 1))

@@ -287,9 +287,12 @@ class GenerativeModel(LightningModule, ABC):
 class ExplicitModel(GenerativeModel, ABC):
     """A model that can say how likely an image is: exactly, or by a lower bound (:attr:`likelihood` says which)."""
 
-    @abstractmethod
     def log_prob(self, images: Images, labels: Tensor | None) -> Float[Tensor, " n"]:
-        """log p(x) of each image in nats, or the bound: what training maximises. Differentiable, in any mode."""
+        """log p(x) of each image in nats, differentiable, in any mode: what models write that know it.
+
+        Those that know a bound write :meth:`terms` instead, because its estimate needs noise.
+        """
+        raise NotImplementedError
 
     def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """−log p(x), or its bound, as a sum of named parts in nats, (n,) each. Differentiable, in any mode.

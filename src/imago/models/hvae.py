@@ -364,7 +364,7 @@ class HierarchicalVAE(Variational):
         e = mean + torch.exp(log_scale) * noise
         # log q − log p: the constants of the normal densities cancel, and so do the σ_l of the change of variables.
         log_ratio = (0.5 * (e.square() - noise.square()) - log_scale).sum(1)
-        return Inference(parameters, gaussian_kl(mean, log_scale, 0.0, 0.0), log_ratio)
+        return Inference(parameters, gaussian_kl(mean, log_scale), log_ratio)
 
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
         """The way down, with the whitened z in place of noise."""

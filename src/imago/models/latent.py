@@ -13,7 +13,9 @@ first two are a lower bound of log p(x), the ELBO. With k draws from q a tighter
     log p(x) ≥ E[log 1/k Σ_i w_i],   w_i = p(x, z_i) / q(z_i|x)                                              (2)
 
 (Burda et al. 2016, eq. 8), which grows to log p(x) with k: its distance to the ELBO estimates the third term, from
-below.
+below. Where a lower bound b(x, z) stands for log p(x|z), as for the dequantised values of a
+:class:`~imago.likelihoods.Gaussian`, both are bounds of log ∫ p(z) exp b(x, z) dz: that is where (2) grows to, and it
+stays below log p(x) however many draws there are.
 """
 
 import math
@@ -153,10 +155,21 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         nats = sum_of(terms).mean()
         self.record("nats", nats)
         self.record("bpd", bits_per_dim(nats, self.spec))
-        kl = draw.kl.mean(0).clamp(min=self.free_bits).sum() if self.free_bits else terms["elbo/kl"].mean()
+        kl = self._beyond_free_bits(draw.kl.mean(0)).sum() if self.free_bits else terms["elbo/kl"].mean()
         loss = terms["elbo/reconstruction"].mean() + self.kl_weight * kl
         self.descend("net", loss / self.spec.dimensions)
         self.updates += 1
+
+    def _beyond_free_bits(self, kl: Float[Tensor, " units"]) -> Float[Tensor, " units"]:
+        """max(free_bits, kl), where the mean over the batch of all devices decides which of the two is larger.
+
+        The gradient is that of this device's part where the dimension costs something, and 0 where it is free; the mean
+        of the devices' gradients is then the gradient of the whole batch's maximum.
+        """
+        whole = kl.detach()
+        if self.trainer.world_size > 1:
+            whole = self.trainer.strategy.reduce(whole.clone(), reduce_op="mean")
+        return torch.where(whole < self.free_bits, self.free_bits, kl)  # what is not a number stays one that is not
 
     @property
     def kl_weight(self) -> float:
@@ -170,10 +183,6 @@ class Variational(ExplicitModel, EncodingModel, ABC):
     def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """−ELBO in its two parts (equation 1), with one z for each image and the KL in closed form."""
         return self._elbo(self.infer(self.observe(to_signal(images, self.spec.levels), labels), labels, normal), images)
-
-    def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:
-        """The ELBO, in nats."""
-        return -sum_of(self.terms(images, labels, lambda n, *shape: torch.randn(n, *shape, device=self.device)))
 
     @torch.no_grad()
     def importance_weighted(
@@ -201,7 +210,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         """
         images, labels = self.checked(images, labels)
         n = len(images)
-        total = torch.full((n,), -math.inf, dtype=torch.float64, device=self.device)
+        total = torch.full((n,), -math.inf, dtype=torch.float64)  # on the CPU: not every device has float64
         with evaluating(self):
             observed = self.observe(to_signal(images, self.spec.levels), labels)
             at_once = max(1, rows // max(1, n))
@@ -216,11 +225,11 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
                 draw = self.infer([repeated(t) for t in observed], None if labels is None else repeated(labels), normal)
                 log_prob = self.distribution.log_prob(draw.parameters, repeated(images)).flatten(1).sum(1)
-                weights = (log_prob - draw.log_ratio).double().view(n, count)
+                weights = (log_prob - draw.log_ratio).cpu().double().view(n, count)
                 total = torch.logaddexp(total, weights.logsumexp(1))
                 if progress is not None:
                     progress(first + count, k)
-        return (total - math.log(k)).float()
+        return (total - math.log(k)).float().to(self.device)
 
     # --- samples ------------------------------------------------------------------------------------------------------
 
@@ -238,8 +247,6 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         return self.distribution.sample(parameters, uniform).to(torch.uint8)
 
 
-def gaussian_kl(mean: Tensor, log_scale: Tensor, prior_mean: Tensor | float, prior_log_scale: Tensor | float) -> Tensor:
-    """KL(N(mean, scale²) ‖ N(prior_mean, prior_scale²)) in nats, element by element (appendix B)."""
-    prior = torch.as_tensor(prior_log_scale, dtype=mean.dtype, device=mean.device)
-    ratio = log_scale - prior
-    return 0.5 * (torch.exp(2 * ratio) + ((mean - prior_mean) * torch.exp(-prior)).square() - 1) - ratio
+def gaussian_kl(mean: Tensor, log_scale: Tensor) -> Tensor:
+    """KL(N(mean, scale²) ‖ N(0, 1)) in nats, element by element (appendix B of Kingma & Welling 2014)."""
+    return 0.5 * (torch.exp(2 * log_scale) + mean.square() - 1) - log_scale

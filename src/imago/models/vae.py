@@ -95,7 +95,7 @@ class VAE(Variational):
         z = mean + torch.exp(log_scale) * epsilon
         # log q − log p: the constants of the two normal densities cancel.
         log_ratio = (0.5 * (z.square() - epsilon.square()) - log_scale).sum(1)
-        return Inference(self.parameters_at(z, labels), gaussian_kl(mean, log_scale, 0.0, 0.0), log_ratio)
+        return Inference(self.parameters_at(z, labels), gaussian_kl(mean, log_scale), log_ratio)
 
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
         """The decoder."""
