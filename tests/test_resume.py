@@ -26,6 +26,12 @@ MODELS = {
         "model.schedule.images=600",
         "model.gradient_clip=0.5",
     ],
+    "autoencoder": ["model=autoencoder", "conditional=true", "model.encoder.width=4", "model.decoder.width=4"],
+}
+EXPLICIT = {
+    "pixelcnn": ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"],
+    "vae": ["model=vae", "model.latent=8", "model.encoder.hidden=[16]", "model.kl_warmup=1500", "model.free_bits=0.1"],
+    "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.kl_warmup=1500"],
 }
 
 
@@ -77,14 +83,15 @@ def test_stopped_and_continued_equals_never_stopped(model: str, tmp_path: Path) 
         assert picture.read_bytes() == (second.samples / picture.name).read_bytes()
 
 
-def test_a_model_with_likelihood_continues_as_if_never_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", EXPLICIT)
+def test_a_model_with_likelihood_continues_as_if_never_stopped(model: str, tmp_path: Path) -> None:
     """Measurements by likelihood, made twice where the run was cut (closing and due), leave no trace either."""
 
     def options(logs: str, updates: int, *more: str) -> dict[str, Any]:
         return configuration(
-            "model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data=digits",
-            "data.binarize=dynamic", "data.batch_size=16", "logger=csv", "metrics=none", "trainer=cpu", *EVERY,
-            "every.likelihood=300", f"max_updates={updates}", f"logs={tmp_path / logs}", *more,
+            *EXPLICIT[model], "data=digits", "data.binarize=dynamic", "data.batch_size=16", "logger=csv",
+            "metrics=none", "trainer=cpu", *EVERY, "every.likelihood=300", f"max_updates={updates}",
+            f"logs={tmp_path / logs}", *more,
         )  # fmt: skip
 
     whole = train(options("whole", 110), "x", tmp_path / "whole" / "run")
