@@ -164,6 +164,28 @@ def test_a_manifold_around_a_draw_and_of_a_class() -> None:
     assert holds(drawn[2], pictured(z + 0.2), 2)
 
 
+def test_a_manifold_covers_what_the_model_draws() -> None:
+    """A normal distribution with other means and scales, for each class."""
+
+    class Fitted(Plain):
+        def latent_marginals(self, label: int | None = None) -> tuple[Tensor, Tensor]:
+            assert label is not None
+            return torch.arange(6) / 8 - 0.3 + label / 20, torch.arange(6) / 10
+
+        def draw_latents(self, n: int, generator: PerImageGenerator, labels: Labels | None = None) -> Latents:
+            assert labels is not None
+            return super().draw_latents(n, generator) + labels[:, None]
+
+    model, q = Fitted(conditional=True), normal_quantiles(2)
+    for base in (None, 7):
+        mean, scale = model.latent_marginals(2)
+        around = mean if base is None else model.draw_latents(1, PerImageGenerator(7), torch.tensor([2]))
+        z = around.repeat(4, 1)
+        z[:, 4], z[:, 1] = mean[4] + scale[4] * q.repeat(2), mean[1] + scale[1] * q.flip(0).repeat_interleave(2)
+        picture = Manifold(side=2, axes=[4, 1], base=base, label=2).draw(trained(model), quiet)
+        assert holds(picture, pictured(z + 0.2), 2)
+
+
 def test_principal_components_of_an_ellipse() -> None:
     generator = torch.Generator().manual_seed(0)
     directions, _ = torch.linalg.qr(torch.randn(5, 5, generator=generator))

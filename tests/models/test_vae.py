@@ -14,6 +14,7 @@ from imago.models.autoencoder import Autoencoder
 from imago.models.vae import VAE
 from imago.noise import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
+from test_variational import WithoutDoubles
 
 SPEC = ImageSpec(1, 2, 3, levels=256)
 SIGMA = 0.4
@@ -143,6 +144,34 @@ def test_an_autoencoder_draws_from_the_fit_or_from_the_standard_normal() -> None
     z = model.draw_latents(20_000, PerImageGenerator(0)).double()
     torch.testing.assert_close(z.mean(0), mean, atol=0.02, rtol=0)
     torch.testing.assert_close(z.T.cov(), root @ root, atol=0.03, rtol=0)
+    for found, expected in zip(model.latent_marginals(), (z.mean(0), z.std(0)), strict=True):
+        torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=0)
     model.fitted = False
     z = model.draw_latents(20_000, PerImageGenerator(0)).double()
     torch.testing.assert_close(z.T.cov(), torch.eye(2).double(), atol=0.03, rtol=0)
+    assert [x.tolist() for x in model.latent_marginals()] == [[0, 0], [1, 1]]
+
+
+def test_an_autoencoder_needs_no_doubles_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its codes are remembered, and drawn from, where float64 is on the CPU only; with the same numbers."""
+    spec = ImageSpec(1, 4, 4, classes=2)
+    options = ("conditional=true", "model.latent=3", "model.memory=300")
+    data, labels = Tensors(images_of(spec, 40), torch.arange(40) % 2, 16), torch.tensor([1, 0])
+    plain, apple = (make("autoencoder", spec, *options) for _ in range(2))
+    assert isinstance(plain, Autoencoder)
+    assert isinstance(apple, Autoencoder)
+    fit(plain, data, 20)
+    monkeypatch.setattr("imago.models.autoencoder.sampling_dtype", lambda device: torch.float32)
+    encode = apple.net["encoder"].forward
+    monkeypatch.setattr(apple.net["encoder"], "forward", lambda *a: encode(*a).as_subclass(WithoutDoubles))
+    fit(apple, data, 20)
+    assert not any(value.dtype == torch.float64 for value in apple.state_dict().values())
+    for found, expected in zip(apple.code_moments(), plain.code_moments(), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+    class Noise(PerImageGenerator):
+        def normal(self, n: int, *shape: int) -> Tensor:
+            return super().normal(n, *shape).as_subclass(WithoutDoubles)
+
+    drawn = apple.draw_latents(2, Noise(0), labels)
+    torch.testing.assert_close(drawn, plain.draw_latents(2, PerImageGenerator(0), labels), atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from imago.config import choices_of
 from imago.data import ImageDataModule
 from imago.data.sources import Digits
 from imago.errors import UserError
+from imago.figures.latent_units import kl_of_units
 from imago.images import ImageSpec
 from imago.metrics import measure_likelihood
 from imago.models.autoregressive import Autoregressive
@@ -23,6 +25,19 @@ from test_laws import Tensors, fit, images_of, make
 VARIATIONAL = choices_of("model", Variational)
 SPECS = {"binary-2x2": ImageSpec(1, 2, 2, levels=2, classes=2), "rgb-1x1": ImageSpec(3, 1, 1, levels=3, classes=2)}
 CASES = [(model, spec) for model in VARIATIONAL for spec in SPECS]
+
+
+class WithoutDoubles(Tensor):
+    """As if on a device that has no float64 (Apple's): until it is on the CPU, nothing of that type comes of it."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func is Tensor.cpu:
+            return result.as_subclass(Tensor)
+        if isinstance(result, Tensor) and result.dtype == torch.float64:
+            raise TypeError("the device has no float64")
+        return result
 
 
 def every_image(spec: ImageSpec) -> Tensor:
@@ -155,6 +170,26 @@ def test_a_measurement_has_the_parts_and_the_gap() -> None:
     exact = make(choices_of("model", Autoregressive)[0], data.spec)
     with pytest.raises(UserError, match=r"importance=20: a \w+ has no importance-weighted bound; .* are .*vae"):
         measure_likelihood(exact, data, "test", averaged=False, importance=20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", VARIATIONAL)
+def test_measurements_need_no_doubles_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ImageDataModule(Digits(), binarize="threshold")
+    data.prepare()
+    model = make(name, data.spec, *little(name))
+    assert isinstance(model, Variational)
+
+    def measured() -> list[float]:
+        kl = kl_of_units(model, data.test.part(slice(7)), 0, lambda *_: None)
+        found = measure_likelihood(model, data, "test", averaged=False, images=7, importance=3)
+        return [*kl.tolist(), *(m.value for m in found)]
+
+    expected, checked = measured(), model.checked
+    monkeypatch.setattr(model, "checked", lambda *a: (checked(*a)[0].as_subclass(WithoutDoubles), None))
+    with pytest.raises(TypeError, match="no float64"):
+        model.encode(data.test.images[:7]).double()
+    assert measured() == expected
+    assert not any(value.dtype == torch.float64 for value in model.state_dict().values())
 
 
 def test_warm_up_and_weight_change_training_and_no_measurement() -> None:

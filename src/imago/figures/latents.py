@@ -64,9 +64,9 @@ def codes_of(model: EncodingModel, part: ImageSet) -> Latents:
     return torch.cat(codes)
 
 
-def prior_draws(model: LatentModel, n: int, seed: int) -> Latents:
-    """Vectors as they occur in the model's samples, (n, latent), on the CPU."""
-    return model.draw_latents(n, PerImageGenerator(seed, device=model.device)).float().cpu()
+def prior_draws(model: LatentModel, n: int, seed: int, label: int | None = None) -> Latents:
+    """Vectors as they occur in the model's samples, of one class of a conditional model, (n, latent), on the CPU."""
+    return model.draw_latents(n, PerImageGenerator(seed, device=model.device), repeated(label, n)).float().cpu()
 
 
 def first_of(part: ImageSet, label: int | None, n: int) -> ImageSet:

@@ -16,16 +16,18 @@ from imago.models.latent import EncodingModel, LatentModel, Latents
 
 
 class Manifold(Figure):
-    """A square of decoded vectors over the quantiles of the standard normal distribution, so that each is as likely.
+    """A square of decoded vectors over the quantiles of the distribution that the model draws z from.
 
-    The horizontal coordinate grows to the right, the vertical one upwards.
+    Standard normal, or fitted to an autoencoder's codes: each value of a coordinate is as likely as the others. The
+    horizontal one grows to the right, the vertical one upwards.
 
     Args:
         side: images in a row, and rows.
         plane: ``axes``: the coordinates are two dimensions of z. ``principal``: along the two leading principal
             components of the codes of test images, in standard deviations from their mean.
         axes: the two dimensions, horizontal and vertical; for ``axes``.
-        base: the other dimensions, for ``axes``: ``None``: 0; a number: those of the prior draw of that seed.
+        base: the other dimensions, for ``axes``: ``None``: their mean, 0 but for a fit; a number: those of the prior
+            draw of that seed.
         images: how many test images the components are computed of (of the class, for a conditional model).
         label: the class, conditional models only; ``None`` is class 0.
     """
@@ -57,32 +59,37 @@ class Manifold(Figure):
         label = class_of(model, self.label)
         quantiles = normal_quantiles(self.side)
         if self.plane == "axes":
-            z = self._along_axes(model, quantiles)
+            z, values = self._along_axes(model, label, quantiles)
             across, up = (f"z[{axis}]" for axis in self.axes)
         else:
-            z = self._along_components(trained, label, quantiles)
+            z, values = self._along_components(trained, label, quantiles), (quantiles, quantiles)
             across, up = "first", "second principal component of the codes"
-        names = [f"{round(q, 1) + 0.0:+.1f}" for q in quantiles.tolist()]
+        columns, rows = ([f"{round(value, 1) + 0.0:+.1f}" for value in axis.tolist()] for axis in values)
         return labelled(
             decoded(model, z, label, progress),
             self.side,
             title=f"right: {across}, up: {up}",
-            column_names=names,
-            row_names=names[::-1],
+            column_names=columns,
+            row_names=rows[::-1],
         )
 
-    def _along_axes(self, model: LatentModel, quantiles: Float[Tensor, " side"]) -> Latents:
+    def _along_axes(
+        self, model: LatentModel, label: int | None, quantiles: Float[Tensor, " side"]
+    ) -> tuple[Latents, tuple[Float[Tensor, " side"], Float[Tensor, " side"]]]:
+        """The vectors, and the values of the two dimensions, in growing order."""
         across, up = self.axes
         if across == up or max(self.axes) >= model.latent:
             raise UserError(
                 f"figure.axes={self.axes}: z has {model.latent} dimensions; give two different ones of "
                 f"0..{model.latent - 1}"
             )
-        base = torch.zeros(model.latent) if self.base is None else prior_draws(model, 1, self.base)[0]
+        mean, scale = model.latent_marginals(label)
+        base = mean if self.base is None else prior_draws(model, 1, self.base, label)[0]
+        right, upwards = (mean[axis] + scale[axis] * quantiles for axis in self.axes)
         z = base.repeat(self.side, self.side, 1)
-        z[:, :, across] = quantiles
-        z[:, :, up] = quantiles.flip(0)[:, None]
-        return z.flatten(0, 1)
+        z[:, :, across] = right
+        z[:, :, up] = upwards.flip(0)[:, None]
+        return z.flatten(0, 1), (right, upwards)
 
     def _along_components(self, trained: Trained, label: int | None, quantiles: Float[Tensor, " side"]) -> Latents:
         model = trained.model

@@ -19,6 +19,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
+from imago.likelihoods import sampling_dtype
 from imago.models.base import OptimizerFactory
 from imago.models.latent import EncodingModel, Latents
 from imago.noise import PerImageGenerator
@@ -72,8 +73,8 @@ class Autoencoder(EncodingModel):
                 "decoder": decoder(spec=spec, latent=latent, parameters=1, classes=self.classes),
             }
         )
-        self.register_buffer("code_sums", torch.zeros(max(1, self.classes), 1 + latent, dtype=torch.float64))
-        self.register_buffer("code_square", torch.zeros(latent, latent, dtype=torch.float64))
+        self.register_buffer("code_sums", torch.zeros(max(1, self.classes), 1 + latent))
+        self.register_buffer("code_square", torch.zeros(latent, latent))
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -94,7 +95,7 @@ class Autoencoder(EncodingModel):
 
     def _remember(self, z: Latents, labels: Labels | None) -> None:
         """Running sums of 1, z for each class, and of z zᵀ, over about the last ``memory`` images, of all devices."""
-        z = z.double()
+        z = z.to(sampling_dtype(z.device))
         member = z.new_ones(len(z), 1) if labels is None else F.one_hot(labels, self.classes).to(z)
         sums = torch.cat([(member.T @ torch.cat([member.new_ones(len(z), 1), z], 1)).flatten(), (z.T @ z).flatten()])
         if self.trainer.world_size > 1:
@@ -105,16 +106,16 @@ class Autoencoder(EncodingModel):
         self.code_square.mul_(kept).add_(square.view_as(self.code_square))
 
     def code_moments(self) -> tuple[Float[Tensor, "classes latent"], Float[Tensor, "latent latent"]]:
-        """Mean of the codes of each class (one row if unconditional) and their covariance around these, float64.
+        """Mean of the codes of each class (one row if unconditional) and their covariance around these.
 
-        Those of N(0, I) before training; a class that has not been seen has the mean of all.
+        Float64, on the CPU. Those of N(0, I) before training; a class that has not been seen has the mean of all.
         """
-        counts, sums = self.code_sums[:, :1], self.code_sums[:, 1:]
+        counts, sums = self.code_sums.cpu().double().split([1, self.latent], 1)
         n = counts.sum()
         if not n:
             return torch.zeros_like(sums), torch.eye(self.latent).to(sums)
         means = torch.where(counts > 0, sums / counts.clamp(min=1e-300), sums.sum(0) / n)
-        return means, (self.code_square - means.T @ (counts * means)) / n
+        return means, (self.code_square.cpu().double() - means.T @ (counts * means)) / n
 
     def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
         """The decoder's output, clipped to [-1, 1]; see :meth:`LatentModel.decode`."""
@@ -133,7 +134,15 @@ class Autoencoder(EncodingModel):
         means, covariance = self.code_moments()
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-        return (means[torch.zeros(n, dtype=torch.long) if labels is None else labels] + z.double() @ root).float()
+        of_images = means[torch.zeros(n, dtype=torch.long) if labels is None else labels.cpu()]
+        return (of_images + z.cpu().double() @ root).float().to(self.device)
+
+    def latent_marginals(self, label: int | None = None) -> tuple[Float[Tensor, " latent"], Float[Tensor, " latent"]]:
+        """Those of the fit, or of N(0, I)."""
+        if not self.fitted:
+            return super().latent_marginals(label)
+        means, covariance = self.code_moments()
+        return means[label or 0].float(), covariance.diagonal().clamp(min=0).sqrt().float()
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """Decoded draws of z."""

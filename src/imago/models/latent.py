@@ -64,6 +64,13 @@ class LatentModel(GenerativeModel, ABC):
         """Vectors (n, latent) as they occur when the model samples: from N(0, I) unless it says otherwise."""
         return generator.normal(n, self.latent).to(self.device)
 
+    def latent_marginals(self, label: int | None = None) -> tuple[Float[Tensor, " latent"], Float[Tensor, " latent"]]:
+        """Mean and standard deviation of each dimension of :meth:`draw_latents`, for one class of a conditional model.
+
+        Float32, on the CPU: 0 and 1 unless the model says otherwise. Each dimension alone is normally distributed.
+        """
+        return torch.zeros(self.latent), torch.ones(self.latent)
+
 
 class EncodingModel(LatentModel, ABC):
     """A latent model that also knows the way back."""
