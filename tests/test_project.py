@@ -23,13 +23,13 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS = [
     {"errors"},
     {"images", "likelihoods", "noise", "schedules", "config", "downloads", "threads"},
-    {"nets", "pictures"},
+    {"nets", "pictures", "diffusion"},
     {"models"},
     {"checkpoints", "runs"},
     {"data"},
     {"metrics"},
     {"callbacks"},
-    {"figures", "dashboards"},
+    {"figures", "dashboards", "compare"},
     {"training"},
     {"cli"},
 ]

@@ -1,0 +1,52 @@
+"""Put runs side by side: ``python src/compare.py runs=logs``. Needs their directories alone, and no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from omegaconf import DictConfig
+from pydantic import Field
+
+from imago import cli
+from imago.config import check_settings, plain
+from imago.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What compare.yaml explains."""
+
+    runs: str | Annotated[list[str], Field(min_length=1)]
+    out: str
+
+
+def main(config: DictConfig) -> None:
+    """Read the runs, print the board, and write it to ``out``."""
+    settings = check_settings(plain(config), Settings)
+    from imago.compare import Board, find_runs, read_record, show, write_csv, write_markdown, write_page
+
+    places = [settings.runs] if isinstance(settings.runs, str) else settings.runs
+    runs, empty = find_runs(places)
+    if not runs:
+        raise UserError(
+            f"runs={settings.runs}: {'; '.join(empty)}; a run holds config.yaml, summary.json or metrics.csv. "
+            "Train one with python src/train.py, or name the folder that holds yours"
+        )
+    out = Path(settings.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        board = Board(read_record(run) for run in runs)
+        write_page(board, out / "board.html")
+        write_csv(board, out / "board.csv")
+        write_markdown(board, out / "board.md")
+    except OSError as error:
+        raise UserError(f"out={out}: {error.strerror}: {error.filename}; choose another folder") from None
+    show(board)
+    for line in empty:
+        print(f"runs: {line}")
+    for name in ("board.html", "board.csv", "board.md"):
+        print(out / name)
+
+
+if __name__ == "__main__":
+    cli.run(main, "compare")

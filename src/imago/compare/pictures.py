@@ -1,0 +1,42 @@
+"""Sample grids as data that a page can carry with it."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image, ImageChops
+
+# A hundred pictures shall stay below 20 MB of text, which is four thirds of their bytes.
+AS_IT_IS = 64 * 1024
+WIDEST = 720
+
+
+def embedded(path: Path) -> str:
+    """A picture as a ``data:`` address: small ones as they are; of large ones the pixels that tell something, as JPEG.
+
+    Raises:
+        OSError: it cannot be read as a picture.
+    """
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        if len(content) <= AS_IT_IS and picture.width <= WIDEST and picture.format in ("PNG", "JPEG"):
+            return _address(content, picture.format)
+        smaller = _shrunk(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    written = io.BytesIO()
+    smaller.save(written, "JPEG", quality=90, subsampling=0)
+    return _address(written.getvalue(), "JPEG")
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    """Without the enlargement in which grids of small images are written, and no wider than a page needs."""
+    while picture.width % 2 == 0 and picture.height % 2 == 0:
+        half = picture.reduce(2)  # means of 2x2 pixels: equal to each of them in an enlarged picture
+        if ImageChops.difference(half.resize(picture.size, Image.Resampling.NEAREST), picture).getbbox():
+            break
+        picture = half
+    return picture.reduce(-(-picture.width // WIDEST))
+
+
+def _address(content: bytes, kind: str) -> str:
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,105 @@
+"""The board as text: for the terminal, as a table for other programs, and as Markdown."""
+
+import csv
+import html
+import math
+import re
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from imago.compare.board import Board, Cell, Column
+
+# Wide enough for all columns where the output goes into a file and has no width of its own.
+WIDE = 220
+
+
+def show(board: Board) -> None:
+    """Print a table for each data set, without the columns that are empty in it, and what is wrong with which run."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDE)
+    for group in board.groups:
+        columns = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+        table = Table(title=Text(str(group.data)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table.add_column("run", overflow="fold", min_width=12)
+        table.add_column("model", overflow="fold")
+        for column in columns:
+            table.add_column(column.title, justify="right")
+        table.add_column("status")
+        for row in group.rows:
+            cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
+            name = Text(f"{row.record.name} {row.record.when}")
+            table.add_row(name, Text(row.record.model), *cells, Text(row.record.status))
+        console.print(table)
+    for record in board.records:
+        for defect in record.defects:
+            console.print(Text(f"{record.path}: {defect}"), style="yellow", soft_wrap=True)
+
+
+def _tagged(cell: Cell) -> str:
+    return f"{cell.text} {cell.tag}".strip()
+
+
+def write_csv(board: Board, path: Path) -> None:
+    """One row a run, numbers in full; beside each measured one its error, relation, split and protocol."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = ["run", "started", "directory", "model", "data", "seed", "status"]
+        for column in board.columns:
+            names += [column.key, *(f"{column.key}_{extra}" for extra in _EXTRAS if _is_measured(board, column))]
+        writer.writerow([*names, "defects"])
+        for group in board.groups:
+            for row in group.rows:
+                r = row.record
+                entries = [r.name, r.started, r.path, r.model, str(group.data), r.seed, r.status]
+                for column in board.columns:
+                    cell = row.cells[column.key]
+                    entries.append(None if math.isnan(cell.value) else cell.value)
+                    if _is_measured(board, column):
+                        m = cell.source
+                        entries += [None] * len(_EXTRAS) if m is None else [m.error, m.relation, m.split, m.told]
+                writer.writerow([*entries, "; ".join(r.defects)])
+
+
+_EXTRAS = ("error", "relation", "split", "protocol")
+
+
+def _is_measured(board: Board, column: Column) -> bool:
+    return any(row.cells[column.key].source is not None for group in board.groups for row in group.rows)
+
+
+def write_markdown(board: Board, path: Path) -> None:
+    """A table for each data set, the leaders in bold, and what is wrong with which run."""
+    lines = ["# Board", ""]
+    for group in board.groups:
+        lines += [f"## {_escaped(str(group.data))}", ""]
+        columns = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+        lines.append(" | ".join(["| run", "model", *(c.title for c in columns), "status |"]))
+        lines.append("|".join(["|---", "---", *("---:" for _ in columns), "---|"]))
+        for row in group.rows:
+            cells = [row.cells[c.key] for c in columns]
+            shown = [f"**{cell.text}** {cell.tag}" if cell.best else _tagged(cell) for cell in cells]
+            r = row.record
+            names = [f"| {_escaped(r.name)} {_escaped(r.when)}", _escaped(r.model)]
+            lines.append(" | ".join([*names, *(text.strip() for text in shown), f"{_escaped(r.status)} |"]))
+        lines.append("")
+    defects = [f"- {_escaped(f'{r.path}: {defect}')}" for r in board.records for defect in r.defects]
+    lines += ["## Of these runs one must know", "", *defects, ""] if defects else []
+    lines += [READING, ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+READING = (
+    "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error. "
+    "`test` and `val` are splits of the data with the number of images; `eval` marks samples that evaluate.py drew and "
+    "`val` those of the last measurement in training, with their number. Bold leads among numbers of one protocol. "
+    "† has a caveat."
+)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(re.sub(r"([\\|`*\[\]])", r"\\\1", text), quote=False)
