@@ -27,6 +27,7 @@ MIXTURES = {  # weights, means, logarithms of the scales
     "outside": [0.0, 1.3, -1.5],
     "two": [0.4, -0.8, -0.7, 0.5, -2.5, -1.0],
 }
+UNLIMITED = 1e-12  # a smallest scale that no other scale is near
 NORMALS = {"wide": (0.2, -0.5), "narrow": (-0.3, -3.0), "certain": (0.41, -20.0), "outside": (-1.4, -1.0)}
 
 
@@ -138,6 +139,33 @@ def test_uniform_numbers_are_as_precise_as_the_device_allows() -> None:
     assert sampling_dtype(torch.device("mps")) == torch.float32
 
 
+@pytest.mark.parametrize("components", [1, 2, 10])
+@pytest.mark.parametrize("levels", [3, 9, 16, 100, 256])
+def test_samples_of_a_mixture_are_those_of_its_table(levels: int, components: int) -> None:
+    """For the same uniform number the value at which the cumulated probabilities of the levels pass it."""
+    generator = torch.Generator().manual_seed(levels + components)
+    scale = torch.tensor([1.0, 0.8, 2.0]).repeat_interleave(components)
+    shift = torch.tensor([0.0, 0.0, -3.0]).repeat_interleave(components)
+    parameters = torch.randn(40, 25, 3 * components, generator=generator) * scale + shift
+    uniform = torch.rand(40, 25, generator=generator, dtype=torch.float64)
+    uniform[0, :2] = torch.tensor([1e-15, 1 - 1e-15])
+    distribution = LogisticMixture(levels, components)
+    expected = Distribution.sample(distribution, parameters, uniform)
+    assert len(expected.unique()) > 0.9 * levels
+    for dtype in (torch.float64, torch.float32):
+        found = distribution.sample(parameters, uniform.to(dtype))
+        assert found.dtype == torch.int64
+        assert (found != expected).float().mean() < 0.003, "but where rounding crosses an edge"
+        assert (found - expected).abs().float().quantile(0.999) <= 1
+
+
+def test_samples_of_a_mixture_need_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor with all levels of all values of a batch of colour images is gigabytes."""
+    distribution = LogisticMixture(256, 5)
+    monkeypatch.setattr(distribution, "logits", None)
+    assert distribution.sample(torch.zeros(4, 15), torch.tensor([0.1, 0.5, 0.6, 0.9])).diff().min() > 0
+
+
 # --- the normal distribution ------------------------------------------------------------------------------------------
 
 
@@ -163,7 +191,7 @@ def test_the_bound_is_the_expectation_over_the_noise(name: str) -> None:
     signals = torch.linspace(-1, 1, levels, dtype=torch.float64)
     density = torch.distributions.Normal(mean, math.exp(log_scale))
     expected = density.log_prob(signals[:, None] + noise).mean(1) + math.log(width)
-    found = Gaussian(levels).log_prob(torch.tensor(NORMALS[name]).expand(levels, -1), torch.arange(levels))
+    found = Gaussian(levels, UNLIMITED).log_prob(torch.tensor(NORMALS[name]).expand(levels, -1), torch.arange(levels))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
@@ -171,15 +199,23 @@ def test_the_bound_is_the_expectation_over_the_noise(name: str) -> None:
 def test_logits_of_a_normal_distribution_are_its_integrals(name: str) -> None:
     mean, log_scale = NORMALS[name]
     for levels in (3, 16, 256):
-        logits = Gaussian(levels).logits(torch.tensor(NORMALS[name])).double()
+        logits = Gaussian(levels, UNLIMITED).logits(torch.tensor(NORMALS[name])).double()
         expected = normal_probabilities(mean, math.exp(log_scale), levels)
         assert logits.exp().tolist() == pytest.approx(expected.tolist(), abs=1e-7)
         assert float(logits.exp().sum()) == pytest.approx(1, abs=1e-6)
 
 
+def test_logits_of_a_normal_distribution_where_there_is_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Gaussian(256).logits(torch.tensor(NORMALS["narrow"]))
+    monkeypatch.setattr("imago.likelihoods.sampling_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(Tensor, "double", None)
+    found = Gaussian(256).logits(torch.tensor(NORMALS["narrow"]))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_logits_of_a_normal_distribution_are_accurate_in_both_tails() -> None:
     """Mirrored means give mirrored logits; far out, log Φ(−z) ≈ −z²/2 − log(z√2π)."""
-    distribution = Gaussian(256)
+    distribution = Gaussian(256, UNLIMITED)
     for mean, log_scale in ((0.3, -1.5), (0.9, -4.0), (-0.2, -6.0)):
         logits = distribution.logits(torch.tensor([mean, log_scale]))
         mirrored = distribution.logits(torch.tensor([-mean, log_scale])).flip(0)
@@ -197,7 +233,7 @@ def test_samples_of_a_normal_distribution_are_rounded(name: str, temperature: fl
     """Dividing the logarithm of a normal density by T multiplies its variance by T."""
     mean, log_scale = NORMALS[name]
     expected = normal_probabilities(mean, math.exp(log_scale) * math.sqrt(temperature), 16)
-    found = frequencies(Gaussian(16), torch.tensor(NORMALS[name]), temperature)
+    found = frequencies(Gaussian(16, UNLIMITED), torch.tensor(NORMALS[name]), temperature)
     assert float((found - expected).abs().max()) < 1.5 / GRID
 
 
@@ -222,3 +258,19 @@ def test_a_limited_scale_is_approached_and_not_passed() -> None:
     limited.log_prob(raw, torch.tensor([200])).sum().backward()
     assert raw.grad is not None
     assert raw.grad[0, 2] != 0, "the way back stays open"
+
+
+def test_a_normal_scale_approaches_its_limit_and_does_not_pass_it() -> None:
+    limit, width = 1e-2, 2 / 255
+    limited, free = Gaussian(256, limit), Gaussian(256, UNLIMITED)
+    values = torch.tensor([100, 128, 129])
+    wide = torch.tensor([0.0, -0.5]).expand(3, 2)  # far above the limit nothing changes
+    torch.testing.assert_close(limited.log_prob(wide, values), free.log_prob(wide, values), atol=0.05, rtol=1e-2)
+    certain = torch.tensor([0.0, -50.0]).expand(3, 2)
+    at_limit = torch.tensor([0.0, math.log(limit)]).expand(3, 2)
+    torch.testing.assert_close(limited.log_prob(certain, values), free.log_prob(at_limit, values), rtol=1e-4, atol=0)
+    raw = torch.tensor([[0.0, math.log(limit) - 3]], requires_grad=True)
+    for value, sign in ((100, 1), (128, -1)):  # far from the mean a larger scale is better, at the mean a smaller one
+        assert (abs(value * width - 1) > limit) == (sign > 0)
+        (gradient,) = torch.autograd.grad(limited.log_prob(raw, torch.tensor([value])).sum(), raw)
+        assert sign * gradient[0, 1] > 0.01, "the way back stays open"

@@ -25,7 +25,7 @@ COLDEST = 1e-30  # a temperature of less is zero: the quotient of two small numb
 
 
 def sampling_dtype(device: torch.device) -> torch.dtype:
-    """The precision of the uniform numbers that samples are drawn with: float64 where the device has it."""
+    """The precision of what samples are drawn with and sums are kept in: float64 where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -162,12 +162,26 @@ class LogisticMixture(Distribution):
     def sample(
         self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
     ) -> Integer[Tensor, "*shape"]:
-        """As for every distribution; of a single logistic the quantile is known: μ + s log(u / (1 − u)), rounded."""
-        if self.components > 1 or temperature != 1:
+        """As for every distribution, without a tensor that has all levels of all values (but at a temperature).
+
+        The cumulative distribution is known at the levels' edges: whether it has passed ``uniform`` in the middle
+        halves the levels in question. Of a single logistic the quantile is known: μ + s log(u / (1 − u)), rounded.
+        """
+        if temperature != 1:
             return super().sample(parameters, uniform, temperature)
-        _, mean, inverse = (x.squeeze(-1).to(uniform.dtype) for x in self.components_of(parameters))
-        level = (mean + torch.logit(uniform) / inverse + 1) * ((self.levels - 1) / 2)
-        return level.round().clamp(0, self.levels - 1).long()
+        weight, mean, inverse = (x.to(uniform.dtype) for x in self.components_of(parameters))
+        if self.components == 1:
+            quantile = (mean + 1).squeeze(-1) + torch.logit(uniform) / inverse.squeeze(-1)
+            return (quantile * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).long()
+        weight, slope, offset = weight.softmax(-1), inverse * (2 / (self.levels - 1)), (mean + 1) * inverse
+        level = torch.zeros_like(uniform)
+        step = 2 ** (self.levels - 1).bit_length()
+        while step > 1:
+            step //= 2
+            higher = level + step
+            below = (weight * torch.sigmoid((higher - 0.5).unsqueeze(-1) * slope - offset)).sum(-1)
+            level = torch.where((below < uniform) & (higher < self.levels), higher, level)
+        return level.long()
 
     def log_prob(self, parameters: Parameters, values: Values) -> Float[Tensor, "*shape"]:
         """log Σ_k w_k [F_k(upper edge) - F_k(lower edge)], without differences of nearly equal numbers.
@@ -198,8 +212,8 @@ class Gaussian(Distribution):
 
     Args:
         levels: number of values.
-        smallest_scale: of the standard deviation, in signal units (an image spans [-1, 1]): a network that may call
-            itself certain gains without end.
+        smallest_scale: that the standard deviation approaches and never falls below, in signal units (an image spans
+            [-1, 1]): a network that may call itself certain gains without end.
     """
 
     parameters = 2
@@ -211,12 +225,13 @@ class Gaussian(Distribution):
 
     def _normal(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         mean, log_scale = parameters.float().unbind(-1)
-        return mean, log_scale.clamp(min=self.smallest)
+        return mean, self.smallest + F.softplus(log_scale - self.smallest)
 
     def logits(self, parameters: Parameters) -> LevelLogits:
         """Logarithms of the normal distribution's integrals over the levels, the outermost reaching to infinity."""
-        mean, log_scale = (x.double()[..., None] for x in self._normal(parameters))
-        edges = torch.arange(1, self.levels, device=mean.device).double().mul(2).sub(1) / (self.levels - 1) - 1
+        dtype = sampling_dtype(parameters.device)
+        mean, log_scale = (x.to(dtype)[..., None] for x in self._normal(parameters))
+        edges = torch.arange(1, self.levels, device=mean.device).to(dtype).mul(2).sub(1) / (self.levels - 1) - 1
         z = (edges - mean) * torch.exp(-log_scale)
         infinity = torch.full_like(z[..., :1], math.inf)
         left, right = torch.cat([-infinity, z], -1), torch.cat([z, infinity], -1)
