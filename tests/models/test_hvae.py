@@ -153,6 +153,18 @@ def test_a_long_gradient_is_not_followed() -> None:
         assert all(map(torch.equal, before, model.parameters())) is bool(skipped)
 
 
+def test_by_default_first_steps_are_taken_and_explosions_are_not() -> None:
+    """Flat black images and a few batches: the longest gradients come first. A hundred thousand times them explode."""
+    images = images_of(ImageSpec(1, 8, 8), 32)
+    images[:, :, :4] = 0
+    for factor, skipped in ((1.0, 0.0), (1e5, 1.0)):
+        model = hvae(ImageSpec(1, 8, 8))
+        for parameter in model.net.parameters():
+            parameter.register_hook(lambda gradient, factor=factor: factor * gradient)
+        fit(model, Tensors(images, torch.zeros(32, dtype=torch.long), 8), 20)
+        assert model.take_records()["skipped/net"] == skipped
+
+
 def test_a_gradient_that_is_no_number_is_not_followed_and_does_not_stop_the_run() -> None:
     model = hvae(BINARY, "model.gradient_skip=1e6")
     spoiled = next(model.net.parameters())
