@@ -30,6 +30,7 @@ class Settings:
     split: Literal["val", "test"]
     images: PositiveInt | None
     importance: PositiveInt | None
+    bound_steps: PositiveInt | None
     batch_size: PositiveInt
     seed: NonNegativeInt
     dir: str | None
@@ -87,6 +88,7 @@ def main(config: DictConfig) -> None:
                 batch_size=settings.batch_size,
                 images=settings.images,
                 importance=settings.importance,
+                bound_steps=settings.bound_steps,
                 progress=progress,
             )
         conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
@@ -97,17 +99,19 @@ def main(config: DictConfig) -> None:
         conclude(measurements, began)
 
 
+SHOWN = ("extractor", "samples", "reference", "weights", "seed", "sampler", "network_calls")
+
+
 def told(measurement: "Measurement", width: int) -> str:
     """A measurement in one line: its name in so many columns, its number, and what to know of it."""
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
     if "likelihood" not in protocol:
-        how = ", ".join(f"{key} {protocol[key]}" for key in ("extractor", "samples", "reference", "weights", "seed"))
+        how = ", ".join(f"{key} {protocol[key]}" for key in SHOWN if key in protocol)
         return f"  {name:<{width}} {value:<10.4g} {how}"
     sign, digits = "≤" if protocol["likelihood"] == "lower_bound" else "=", 3 if name.endswith("bpd") else 2
     number = f"{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
-    how = ", ".join(
-        f"{key} {protocol[key]}" for key in ("data", "images", "binarization", "weights", "draws") if key in protocol
-    )
+    told_of = ("data", "images", "binarization", "weights", "draws", "bound_terms")
+    how = ", ".join(f"{key} {protocol[key]}" for key in told_of if key in protocol)
     return f"  {name:<{width}} {sign} {number:<16} {how}"
 
 
@@ -125,7 +129,8 @@ def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:
 
 def what(result: dict[str, Any]) -> dict[str, Any]:
     """All of a result but what came out."""
-    protocol = {key: entry for key, entry in result["protocol"].items() if key != "standard_error"}
+    outcome = ("standard_error", "seconds_per_sample")
+    protocol = {key: entry for key, entry in result["protocol"].items() if key not in outcome}
     return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": protocol}
 
 

@@ -24,9 +24,14 @@ GROUPS = {
 # How a choice is made in groups that are not at the top of train.yaml.
 CHOOSE = {
     "distribution": ["model=pixelcnn", "distribution@model.distribution={}"],
+    "loss": ["model=ddpm", "loss@model.loss={}"],
+    "noise": ["model=ddpm", "noise@model.noise={}"],
     "objective": ["objective@model.objective={}"],
     "optimizer": ["optimizer@model.optimizer.generator={}", "optimizer@model.optimizer.discriminator={}"],
     "penalty": ["model=gan", "+penalty@model.penalty={}"],
+    "prediction": ["model=ddpm", "prediction@model.prediction={}"],
+    "sampler": ["model=ddpm", "sampler@model.sampler={}"],
+    "variance": ["model=ddpm", "variance@model.variance={}"],
     "schedule": ["+schedule@model.schedule={}"],
 }
 # A recipe is no choice: it is found by the names of a model and a data set. Figures are chosen in figure.yaml.

@@ -31,6 +31,7 @@ CONF = Path(__file__).parents[2] / "conf"
 # Classes of these packages, defined there and not only imported there, and a few functions.
 ALLOWED_PACKAGES = (
     "imago.models",
+    "imago.diffusion",
     "imago.nets",
     "imago.likelihoods",
     "imago.schedules",
@@ -50,10 +51,15 @@ ALLOWED_FUNCTIONS = (
 # Groups that live inside the model, and how to choose from them.
 RELOCATED = {
     "distribution": "distribution@model.distribution",
+    "loss": "loss@model.loss",
+    "noise": "noise@model.noise",
     "objective": "objective@model.objective",
     "optimizer": "optimizer@model.optimizer.generator",
     "penalty": "+penalty@model.penalty",
+    "prediction": "prediction@model.prediction",
+    "sampler": "sampler@model.sampler",
     "schedule": "+schedule@model.schedule",
+    "variance": "variance@model.variance",
 }
 
 # What a run may say about Lightning's trainer; the rest is the framework's.

@@ -22,6 +22,8 @@ class MeasureLikelihood(Measuring):
         images: take only the first ones of the validation split; ``None`` takes all.
         batch_size: images at a time; changes no number beyond rounding.
         at_start: measure the untrained model too, for comparison.
+        bound_steps: of a diffusion's bound so many of its T terms for each image, drawn at random: right on average,
+            and the standard error knows it. ``None`` takes all.
     """
 
     doing = "measuring likelihood"
@@ -33,9 +35,11 @@ class MeasureLikelihood(Measuring):
         images: PositiveInt | None = None,
         batch_size: PositiveInt = 128,
         at_start: bool = True,
+        bound_steps: PositiveInt | None = 10,
     ) -> None:
         super().__init__(every, run, at_start)
         self.images = images
+        self.bound_steps = bound_steps
         self.batch_size = batch_size
 
     def headline(self, model: GenerativeModel) -> str | None:
@@ -59,6 +63,7 @@ class MeasureLikelihood(Measuring):
             averaged=averaged,
             batch_size=self.batch_size,
             images=self.images,
+            bound_steps=self.bound_steps,
             progress=progress,
             before_batch=before_batch,
         )

@@ -1,7 +1,9 @@
 """Sample quality during training: the metrics of the ``metrics`` group, every so many images."""
 
+import time
 from collections.abc import Callable
 
+import torch
 from lightning import Trainer
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
@@ -72,9 +74,20 @@ def measure(
     def sample(n: int, first: int) -> Tensor:
         before_batch()
         generator = PerImageGenerator(seed, first, device=model.device)
-        return model.sample(n, generator=generator, progress=lambda done, total: before_batch())
+        began = time.perf_counter()
+        images = model.sample(n, generator=generator, progress=lambda done, total: before_batch())
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent[0] += time.perf_counter() - began
+        spent[1] += n
+        return images
 
+    spent = [0.0, 0.0]  # seconds of sampling, and images
     measurements = metrics.measure(sample, progress)
     for m in measurements:
-        m.protocol.update(weights="averaged" if averaged else "last", seed=seed)
+        m.protocol.update(weights="averaged" if averaged else "last", seed=seed, network_calls=model.network_calls)
+        if model.sampling:
+            m.protocol.update(sampler=model.sampling)
+        if spent[1]:
+            m.protocol.update(seconds_per_sample=spent[0] / spent[1])
     return measurements

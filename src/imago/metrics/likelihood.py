@@ -13,6 +13,7 @@ from imago.images import bits_per_dim
 from imago.metrics.network import Progress
 from imago.metrics.quality import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
+from imago.models.diffusion import Diffusion
 from imago.models.latent import Variational
 from imago.noise import PerImageGenerator
 
@@ -27,6 +28,7 @@ def measure_likelihood(
     batch_size: int = 128,
     images: int | None = None,
     importance: int | None = None,
+    bound_steps: int | None = None,
     progress: Progress | None = None,
     before_batch: Callable[[], None] = lambda: None,
 ) -> list[Measurement]:
@@ -43,6 +45,7 @@ def measure_likelihood(
         batch_size: images at a time; changes no number beyond rounding.
         images: take the first ones only; ``None`` takes all. (Splits are cut from a permutation: the first are random.)
         importance: also the importance-weighted bound with so many draws of z for each image, for variational models.
+        bound_steps: of a diffusion's bound only so many terms for each image, drawn at random; ``None`` for all.
         progress: called with (images so far, images in all).
         before_batch: called before each batch; may raise to abandon the measurement.
 
@@ -60,6 +63,8 @@ def measure_likelihood(
             f"importance={importance}: a {type(model).__name__} has no importance-weighted bound; models that have one "
             f"are {able}; leave importance=null"
         )
+    if isinstance(model, Diffusion):
+        model.bound_steps = bound_steps
     available = len({"train": data.train, "val": data.val, "test": data.test}[split])
     count = available if images is None else min(images, available)
     found: dict[str, list[torch.Tensor]] = {}
@@ -70,7 +75,14 @@ def measure_likelihood(
             before_batch()
             shown = batch.images[: count - done]
             labels = batch.labels[: count - done] if model.conditional and batch.labels is not None else None
-            terms = model.measured_terms(shown, labels, PerImageGenerator(0, first=done, device=model.device))
+
+            def step(part: int, parts: int, seen: int = done, batch_images: int = len(shown)) -> None:
+                if progress is not None and importance is None:
+                    progress(seen + batch_images * part // parts, count)
+                before_batch()
+
+            noise = PerImageGenerator(0, first=done, device=model.device)
+            terms = model.measured_terms(shown, labels, noise, progress=step)
             values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
             if importance is not None and isinstance(model, Variational):
 
@@ -96,6 +108,7 @@ def measure_likelihood(
         "likelihood": model.likelihood,
         "binarization": _BINARIZATION[data.binarize],
         "conditional": model.conditional,
+        **({"bound_terms": model.bound_terms} if isinstance(model, Diffusion) else {}),
         "weights": "averaged" if averaged else "last",
         "caveat": _caveat(model, data, count, available),
     }

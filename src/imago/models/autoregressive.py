@@ -80,6 +80,11 @@ class Autoregressive(ExplicitModel, ABC):
         """One network."""
         return {"net": self.net}
 
+    @property
+    def network_calls(self) -> int:
+        """One for each value, one after the other."""
+        return self.spec.dimensions
+
     # --- likelihood ---------------------------------------------------------------------------------------------------
 
     def learn(self, batch: Batch) -> None:

@@ -94,6 +94,16 @@ class GenerativeModel(LightningModule, ABC):
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """Draw images; called by :meth:`sample`, which has checked the labels and switched to evaluation mode."""
 
+    @property
+    def network_calls(self) -> int:
+        """How often one sample asks the network, or a part of it, after another: what makes sampling slow."""
+        return 1
+
+    @property
+    def sampling(self) -> str:
+        """How samples are drawn, where there is a choice; for the protocol of what is measured of them."""
+        return ""
+
     # --- what everybody uses ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -135,7 +145,7 @@ class GenerativeModel(LightningModule, ABC):
             self._progress = None
 
     def report(self, done: int, total: int) -> None:
-        """Tell whoever waits for :meth:`sample` how far it has come."""
+        """Tell whoever waits for :meth:`sample` or a bound how far it has come."""
         if self._progress is not None:
             self._progress(done, total)
 
@@ -324,9 +334,15 @@ class ExplicitModel(GenerativeModel, ABC):
 
     @torch.no_grad()
     def measured_terms(
-        self, images: Images, labels: Labels | None = None, generator: PerImageGenerator | None = None
+        self,
+        images: Images,
+        labels: Labels | None = None,
+        generator: PerImageGenerator | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Terms:
         """The named parts of −log p(x) or of its bound; arguments and errors as in :meth:`log_likelihood`.
+
+        ``progress`` is called with (steps done, steps in all) by models whose bound has many terms.
 
         Of no images, one empty part.
         """
@@ -334,8 +350,12 @@ class ExplicitModel(GenerativeModel, ABC):
         if not len(images):
             return {"nats": torch.zeros(0, device=self.device)}
         generator = generator or PerImageGenerator(0, device=self.device)
-        with evaluating(self):
-            return self.terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))
+        self._progress = progress
+        try:
+            with evaluating(self):
+                return self.terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))
+        finally:
+            self._progress = None
 
 
 def sum_of(terms: Terms) -> Float[Tensor, " n"]:

@@ -1,0 +1,339 @@
+"""Diffusion: an image is noise from which a network has taken the noise away, a little at a time.
+
+*Forward* a fixed Markov chain q(x_1:T | x_0) drowns an image in noise (:mod:`imago.diffusion.process`). *Backward* a
+chain with learned steps
+
+    p(x_0:T) = p(x_T) Π_t p_θ(x_{t−1} | x_t),    p(x_T) = N(0, I),    p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)   (1)
+
+walks from noise to an image. It is a latent-variable model whose encoder is not learned, and has the bound of one
+(lecture, chapter "Diffusion models"; Sohl-Dickstein et al. 2015; Ho et al. 2020, eq. 5)
+
+    −log p(x_0) ≤ KL(q(x_T|x_0) ‖ p(x_T))                                 regularisation L_T
+                + Σ_{t≥2} E_q KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t))     denoising L_{t−1}                       (2)
+                − E_q log p_θ(x_0|x_1)                                      reconstruction L_0.
+
+All are KL divergences between normal distributions, but the last: there the normal density is integrated over each of
+the image's levels (Ho et al., eq. 13), so that the bound is of the integer image as every other model's. In L_T there
+is nothing to learn.
+
+q(x_{t−1}|x_t, x_0) is known, so the network need only guess x_0. It is asked for the noise ε, from which
+x_0 = (x_t − √(1−ᾱ_t) ε) / √ᾱ_t (or for x_0, or v: :mod:`imago.diffusion.predictions`); the mean of (1) is then
+
+    μ_θ(x_t, t) = c_0(t) x̂_0(x_t, t) + c_t(t) x_t                                                                   (3)
+
+and L_{t−1} a weighted ‖ε − ε_θ(x_t, t)‖². Leaving the weights out trains better pictures and a looser bound (Ho et al.,
+eq. 14; :mod:`imago.diffusion.losses`). Sampling is (1), or something faster: :mod:`imago.diffusion.samplers`.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from imago.diffusion.losses import Loss
+from imago.diffusion.predictions import Prediction
+from imago.diffusion.process import Process, Times
+from imago.diffusion.samplers import Estimate, Sampler, State, Way
+from imago.diffusion.schedules import NoiseSchedule
+from imago.diffusion.variances import Variance
+from imago.errors import UserError
+from imago.images import Batch, Images, ImageSpec, Labels, Signal, bits_per_dim, to_images, to_signal
+from imago.likelihoods import discretised_normal
+from imago.models.base import ExplicitModel, Normal, OptimizerFactory, Terms, evaluating
+from imago.noise import PerImageGenerator
+from imago.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stations of a walk.
+
+    Attributes:
+        times: t of each.
+        noisy: signals x_t, (stations, n, channels, height, width); not confined to [-1, 1].
+        image: on the way back, the estimates of x_0 that led there, of the same shape; ``None`` on the way forward.
+    """
+
+    times: list[int]
+    noisy: Float[Tensor, "stations n channels height width"]
+    image: Float[Tensor, "stations n channels height width"] | None
+
+
+class Diffusion(ExplicitModel):
+    """A denoising diffusion probabilistic model.
+
+    Args:
+        spec: the images.
+        network: from the spec, the number of outputs for each value, and the number of labels, to the network; called
+            with x_t (n, channels, height, width), t / T (n,) and labels.
+        steps: T.
+        noise: schedule of the forward process.
+        prediction: what the network is asked for.
+        variance: σ_t² of (1).
+        loss: of training.
+        sampler: how :meth:`sample` walks back.
+        guidance: weight w of classifier-free guidance (Ho & Salimans 2022, eq. 6), conditional models with
+            ``drop_labels`` only: (1 + w) ε(x, label) − w ε(x). 0 for none.
+        drop_labels: share of training images whose label is hidden, so that the network knows ε(x) too.
+        optimizer: of the player ``net``.
+        conditional: model p(x | label).
+        schedule: factor on the learning rate as a function of the images seen.
+        gradient_clip: largest norm of the gradient.
+
+    Attributes:
+        bound_steps: of the T − 1 terms of the denoising sum, how many an estimate of the bound visits, drawn for each
+            image; ``None`` for all. What is measured says which.
+
+    Raises:
+        UserError: guidance of a model that it cannot be had from, or a learned variance that the loss does not train.
+    """
+
+    likelihood = "lower_bound"
+    averaged = ("net",)
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        *,
+        network: Callable[[ImageSpec, int, int], nn.Module],
+        steps: PositiveInt,
+        noise: NoiseSchedule,
+        prediction: Prediction,
+        variance: Variance,
+        loss: Loss,
+        sampler: Sampler,
+        optimizer: Mapping[str, OptimizerFactory],
+        guidance: NonNegativeFloat = 0.0,
+        drop_labels: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        conditional: bool = False,
+        schedule: Schedule | None = None,
+        gradient_clip: float | None = None,
+    ) -> None:
+        super().__init__(
+            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
+        )
+        if guidance and not (conditional and drop_labels):
+            raise UserError(
+                f"model.guidance={guidance}: needs a network that knows images with and without a label; give "
+                "conditional=true and model.drop_labels=0.1, or guidance=0"
+            )
+        if variance.learned and not loss.needs_bound:
+            raise UserError(
+                f"model.variance: a learned one gets no gradient from the loss {type(loss).__name__}; choose "
+                "loss@model.loss=hybrid or full_bound, or a fixed variance"
+            )
+        self.process = Process(noise, steps)
+        self.prediction = prediction
+        self.variance = variance
+        self.loss = loss
+        self.sampler = sampler
+        self.sampler.times(steps)  # refuses what cannot be walked
+        self.guidance = guidance
+        self.drop_labels = drop_labels if conditional else 0.0
+        self.bound_steps: int | None = None
+        # A label more stands for none.
+        self.net = network(spec, 1 + variance.learned, self.classes + bool(self.drop_labels))
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        """The network."""
+        return {"net": self.net}
+
+    @property
+    def network_calls(self) -> int:
+        """Steps of the sampler, twice as many with guidance."""
+        return (len(self.sampler.times(self.process.steps)) - 1) * (2 if self.guidance else 1)
+
+    @property
+    def sampling(self) -> str:
+        """Sampler, its steps, and guidance."""
+        return str(self.sampler) + (f", guidance {self.guidance:g}" if self.guidance else "")
+
+    @property
+    def bound_terms(self) -> int:
+        """How many terms of (2) an estimate for one image visits."""
+        every = self.process.steps + 1
+        return every if self.bound_steps is None else min(every, self.bound_steps + 2)
+
+    # --- the network --------------------------------------------------------------------------------------------------
+
+    def ask(self, noisy: Signal, t: Times, labels: Tensor | None) -> tuple[Signal, Signal | None]:
+        """What the network says of x_t, float32: its prediction, and its output for a learned variance.
+
+        ``t`` is of each image, (n,), or of all, (1,).
+        """
+        out = self.net(noisy, t.float() / self.process.steps, labels).float()
+        return out[:, 0], (out[:, 1] if self.variance.learned else None)
+
+    def estimate(self, noisy: Signal, t: Times, labels: Tensor | None) -> Estimate:
+        """x̂_0, clipped to what an image can be."""
+        output, raw = self.ask(noisy, t, labels)
+        a, s = self.process.at("signal", t), self.process.at("noise", t)
+        return Estimate(self.prediction.image(output, noisy, a, s).clamp(-1, 1), raw)
+
+    def guided(self, noisy: Signal, t: Times, labels: Tensor | None) -> Estimate:
+        """As :meth:`estimate`, moved away from what the network would say without the label.
+
+        Every prediction is linear in ε at given x_t, so that ε and x̂_0 may be extrapolated alike.
+        """
+        if not self.guidance or labels is None:
+            return self.estimate(noisy, t, labels)
+        both = torch.cat([labels, torch.full_like(labels, self.classes)])
+        output, raw = self.ask(torch.cat([noisy, noisy]), t, both)
+        known, unknown = output.chunk(2)
+        a, s = self.process.at("signal", t), self.process.at("noise", t)
+        image = self.prediction.image(known + self.guidance * (known - unknown), noisy, a, s)
+        return Estimate(image.clamp(-1, 1), None if raw is None else raw[: len(noisy)])
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def learn(self, batch: Batch) -> None:
+        """Ask about every image at a random time, and descend on the error."""
+        x = to_signal(batch.images, self.spec.levels)
+        n = len(x)
+        t = self._uniform(n).mul(self.process.steps).long().add(1).clamp(max=self.process.steps)
+        noise = self.noise(n, *self.spec.shape)
+        labels = batch.labels if self.conditional else None
+        if self.drop_labels and labels is not None:
+            labels = torch.where(self._uniform(n) < self.drop_labels, self.classes, labels)
+        noisy = self.process.diffuse(x, t, noise)
+        output, raw = self.ask(noisy, t, labels)
+        a, s = self.process.at("signal", t), self.process.at("noise", t)
+        squared = (output - self.prediction.target(x, noise, a, s)).square().mean((1, 2, 3))
+        bits = squared
+        if self.loss.needs_bound:
+            image = self.prediction.image(output if self.loss.bound_trains_mean else output.detach(), noisy, a, s)
+            nats = self._term(batch.images, x, noisy, t, Estimate(image, raw)) * self.process.steps
+            bits = bits_per_dim(nats, self.spec)
+            self.record("bits", bits.mean())
+        self.record("squared_error", squared.mean())
+        loss = self.loss(squared, bits).mean()
+        self.record("loss", loss)
+        self.descend("net", loss)
+        self.updates += 1
+
+    def _uniform(self, n: int) -> Float[Tensor, " n"]:
+        """Uniform numbers from the noise of training, so that two devices together draw what one would."""
+        return torch.special.ndtr(self.noise(n))
+
+    # --- the bound ----------------------------------------------------------------------------------------------------
+
+    def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
+        """The three parts of (2) in nats.
+
+        With :attr:`bound_steps` m the sum over t is (T − 1) / m times the sum over m times, spread evenly from a random
+        start of each image's own: right on average, with an error that shows in the differences between images.
+        """
+        steps = self.process.steps
+        n = len(images)
+        x = to_signal(images, self.spec.levels)
+        if self.bound_steps is None or self.bound_steps >= steps - 1:
+            times = [torch.full((n,), t, device=x.device) for t in range(2, steps + 1)]
+            weight = 1.0
+        else:
+            start = torch.special.ndtr(normal(n))
+            share = (torch.arange(self.bound_steps, device=x.device)[:, None] + start) / self.bound_steps
+            times = list((2 + (share * (steps - 1)).long()).clamp(max=steps))
+            weight = (steps - 1) / self.bound_steps
+        denoising = torch.zeros(n, device=x.device)
+        for k, t in enumerate(times):
+            denoising += self.term(images, x, t, labels, normal)
+            self.report(k + 1, len(times) + 1)
+        first = torch.ones(n, dtype=torch.long, device=x.device)
+        return {
+            "elbo/regularisation": self.regularisation(x),
+            "elbo/denoising": weight * denoising,
+            "elbo/reconstruction": self.term(images, x, first, labels, normal),
+        }
+
+    def regularisation(self, x: Signal) -> Float[Tensor, " n"]:
+        """L_T = KL(N(√ᾱ_T x_0, 1 − ᾱ_T) ‖ N(0, 1)), in nats."""
+        alpha_bar = float(self.process.alpha_bar[-1])
+        constant = -alpha_bar - math.log1p(-alpha_bar)  # σ² − 1 − log σ²
+        return 0.5 * (alpha_bar * x.square() + constant).flatten(1).sum(1)
+
+    def term(self, images: Images, x: Signal, t: Times, labels: Tensor | None, normal: Normal) -> Float[Tensor, " n"]:
+        """L_{t−1} of (2) in nats, at one x_t ~ q(x_t | x_0) for each image; at t = 1 the reconstruction."""
+        noisy = self.process.diffuse(x, t, normal(len(x), *self.spec.shape))
+        return self._term(images, x, noisy, t, self.estimate(noisy, t, labels))
+
+    def _term(self, images: Images, x: Signal, noisy: Signal, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
+        at = self.process.at
+        log_tilde = at("log_tilde", t)
+        log_beta = at("log_beta", t)
+        if not self.variance.learned:  # at t = 1 β̃_2 stands for β too (Ho et al., as coded): the decoder is narrow
+            log_beta = torch.where(_column(t) > 1, log_beta, log_tilde)
+        log_variance = self.variance.log(log_beta, log_tilde, estimate.raw_variance)
+        step = at("from_image", t) * (estimate.image - x)  # between the means: the part of x_t is the same
+        kl = 0.5 * (log_variance - log_tilde + torch.exp(log_tilde - log_variance) - 1)
+        kl = kl + 0.5 * step.square() * torch.exp(-log_variance)
+        if not bool((t == 1).any()):
+            return kl.flatten(1).sum(1)
+        mean = at("from_image", t) * estimate.image + at("from_noisy", t) * noisy
+        decoder = -discretised_normal(mean, 0.5 * log_variance.expand_as(mean), images, self.spec.levels)
+        return torch.where(_column(t) > 1, kl, decoder).flatten(1).sum(1)
+
+    # --- samples and chains -------------------------------------------------------------------------------------------
+
+    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
+        """Walk back from x_T ~ N(0, I)."""
+        (last,) = deque(self._walk(n, labels, generator), maxlen=1)
+        return to_images(last.noisy, self.spec.levels)
+
+    def _walk(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[State]:
+        def draw() -> Signal:
+            return generator.normal(n, *self.spec.shape).to(self.device)
+
+        def denoise(noisy: Signal, t: int) -> Estimate:
+            return self.guided(noisy, torch.full((1,), t, device=self.device), labels)
+
+        calls = len(self.sampler.times(self.process.steps)) - 1
+        for k, state in enumerate(self.sampler.walk(denoise, draw(), Way(self.process, draw, self.variance))):
+            self.report(k + 1, calls)
+            yield state
+
+    @torch.no_grad()
+    def chain(self, images: Images, times: list[int], generator: PerImageGenerator) -> Chain:
+        """The forward chain of images at the times given, ascending, from one path x_0, x_1, …, x_T.
+
+        Raises:
+            UserError: images that the model was not made for, or times outside 0..T.
+        """
+        images, _ = self.checked(images, torch.zeros(len(images), dtype=torch.long) if self.conditional else None)
+        if not times or sorted(set(times)) != times or times[0] < 0 or times[-1] > self.process.steps:
+            raise UserError(f"times={times}: give ascending times in 0..{self.process.steps}")
+        x = to_signal(images, self.spec.levels)
+        found = [x] if times[0] == 0 else []
+        for t in range(1, times[-1] + 1):
+            x = self.process.step(x, t, generator.normal(len(x), *self.spec.shape).to(self.device))
+            if t in times:
+                found.append(x)
+        return Chain(times, torch.stack(found), None)
+
+    @torch.no_grad()
+    def sample_chain(self, n: int, stations: int, generator: PerImageGenerator, labels: Labels | None = None) -> Chain:
+        """The walk back of ``n`` samples, the same that :meth:`sample` gives, seen at about ``stations`` moments.
+
+        Raises:
+            UserError: labels that the model was not made for.
+        """
+        if labels is None and self.conditional:
+            labels = generator.integers(n, self.classes)
+        if labels is not None:
+            self.check_labels(labels, n)
+            labels = labels.to(self.device)
+        with evaluating(self):
+            states: list[State] = list(self._walk(n, labels, generator))
+        picked = torch.linspace(0, len(states) - 1, min(stations, len(states))).round().long().tolist()
+        kept = [states[k] for k in picked]
+        return Chain([s.t for s in kept], torch.stack([s.noisy for s in kept]), torch.stack([s.image for s in kept]))
+
+
+def _column(t: Times) -> Tensor:
+    return t.view(-1, 1, 1, 1)

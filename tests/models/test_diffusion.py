@@ -1,0 +1,352 @@
+"""The diffusion model's bound: against quadrature, against the entropy of known data, and as a law of tiny images."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import configuration
+from imago.diffusion.losses import FullBound, Hybrid, Simple
+from imago.diffusion.predictions import CleanImage, Noise, Velocity
+from imago.diffusion.samplers import DDIM, Ancestral
+from imago.diffusion.schedules import Linear
+from imago.diffusion.variances import Large, Learned, Small
+from imago.errors import UserError
+from imago.images import ImageSpec, to_signal
+from imago.likelihoods import discretised_normal
+from imago.models.base import sum_of
+from imago.models.diffusion import Diffusion
+from imago.noise import PerImageGenerator
+from imago.training import build_model
+
+
+def make(spec: ImageSpec, *overrides: str) -> Diffusion:
+    torch.manual_seed(0)
+    small = ["model.network.width=8", "model.network.multipliers=[1,2]", "model.network.head=4"]
+    if any(o.startswith("model.steps") for o in overrides):
+        small.append("model.sampler.steps=null")
+    model = build_model(configuration("model=ddpm", "data=digits", *small, *overrides), spec)
+    assert isinstance(model, Diffusion)
+    return model
+
+
+class Told(nn.Module):
+    """A network that knows the data: the answer is a function of x_t and t / T."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        return self.answer(x, position) + 0 * self.weight
+
+
+def told(spec: ImageSpec, steps: int, answer: Any, variance: Any = None, **more: Any) -> Diffusion:
+    return Diffusion(
+        spec,
+        network=lambda *_: Told(answer),
+        steps=steps,
+        noise=more.get("noise", Linear()),
+        prediction=CleanImage(),
+        variance=variance or Small(),
+        loss=FullBound(),
+        sampler=more.get("sampler", Ancestral()),
+        optimizer={"net": torch.optim.SGD},
+    )
+
+
+# --- the decoder -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [2, 3, 256])
+def test_the_decoder_is_normalised_over_levels(levels: int) -> None:
+    mean = torch.tensor([-3.0, -1.0, -0.2, 0.0, 0.9, 4.0]).double()[:, None]
+    log_scale = torch.tensor([-6.0, -3.0, -1.0, 0.5, 2.0]).double()
+    total = torch.zeros(6, 5, dtype=torch.float64)
+    for level in range(levels):
+        log = discretised_normal(mean.expand(6, 5), log_scale.expand(6, 5), torch.full((6, 5), level), levels)
+        total += log.exp()
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-9, rtol=0)
+
+
+def test_the_decoder_is_the_integral_of_the_density_and_has_gradients_far_away() -> None:
+    level, levels, mean, scale = 100, 256, -0.3, 0.05
+    x = torch.linspace(2 * 99.5 / 255 - 1, 2 * 100.5 / 255 - 1, 10_001, dtype=torch.float64)
+    density = torch.exp(-((x - mean) ** 2) / (2 * scale**2)) / (scale * math.sqrt(2 * math.pi))
+    expected = float(torch.trapezoid(density, x))
+    args = (torch.tensor([mean]), torch.tensor([math.log(scale)]), torch.tensor([level]), levels)
+    assert float(discretised_normal(*args).exp()) == pytest.approx(expected, rel=1e-4)
+    mean_far = torch.tensor([-1.0, 1.0, 0.2, 1.0], requires_grad=True)
+    log_scale = torch.full((4,), -5.0, requires_grad=True)
+    found = discretised_normal(mean_far, log_scale, torch.tensor([255, 0, 30, 255]), 256)
+    assert bool((found[:3] < -1000).all())
+    found.sum().backward()
+    for gradient in (mean_far.grad, log_scale.grad):
+        assert bool(torch.isfinite(gradient).all())
+        assert bool((gradient[:3] != 0).all())
+
+
+# --- the bound -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) -> None:
+    """T = 2, one binary pixel: p(x_0) and every term of equation 2 by integrals over a grid."""
+    spec = ImageSpec(1, 1, 1, levels=2)
+    model = make(spec, "model.steps=2", f"variance@model.variance={variance}", "loss@model.loss=full_bound").eval()
+    for p in model.net.parameters():
+        p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    q = model.process
+    grid = torch.linspace(-9, 9, 3001)
+    width = 18 / 3000
+
+    def normal(x: torch.Tensor, mean: torch.Tensor | float, log_variance: torch.Tensor | float) -> torch.Tensor:
+        log_variance = torch.as_tensor(log_variance)
+        return torch.exp(-0.5 * ((x - mean) ** 2 / log_variance.exp() + log_variance + math.log(2 * math.pi)))
+
+    def back(t: int) -> tuple[torch.Tensor, torch.Tensor]:  # mean and log-variance of p(x_{t-1} | x_t), for x_t = grid
+        at = torch.full((len(grid),), t)
+        with torch.no_grad():
+            estimate = model.estimate(grid.view(-1, 1, 1, 1), at, None)
+        raw = None if estimate.raw_variance is None else estimate.raw_variance.flatten()
+        tilde = q.get_buffer("log_tilde")[t]
+        beta = q.get_buffer("log_beta")[t] if t > 1 or variance == "learned" else tilde
+        mean = q.get_buffer("from_image")[t] * estimate.image.flatten() + q.get_buffer("from_noisy")[t] * grid
+        return mean, model.variance.log(beta, tilde, raw).expand(len(grid))
+
+    mean_1, log_1 = back(2)
+    mean_0, log_0 = back(1)
+    p_2 = normal(grid, 0.0, 0.0)
+    p_1 = (normal(grid[:, None], mean_1[None], log_1[None]) * p_2[None]).sum(1) * width
+    total, bounds = 0.0, []
+    for level in (0, 1):
+        x_0 = 2.0 * level - 1
+        decoder = discretised_normal(mean_0, 0.5 * log_0, torch.full((len(grid),), level), 2)
+        likelihood = float((p_1 * decoder.exp()).sum() * width)
+        total += likelihood
+        a, s = (q.get_buffer(name) for name in ("signal", "noise"))
+        q_1, q_2 = (normal(grid, a[t] * x_0, 2 * s[t].log()) for t in (1, 2))
+        reconstruction = -float((q_1 * decoder).sum() * width)
+        tilde, tilde_mean = (
+            q.get_buffer("log_tilde")[2],
+            (q.get_buffer("from_image")[2] * x_0 + q.get_buffer("from_noisy")[2] * grid),
+        )
+        kl = 0.5 * (log_1 - tilde + ((tilde_mean - mean_1) ** 2 + tilde.exp()) * (-log_1).exp() - 1)
+        expected = {
+            "elbo/regularisation": float((q_2 * (q_2.clamp(min=1e-38) / p_2.clamp(min=1e-38)).log()).sum() * width),
+            "elbo/denoising": float((q_2 * kl).sum() * width),
+            "elbo/reconstruction": reconstruction,
+        }
+        images = torch.full((40_000, 1, 1, 1), level, dtype=torch.uint8)
+        terms = model.measured_terms(images, generator=PerImageGenerator(level))
+        for name, value in expected.items():
+            error = float(terms[name].std()) / 200 + 1e-3
+            assert float(terms[name].mean()) == pytest.approx(value, abs=4 * error), name
+        bounds.append(-sum(expected.values()))
+        assert bounds[-1] <= math.log(likelihood) + 1e-6
+    assert total == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_probabilities_of_all_tiny_images_sum_to_at_most_one(levels: int) -> None:
+    """Σ exp(bound) over all 1x2 images after some training, each bound a mean over many draws."""
+    spec = ImageSpec(1, 1, 2, levels=levels)
+    learned = ("variance@model.variance=learned", "loss@model.loss=full_bound")
+    model = make(spec, "model.steps=5", "prediction@model.prediction=velocity", *learned)
+    every = torch.tensor(list(itertools.product(range(levels), repeat=2)), dtype=torch.uint8).view(-1, 1, 1, 2)
+    optimizer = torch.optim.Adam(model.net.parameters(), 3e-3)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        images = every[torch.randint(len(every), (64,), generator=draws)]
+        optimizer.zero_grad()
+        terms = model.terms(images, None, lambda n, *shape: torch.randn(n, *shape, generator=draws))
+        sum_of(terms).mean().backward()
+        optimizer.step()
+    many = every.repeat_interleave(500, 0)
+    bound = model.log_likelihood(many).view(len(every), -1).double().mean(1)
+    total = float(bound.exp().sum())
+    assert 0.02 < total < 1.01  # it has learned something, and not too much
+
+
+def known(steps: int, variance: Any, scale: float = 0.25) -> Diffusion:
+    """The optimal denoiser of 256-level pixels from N(0, scale²); with a learned variance, the exact one."""
+    spec = ImageSpec(1, 1, 1)
+
+    def answer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        t = (position * steps).round().long()
+        a, s = (model.process.at(name, t) for name in ("signal", "noise"))
+        total = a**2 * scale**2 + s**2
+        image = a * scale**2 / total * x
+        if not model.variance.learned:
+            return image[:, None]
+        tilde, beta = model.process.at("log_tilde", t), model.process.at("log_beta", t)
+        own = torch.where(t.view(-1, 1, 1, 1) > 1, tilde.exp(), 0.0)
+        exact = (own + model.process.at("from_image", t) ** 2 * scale**2 * s**2 / total).log()
+        v = (exact - tilde) / torch.where(beta == tilde, 1.0, beta - tilde)
+        return torch.stack([image, (2 * v - 1).expand_as(image)], 1)
+
+    model = told(spec, steps, answer, variance).eval()
+    return model
+
+
+def entropy(scale: float = 0.25) -> float:
+    logs = discretised_normal(torch.zeros(256), torch.full((256,), math.log(scale)), torch.arange(256), 256).double()
+    return float(-(logs.exp() * logs).sum())
+
+
+def bound_of(model: Diffusion, n: int, scale: float = 0.25) -> tuple[float, float]:
+    draws = torch.Generator().manual_seed(2)
+    x = (torch.randn(n, 1, 1, 1, generator=draws) * scale + 1) * 127.5
+    nats = -model.log_likelihood(x.round().clamp(0, 255).to(torch.uint8))
+    return float(nats.mean()), float(nats.std()) / math.sqrt(n)
+
+
+def test_with_the_optimal_denoiser_and_variance_the_bound_is_the_entropy() -> None:
+    """Every step back is then a normal distribution as assumed, with any number of steps."""
+    for steps in (10, 60):
+        nats, error = bound_of(known(steps, Learned()), 20_000)
+        assert nats == pytest.approx(entropy(), abs=4 * error + 0.01)
+
+
+def test_with_a_fixed_variance_the_bound_approaches_the_entropy_with_the_number_of_steps() -> None:
+    """β̃ is too small near the image, where it is t − 1 against t: its gap closes slowly. β is nearly right there."""
+    small = [bound_of(known(steps, Small()), 1000)[0] - entropy() for steps in (10, 200, 1000)]
+    large = [bound_of(known(steps, Large()), 2000)[0] - entropy() for steps in (10, 200)]
+    assert small[0] > 1.5 * small[1] > 1.5 * 1.2 * small[2] > 0
+    assert large[0] > 0.3 > 0.12 > large[1] > 0
+
+
+def test_a_random_part_of_the_terms_is_right_on_average() -> None:
+    model = make(ImageSpec(1, 4, 4), "model.steps=30").eval()
+    image = torch.randint(256, (1, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    many = image.expand(3000, 1, 4, 4).contiguous()
+    every = model.measured_terms(many)["elbo/denoising"]
+    assert model.bound_terms == 31
+    for count in (1, 4):
+        model.bound_steps = count
+        assert model.bound_terms == count + 2
+        part = model.measured_terms(many, generator=PerImageGenerator(1))["elbo/denoising"]
+        error = math.sqrt(float(part.var() + every.var()) / 3000)
+        assert float(part.mean()) == pytest.approx(float(every.mean()), abs=4 * error)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_the_full_loss_is_the_bound_on_average() -> None:
+    """The mean over t of T L_t, in bits, is what log_likelihood reports, without the constant L_T."""
+    model = make(ImageSpec(1, 2, 2), "model.steps=5", "loss@model.loss=full_bound").eval()
+    images = torch.randint(256, (5000, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = to_signal(images, 256)
+    terms = model.measured_terms(images)
+    t = torch.arange(5000) % 5 + 1
+    with torch.no_grad():
+        noisy = model.process.diffuse(x, t, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
+        nats = 5 * model._term(images, x, noisy, t, model.estimate(noisy, t, None))
+    expected = float((terms["elbo/denoising"] + terms["elbo/reconstruction"]).mean())
+    assert float(nats.mean()) == pytest.approx(expected, rel=0.05)
+
+
+def test_losses() -> None:
+    squared, bits = torch.tensor([1.0, 2.0]), torch.tensor([100.0, 300.0])
+    assert Simple()(squared, bits).tolist() == [1.0, 2.0]
+    assert FullBound()(squared, bits).tolist() == [100.0, 300.0]
+    assert Hybrid(0.01)(squared, bits).tolist() == [2.0, 5.0]
+
+
+def test_variances() -> None:
+    high, low = torch.tensor(-1.0), torch.tensor(-3.0)
+    assert float(Large().log(high, low, None)) == -1
+    assert float(Small().log(high, low, None)) == -3
+    assert Learned().log(high, low, torch.tensor([-1.0, 0.0, 1.0])).tolist() == [-3, -2, -1]
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    spec = ImageSpec(1, 8, 8, classes=3)
+    with pytest.raises(UserError, match=r"model.guidance=1.0: .* conditional=true and model.drop_labels=0.1"):
+        make(spec, "model.guidance=1.0")
+    with pytest.raises(
+        UserError, match=r"model.variance: .* no gradient from the loss Simple; .*=hybrid or full_bound"
+    ):
+        make(spec, "variance@model.variance=learned")
+    with pytest.raises(UserError, match=r"model.sampler.steps=50: the process has model.steps=20"):
+        make(spec, "model.steps=20", "model.sampler.steps=50")
+
+
+# --- guidance and chains ---------------------------------------------------------------------------------------------
+
+
+def test_guidance_moves_away_from_what_is_said_without_a_label() -> None:
+    spec = ImageSpec(1, 6, 6, classes=3)
+    options = ("conditional=true", "model.drop_labels=0.2", "prediction@model.prediction=image")
+    plain, guided = make(spec, *options).eval(), make(spec, *options, "model.guidance=2.0").eval()
+    x, t, labels = 0.1 * torch.randn(4, 1, 6, 6), torch.tensor([700]), torch.tensor([0, 1, 2, 1])
+    with torch.no_grad():
+        known, unknown = (plain.estimate(x, t, y).image for y in (labels, torch.full((4,), 3)))
+        found = guided.guided(x, t, labels).image
+    assert not torch.allclose(known, unknown)
+    torch.testing.assert_close(found, (3 * known - 2 * unknown).clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    assert torch.equal(plain.guided(x, t, labels).image, known)
+    assert (plain.network_calls, guided.network_calls) == (50, 100)
+    assert guided.sampling == "DDIM, 50 steps, uniform, eta 0, guidance 2"
+
+
+def test_noise_prediction_guides_the_noise() -> None:
+    """Ho & Salimans, eq. 6: (1 + w) ε(x, label) − w ε(x), from which the image follows."""
+    spec = ImageSpec(1, 6, 6, classes=2)
+    model = make(spec, "conditional=true", "model.drop_labels=0.2", "model.guidance=1.5").eval()
+    x, labels, t = 0.1 * torch.randn(3, 1, 6, 6), torch.tensor([0, 1, 1]), torch.tensor([300])
+    with torch.no_grad():
+        noise = 2.5 * model.ask(x, t, labels)[0] - 1.5 * model.ask(x, t, torch.full((3,), 2))[0]
+        a, s = model.process.at("signal", t), model.process.at("noise", t)
+        torch.testing.assert_close(model.guided(x, t, labels).image, ((x - s * noise) / a).clamp(-1, 1))
+
+
+def test_the_chain_of_a_sample_ends_with_the_sample() -> None:
+    spec = ImageSpec(1, 6, 6, classes=2)
+    for options in (("sampler@model.sampler=ancestral", "model.steps=30"), ("conditional=true",)):
+        model = make(spec, *options).train()
+        labels = torch.tensor([1, 0, 1]) if model.conditional else None
+        chain = model.sample_chain(3, 5, PerImageGenerator(4), labels)
+        images = model.sample(3, generator=PerImageGenerator(4), labels=labels)
+        assert chain.times[-1] == 0
+        assert len(chain.times) == 5
+        assert chain.times == sorted(chain.times, reverse=True)
+        assert torch.equal(((chain.noisy[-1] + 1) * 127.5).round().to(torch.uint8), images)
+        assert model.training
+
+
+def test_the_forward_chain_starts_with_the_image_and_ends_in_noise() -> None:
+    model = make(ImageSpec(1, 16, 16))
+    images = torch.full((40, 1, 16, 16), 255, dtype=torch.uint8)
+    chain = model.chain(images, [0, 100, 500, 1000], PerImageGenerator(0))
+    assert chain.noisy.shape == (4, 40, 1, 16, 16)
+    assert bool((chain.noisy[0] == 1).all())
+    for k, t in enumerate(chain.times):
+        alpha_bar = float(model.process.alpha_bar[t])
+        assert float(chain.noisy[k].mean()) == pytest.approx(math.sqrt(alpha_bar), abs=0.05)
+        assert float(chain.noisy[k].std()) == pytest.approx(math.sqrt(1 - alpha_bar), abs=0.05)
+    with pytest.raises(UserError, match=r"times=\[5, 1\]: give ascending times in 0..1000"):
+        model.chain(images, [5, 1], PerImageGenerator(0))
+
+
+@pytest.mark.parametrize("prediction", [Noise(), CleanImage(), Velocity()], ids=lambda p: type(p).__name__)
+def test_ddim_of_a_perfect_denoiser_finds_the_image(prediction: Any) -> None:
+    """If all images are one, every sampler ends there, whatever the network is asked for."""
+    spec = ImageSpec(1, 3, 3)
+    target = torch.linspace(-1, 1, 9).view(1, 1, 3, 3)
+
+    def answer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        t = (position * 100).round().long()
+        a, s = (model.process.at(name, t) for name in ("signal", "noise"))
+        return prediction.target(target.expand_as(x), (x - a * target) / s, a, s)[:, None]
+
+    for sampler in (Ancestral(), DDIM(7)):
+        model = told(spec, 100, answer, sampler=sampler)
+        model.prediction = prediction
+        images = model.sample(2, generator=PerImageGenerator(0))
+        assert torch.equal(images, ((target + 1) * 127.5).round().to(torch.uint8).expand(2, 1, 3, 3))

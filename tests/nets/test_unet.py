@@ -1,0 +1,91 @@
+"""The U-Net: any image size, times and labels reach every block, attention is what it says."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from imago.errors import UserError
+from imago.images import ImageSpec
+from imago.nets.unet import Attention, UNet, groups_of, time_code
+
+SMALL = {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "head": 4}
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 13, 22), (1, 4, 4), (2, 1, 2), (1, 9, 5)])
+def test_any_image_size(shape: tuple[int, int, int], patch: int) -> None:
+    spec = ImageSpec(*shape)
+    net = UNet(spec, 2, 0, **SMALL | {"patch": patch})
+    out = net(torch.randn(3, *shape), torch.tensor([0.1, 0.5, 1.0]))
+    assert out.shape == (3, 2, *shape)
+    out.square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert bool(torch.isfinite(parameter.grad).all()), name
+        assert bool(parameter.grad.any()), name
+
+
+def test_maps_follow_the_multipliers_and_never_shrink_below_four_pixels_by_themselves() -> None:
+    def maps(side: int, **more: object) -> int:
+        return len(UNet(ImageSpec(1, side, side), 1, 0, **SMALL | {"multipliers": [1, 1, 1, 1]} | more).down)
+
+    assert [maps(side) for side in (64, 32, 16, 8, 4, 2)] == [4, 4, 3, 2, 1, 1]
+    assert maps(8, depth=3) == 4
+    with pytest.raises(UserError, match=r"depth=3: 3 doublings do not fit into images of 4x4 pixels; at most 2"):
+        maps(4, depth=3)
+    with pytest.raises(UserError, match=r"depth=4: 5 map sizes, and multipliers=\[1, 1, 1, 1\] are 4; .* at most 3"):
+        maps(64, depth=4)
+
+
+def test_one_time_for_all_is_the_same_time_for_each() -> None:
+    net = UNet(ImageSpec(1, 12, 12), 1, 3, **SMALL)
+    x, labels = torch.randn(4, 1, 12, 12), torch.tensor([0, 1, 2, 0])
+    together = net(x, torch.full((4,), 0.3), labels)
+    torch.testing.assert_close(net(x, torch.tensor([0.3]), labels), together)
+    for k in range(4):  # images do not see each other
+        torch.testing.assert_close(net(x[k : k + 1], torch.tensor([0.3]), labels[k : k + 1]), together[k : k + 1])
+    assert not torch.allclose(net(x, torch.tensor([0.4]), labels), together)
+    assert not torch.allclose(net(x, torch.tensor([0.3]), labels.roll(1)), together)
+
+
+def test_every_pixel_reaches_every_pixel() -> None:
+    net = UNet(ImageSpec(1, 12, 12), 1, 0, **SMALL).eval()
+    x = torch.randn(1, 1, 12, 12, requires_grad=True)
+    net(x, torch.tensor([0.5]))[0, 0, 0, 0, 0].backward()
+    assert bool((x.grad != 0).all())
+
+
+def test_attention_is_the_formula() -> None:
+    layer = Attention(12, head=4)
+    x = torch.randn(2, 12, 3, 5)
+    q, k, v = layer.qkv(layer.norm(x)).flatten(2).chunk(3, 1)
+    heads = []
+    for c in range(0, 12, 4):
+        qh, kh, vh = (y[:, c : c + 4].transpose(1, 2) for y in (q, k, v))
+        heads.append(torch.softmax(qh @ kh.transpose(1, 2) / 2, -1) @ vh)
+    expected = x + layer.out(torch.cat(heads, -1).transpose(1, 2).unflatten(2, (3, 5)))
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_code_of_a_time() -> None:
+    code = time_code(torch.tensor([0.001, 1.0]), 9)
+    assert code.shape == (2, 9)
+    torch.testing.assert_close(code[0, 0], torch.sin(torch.tensor(1.0)))
+    torch.testing.assert_close(code[1, 7], torch.cos(torch.tensor(1000.0 / 10_000)))
+    assert not code[:, 8].any()
+    # Neighbouring times of a chain of 1,000 steps are told apart.
+    codes = time_code(torch.arange(1, 1001) / 1000, 32)
+    assert float(torch.pdist(codes).min()) > 0.1
+
+
+def test_groups() -> None:
+    assert [groups_of(c) for c in (1, 7, 8, 48, 64, 128, 1024)] == [1, 1, 2, 12, 16, 32, 32]
+
+
+def test_dropout_is_for_training() -> None:
+    net = UNet(ImageSpec(1, 8, 8), 1, 0, **SMALL | {"dropout": 0.5})
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.5])
+    assert not torch.equal(net(x, t), net(x, t))
+    net.eval()
+    assert torch.equal(net(x, t), net(x, t))
+    with torch.no_grad():
+        assert F.mse_loss(net.train()(x, t), net.eval()(x, t)) > 0
