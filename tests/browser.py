@@ -6,11 +6,20 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# The browser reads from descriptor 3 and writes to 4: ours are moved there, by way of others in case they overlap.
+_WIRE = """
+import fcntl, os, sys
+apart = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 64) for number in sys.argv[1:3]]
+os.dup2(apart[0], 3)
+os.dup2(apart[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 30.0  # seconds for an answer; a loaded machine is slow to start a browser
 
 
@@ -36,10 +45,8 @@ class Browser:
         self._in, to_us = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         options += ["--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
-        # The browser reads from descriptor 3 and writes to 4.
-        wired = f'exec "$0" "$@" 3<&{from_us} 4>&{to_us}'
         self._process = subprocess.Popen(
-            ["sh", "-c", wired, command, *options, "about:blank"],
+            [sys.executable, "-c", _WIRE, str(from_us), str(to_us), command, *options, "about:blank"],
             pass_fds=(from_us, to_us),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -51,11 +58,15 @@ class Browser:
         self._session: str | None = None
         self.complaints: list[str] = []
         self._loaded = False
-        pages = self.call("Target.getTargets")["targetInfos"]
-        target = next(page["targetId"] for page in pages if page["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
+        try:
+            pages = self.call("Target.getTargets")["targetInfos"]
+            target = next(page["targetId"] for page in pages if page["type"] == "page")
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Call a method of the protocol and wait for its answer."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 # A hundred pictures shall stay below 20 MB of text, which is four thirds of their bytes.
-AS_IT_IS = 64 * 1024
+LARGEST = 140_000
+AS_IT_IS = 64_000
 WIDEST = 720
 
 
@@ -23,9 +24,13 @@ def embedded(path: Path) -> str:
         if len(content) <= AS_IT_IS and picture.width <= WIDEST and picture.format in ("PNG", "JPEG"):
             return _address(content, picture.format)
         smaller = _shrunk(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    written = io.BytesIO()
-    smaller.save(written, "JPEG", quality=90, subsampling=0)
-    return _address(written.getvalue(), "JPEG")
+    while True:
+        for quality in (90, 75, 60):
+            written = io.BytesIO()
+            smaller.save(written, "JPEG", quality=quality, subsampling=0)
+            if written.tell() <= LARGEST:
+                return _address(written.getvalue(), "JPEG")
+        smaller = smaller.reduce(2)
 
 
 def _shrunk(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,111 @@
+"""compare.py as a user starts it: what it writes, its one-line refusals, and its speed."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imago import cli
+
+from .conftest import MakeRun, likelihood
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "src"))
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs compare.py in this process; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "compare.py"), *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(__import__("compare").main, "compare")
+        captured = capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_it_writes_three_files_and_says_where(command: Command, make_run: MakeRun) -> None:
+    make_run("logs/made-mnist/1")
+    make_run("logs/sweeps/x/0-vae-mnist", model="vae", metrics="damaged", checkpoint=None)
+    code, out, err = command()
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-3:] == ["logs/board/board.html", "logs/board/board.csv", "logs/board/board.md"]
+    assert all(Path(line).stat().st_size > 200 for line in out.splitlines()[-3:])
+    assert re.search(r"0-vae-mnist: no checkpoint$", out, re.MULTILINE)
+    again, out, _ = command("runs=logs", "out=elsewhere")
+    assert again == 0
+    assert Path("elsewhere/board.html").exists()
+    assert out.count("made-mnist") > 0
+
+
+def test_places_can_be_a_list_a_glob_and_partly_empty(command: Command, make_run: MakeRun) -> None:
+    make_run("logs/made-mnist/1")
+    make_run("logs/vae-mnist/2", model="vae")
+    code, out, _ = command("runs=[logs/made-mnist,logs/nothing]")
+    assert code == 0
+    assert "runs: logs/nothing: no such folder" in out
+    assert "vae" not in out
+    assert "vae" in command("runs=logs/v*")[1]
+
+
+MISTAKES = [
+    (["runs=nowhere"], r"runs=nowhere: nowhere: no such folder; .*Train one with python src/train\.py"),
+    (["runs=empty"], r"runs=empty: empty: no run below it"),
+    (["runs=[]"], r"runs=\[\]"),
+    (["runs=3"], r"runs=3: input should be a valid"),
+    (["runs=logs", "out=file"], r"out=file: File exists: file; choose another folder"),
+    (["run=logs"], r"run: no such setting; did you mean runs\?"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_a_mistake_ends_with_one_message(command: Command, make_run: MakeRun, given: list[str], message: str) -> None:
+    make_run("logs/made-mnist/1")
+    Path("empty").mkdir()
+    Path("file").touch()
+    code, out, err = command(*given)
+    assert (code, out) == (2, "")
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert re.search(message, error), error
+    assert "Traceback" not in err
+
+
+def test_a_hundred_runs_take_less_than_five_seconds_and_no_torch(make_run: MakeRun, tmp_path: Path) -> None:
+    """With colour grids and half a million rows in all. Seconds of its own, however busy the machine is."""
+    results = [{"name": "test/nats", "value": 90.0, "protocol": likelihood("test")}]
+    first = make_run("logs/made-mnist/0", evaluation=results)
+    header = "images_seen,updates,val/nats,val/bpd,train/nats,train/bpd,time/training_seconds\n"
+    lines = [f"{100 * k},{k},,,{500 / k + 80},{1 / k},{k / 7}\n" for k in range(1, 5001)]
+    lines[::500] = [f"{50_000 * k},{500 * k},{500 / (k + 1) + 80},0.2,,,\n" for k in range(10)]
+    (first / "metrics.csv").write_text(header + "".join(lines))
+    noise = np.random.default_rng(0).integers(0, 256, (265, 331, 3), dtype=np.uint8)
+    Image.fromarray(noise.repeat(2, 0).repeat(2, 1)).save(first / "samples" / "images-0000000200.png")
+    for k in range(1, 100):
+        shutil.copytree(first, tmp_path / "logs" / "made-mnist" / str(k))
+    script = (
+        "import sys, time, runpy; sys.argv = ['compare.py', 'runs=logs']\n"
+        f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
+        f"try: runpy.run_path({str(ROOT / 'src' / 'compare.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules\n"
+        "print('seconds', time.process_time())"
+    )
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - began < 60
+    assert float(done.stdout.split()[-1]) < 5
+    assert (tmp_path / "logs" / "board" / "board.html").stat().st_size < 20e6
