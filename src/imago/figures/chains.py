@@ -1,0 +1,86 @@
+"""The two chains of a diffusion model (Ho et al. 2020, figures 2 and 6): images drown in noise, and come out of it."""
+
+import torch
+from PIL import Image
+from pydantic import NonNegativeInt, PositiveInt
+
+from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.latents import class_of, first_of, labelled, repeated, stacked
+from imago.images import Images, Signal, to_bytes, to_images
+from imago.models.diffusion import Diffusion
+from imago.noise import PerImageGenerator
+
+
+class Chains(Figure):
+    """Above, test images at growing t; below, samples at falling t, each with what the network took x_0 to be.
+
+    What lies beyond black and white is cut.
+
+    Args:
+        images: rows of each part.
+        stations: moments of each chain.
+        seed: of the noise.
+        label: the class, conditional models only; ``None`` is class 0.
+    """
+
+    family = Diffusion
+
+    def __init__(
+        self,
+        images: PositiveInt = 3,
+        stations: PositiveInt = 11,
+        seed: NonNegativeInt = 0,
+        label: NonNegativeInt | None = None,
+    ) -> None:
+        self.images = images
+        self.stations = stations
+        self.seed = seed
+        self.label = label
+
+    @torch.no_grad()
+    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+        """See :meth:`Figure.draw`."""
+        trained = needed(trained)
+        model = trained.model
+        assert isinstance(model, Diffusion)
+        label = class_of(model, self.label)
+        part = first_of(trained.data().test, label, self.images)
+        steps = model.process.steps
+        times = sorted(set(torch.linspace(0, steps, self.stations).round().long().tolist()))
+        forward = model.chain(part.images, times, PerImageGenerator(self.seed, device=model.device))
+        progress(1, 2)
+        generator = PerImageGenerator(self.seed, device=model.device)
+        labels = None if label is None else repeated(label, self.images)
+        back = model.sample_chain(self.images, self.stations - 1, generator, labels)
+        progress(2, 2)
+        assert back.image is not None
+        start = PerImageGenerator(self.seed, device=model.device)
+        if label is None and model.conditional:
+            start.integers(self.images, model.classes)
+        noise = start.normal(self.images, *model.spec.shape).to(model.device)
+        noisy = torch.cat([noise[None], back.noisy])
+        guessed = torch.cat([torch.full_like(noise, 1.0)[None], back.image])
+
+        def shown(chain: Signal) -> Images:
+            return to_bytes(to_images(chain, model.spec.levels), model.spec.levels).cpu()
+
+        above = shown(forward.noisy.transpose(0, 1).flatten(0, 1))
+        pairs = torch.stack([noisy, guessed], 1).permute(2, 1, 0, 3, 4, 5)  # image, kind, station
+        return stacked(
+            [
+                labelled(
+                    above,
+                    len(times),
+                    title="q(x_t | x_0): test images at time t",
+                    column_names=[f"t = {t}" for t in times],
+                    row_names=["x_t"] * len(part.images),
+                ),
+                labelled(
+                    shown(pairs.flatten(0, 2)),
+                    len(noisy),
+                    title=f"p(x_0 … x_T): samples ({model.sampling}) and the image expected when they were at t",
+                    column_names=[f"t = {t}" for t in [steps, *back.times]],
+                    row_names=["x_t", "expected x_0"] * self.images,
+                ),
+            ]
+        )

@@ -1,0 +1,57 @@
+"""How the schedules of the forward process destroy an image."""
+
+import torch
+from matplotlib.figure import Figure as Drawing
+from pydantic import PositiveInt
+
+from imago.diffusion.process import Process
+from imago.diffusion.schedules import CosineNoise, Linear, NoiseSchedule, Quadratic, Sigmoid
+from imago.figures.base import Figure, Progress, Trained
+from imago.models.diffusion import Diffusion
+
+SCHEDULES: dict[str, type[NoiseSchedule]] = {
+    "linear": Linear,
+    "quadratic": Quadratic,
+    "sigmoid": Sigmoid,
+    "cosine": CosineNoise,
+}
+
+
+class NoiseSchedules(Figure):
+    """β_t, what is left of the image's variance ᾱ_t, and the signal-to-noise ratio, for all four with their defaults.
+
+    With a checkpoint its own schedule is drawn over them, black.
+
+    Args:
+        steps: T; of a checkpoint's own schedule it is the model's.
+    """
+
+    family = Diffusion
+
+    def __init__(self, steps: PositiveInt = 1000) -> None:
+        self.steps = steps
+
+    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+        """See :meth:`Figure.draw`."""
+        drawing = Drawing(figsize=(11, 3.4), layout="constrained")
+        axes = drawing.subplots(1, 3)
+        curves: list[tuple[str, Process, dict[str, str]]] = [
+            (name, Process(kind(), self.steps), {}) for name, kind in SCHEDULES.items()
+        ]
+        if trained is not None:
+            assert isinstance(trained.model, Diffusion)
+            curves.append(("the model's", trained.model.process, {"color": "black", "linestyle": ":"}))
+        for name, process, style in curves:
+            left = process.alpha_bar[1:]
+            position = torch.arange(1, process.steps + 1) / process.steps
+            beta = 1 - left / process.alpha_bar[:-1]
+            for at, values in zip(axes, (beta, left, left / (1 - left)), strict=True):
+                at.plot(position.numpy(), values.numpy(), label=name, **style)
+        for at, title in zip(axes, ("β_t", "ᾱ_t, what is left of the image", "ᾱ_t / (1 − ᾱ_t)"), strict=True):
+            at.set_title(title, fontsize=10)
+            at.set_xlabel("t / T")
+            at.grid(alpha=0.3)
+        axes[0].set_yscale("log")
+        axes[2].set_yscale("log")
+        axes[1].legend(fontsize=8)
+        return drawing

@@ -1,0 +1,88 @@
+"""Figures of diffusion models: what they show is what the model does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import configuration
+from imago.config import build
+from imago.data import ImageDataModule
+from imago.errors import UserError
+from imago.figures.base import Trained
+from imago.figures.chains import Chains
+from imago.figures.denoising import Denoising
+from imago.figures.noise_schedules import NoiseSchedules
+from imago.images import bits_per_dim
+from imago.models.base import sum_of
+from imago.models.diffusion import Diffusion
+from imago.noise import PerImageGenerator
+from imago.training import build_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    config = configuration("model=ddpm", "data=digits", "model.steps=40", "model.sampler.steps=8")
+    data: ImageDataModule = build(config["data"], "data", dir=str(tmp_path_factory.mktemp("data")))
+    data.prepare_data()
+    data.setup("fit")
+    torch.manual_seed(0)
+    return Trained(build_model(config, data.spec).eval(), lambda: data)
+
+
+def heights(axes: Any, line: int = 0) -> Any:
+    return np.asarray(axes.lines[line].get_ydata())
+
+
+def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained) -> None:
+    picture = Chains(images=2, stations=6).draw(trained, lambda *_: None)
+    model = trained.model
+    assert isinstance(model, Diffusion)
+    pixels = np.asarray(picture)
+    first = trained.data().test.images[0, 0].numpy()
+    samples = model.sample(2, generator=PerImageGenerator(0))[:, 0].numpy()
+
+    def holds(image: Any) -> bool:  # enlarged by a whole number, somewhere in the picture
+        for scale in (8, 9, 16):
+            large = np.kron(image, np.ones((scale, scale), np.uint8))
+            rows, columns = (a - b + 1 for a, b in zip(pixels.shape, large.shape, strict=True))
+            corner = np.argwhere(pixels[:rows, :columns] == large[0, 0])
+            for y, x in corner:
+                if np.array_equal(pixels[y : y + large.shape[0], x : x + large.shape[1]], large):
+                    return True
+        return False
+
+    assert holds(first)
+    assert all(holds(sample) for sample in samples)
+    assert not holds(255 - first)
+
+
+def test_schedules_need_no_checkpoint_and_show_the_models_own(trained: Trained) -> None:
+    drawing = NoiseSchedules().draw(None, lambda *_: None)
+    assert [line.get_label() for line in drawing.axes[1].lines] == ["linear", "quadratic", "sigmoid", "cosine"]
+    left = heights(drawing.axes[1])
+    assert left[0] == pytest.approx(1 - 1e-4)
+    assert left[-1] == pytest.approx(4.04e-5, rel=0.01)
+    axes = NoiseSchedules().draw(trained, lambda *_: None).axes[1]
+    assert (axes.lines[-1].get_label(), len(heights(axes, -1))) == ("the model's", 40)
+
+
+def test_the_terms_add_up_to_the_bound(trained: Trained) -> None:
+    drawing = Denoising(images=50, points=40).draw(trained, lambda *_: None)
+    model = trained.model
+    assert isinstance(model, Diffusion)
+    images = trained.data().test.images[:50]
+    bits = float(bits_per_dim(sum_of(model.measured_terms(images)).mean(), model.spec))
+    sums = heights(drawing.axes[1])
+    assert sums[-1] == pytest.approx(bits, rel=0.03)  # other noise
+    assert f"about {sums[-1]:.2f}"[:-1] in drawing.get_suptitle()
+    few = heights(Denoising(images=50, points=12).draw(trained, lambda *_: None).axes[1])
+    assert few[-1] == pytest.approx(sums[-1], rel=0.1)
+
+
+def test_figures_of_a_trained_model_want_one(tmp_path: Path) -> None:
+    for figure in (Chains(), Denoising()):
+        with pytest.raises(UserError, match="checkpoint=null"):
+            figure.draw(None, lambda *_: None)
