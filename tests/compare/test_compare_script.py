@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,9 +102,7 @@ def test_a_hundred_runs_take_less_than_five_seconds_and_no_torch(make_run: MakeR
         "assert 'torch' not in sys.modules and 'lightning' not in sys.modules\n"
         "print('seconds', time.process_time())"
     )
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - began < 60
     assert float(done.stdout.split()[-1]) < 5
     assert (tmp_path / "logs" / "board" / "board.html").stat().st_size < 20e6

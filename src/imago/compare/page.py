@@ -110,6 +110,8 @@ def _defects(board: Board, numbers: dict[Record, int]) -> str:
 
 
 def _chips(board: Board) -> Iterator[str]:
+    if len(board.groups) == 1:
+        return
     entries = [("", "All data", len(board.records))]
     entries += [(str(k), str(group.data), len(group.rows)) for k, group in enumerate(board.groups)]
     for value, label, count in entries:

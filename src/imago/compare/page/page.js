@@ -183,6 +183,7 @@ function plot(host, { series, x, y, titles, explain, points }) {
   const frame = { left: 58, right: width - 14, top: 12, bottom: height - 42 };
   const horizontal = kept.flatMap((one) => one.at.map(([u]) => u));
   let vertical = kept.flatMap((one) => one.at.slice(points ? 0 : beginning(one.at)).map(([, v]) => v));
+  if (vertical.length < 3) vertical = kept.flatMap((one) => one.at.map(([, v]) => v));
   let [low, high] = [Math.min(...vertical), Math.max(...vertical)];
   const pad = (high - low || Math.abs(high) || 1) * 0.06;
   [low, high] = y.log ? [low / 1.15, high * 1.15] : [low - pad, high + pad];
@@ -283,8 +284,7 @@ function plot(host, { series, x, y, titles, explain, points }) {
 /* An untrained model is so much worse that nothing else could be seen: without the first twentieth of a run. */
 function beginning(at) {
   const start = at[at.length - 1][0] / 20;
-  const first = at.findIndex(([u]) => u >= start);
-  return at.length - first > 1 ? first : 0;
+  return at.findIndex(([u]) => u >= start);
 }
 
 /* Names beside points, where there is room for them. */
@@ -414,12 +414,14 @@ const cost = {
   y: byId("cost-y"),
 
   offer() {
-    const has = (key) => shown().filter((run) => run.group === Number(curves.group.value) && key in run.points).length;
+    const runs = shown().filter((run) => run.group === Number(curves.group.value));
+    const has = (...keys) => runs.filter((run) => keys.every((key) => key in run.points)).length;
     const option = ({ key, title }) => [key, `${title} (${has(key)})`];
-    const quality = data.columns.filter(({ key, better }) => better && !COSTS.includes(key));
     const costs = COSTS.map((key) => data.columns.find((column) => column.key === key));
-    choices(this.y, quality.map(option), quality.reduce((a, b) => (has(b.key) > has(a.key) ? b : a)).key);
-    choices(this.x, costs.map(option), has(COSTS[0]) ? COSTS[0] : "training_seconds");
+    choices(this.x, costs.map(option), has(COSTS[0]) > 1 ? COSTS[0] : "training_seconds");
+    const quality = data.columns.filter(({ key, better }) => better && !COSTS.includes(key));
+    const most = (a, b) => (has(b.key, this.x.value) > has(a.key, this.x.value) ? b : a);
+    choices(this.y, quality.map(option), quality.reduce(most).key);
     this.draw();
   },
 
