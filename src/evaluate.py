@@ -27,6 +27,7 @@ class Settings:
     checkpoint: str
     averaged: bool
     model: dict[str, Any]
+    likelihood: bool
     split: Literal["val", "test"]
     images: PositiveInt | None
     importance: PositiveInt | None
@@ -60,7 +61,8 @@ def main(config: DictConfig) -> None:
     metrics.prepare(data, device)
     for notice in metrics.notices:
         print(f"note: {notice}")
-    if not metrics.names and not isinstance(model, ExplicitModel):
+    likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
+    if not metrics.names and not likelihood_too:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
     print(f"{path}: {model.images_seen:,} images seen")
 
@@ -77,7 +79,7 @@ def main(config: DictConfig) -> None:
                 print(f"  note: {caveat}")
         print(f"  {time.perf_counter() - began:.1f} s; kept in {kept}", flush=True)
 
-    if isinstance(model, ExplicitModel):  # first, and kept at once: drawing samples may take long
+    if settings.likelihood and isinstance(model, ExplicitModel):  # first, and kept at once: drawing samples may take long
         began = time.perf_counter()
         with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
             likelihood = measure_likelihood(

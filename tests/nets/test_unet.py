@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from diffusers_unet import copy_weights, diffusers_unet
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.nets.unet import Attention, UNet, groups_of, time_code
@@ -89,3 +90,23 @@ def test_dropout_is_for_training() -> None:
     assert torch.equal(net(x, t), net(x, t))
     with torch.no_grad():
         assert F.mse_loss(net.train()(x, t), net.eval()(x, t)) > 0
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "blocks", "attention"), [([1, 1], 1, [1]), ([1, 2, 1], 2, [0, 2])], ids=["small", "deep"]
+)
+def test_the_network_is_that_of_ho_et_al_as_diffusers_has_it(
+    multipliers: list[int], blocks: int, attention: list[int]
+) -> None:
+    """Their weights in our network give their outputs, at every time."""
+    torch.manual_seed(0)
+    spec, width = ImageSpec(3, 8, 16), 128
+    theirs = diffusers_unet(spec, width, multipliers, blocks, attention, head=64).eval()
+    settings = {"width": width, "multipliers": multipliers, "blocks": blocks, "attention": attention, "head": 64}
+    ours = UNet(spec, 1, 0, **settings, depth=len(multipliers) - 1).eval()
+    for parameter in theirs.parameters():  # norms and biases are ones and zeros at first
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    copy_weights(ours, theirs)
+    x, t = torch.randn(3, *spec.shape), torch.tensor([1.0, 30.0, 999.0])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t / 1000)[:, 0], theirs(x, t).sample, atol=1e-4, rtol=1e-4)
