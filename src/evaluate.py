@@ -1,16 +1,18 @@
-"""Measure a trained model: ``python src/evaluate.py checkpoint=logs/gan-digits/<time>``.
+"""Measure trained models: ``python src/evaluate.py checkpoint=logs/gan-digits/<time>``, or ``checkpoint=[PATH,PATH]``.
 
 The likelihood of held-out images, where the model knows it, and the quality of samples.
 """
 
 import json
+import statistics
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago import cli
 from imago.config import build, check_node, check_settings, plain
@@ -24,7 +26,7 @@ if TYPE_CHECKING:  # torch is loaded once Hydra has composed
 class Settings:
     """What evaluate.yaml explains."""
 
-    checkpoint: str
+    checkpoint: str | Annotated[list[str], Field(min_length=1)]
     averaged: bool
     model: dict[str, Any]
     likelihood: bool
@@ -34,15 +36,36 @@ class Settings:
     bound_steps: PositiveInt | None
     batch_size: PositiveInt
     seed: NonNegativeInt
+    repeats: PositiveInt
     dir: str | None
     device: str | None
 
 
 def main(config: DictConfig) -> None:
-    """Measure, print a table, and keep the results in evaluation.json."""
+    """Measure one checkpoint after the other; of several, one that cannot be measured does not stop the others."""
     values = plain(config)
     settings = check_settings(values, Settings, groups=["metrics"])
-    check_node(values["metrics"], "metrics")
+    metrics = values["metrics"]
+    if "thorough" in metrics and metrics["thorough"] is None:
+        metrics["thorough"] = True
+    check_node(metrics, "metrics")
+    if isinstance(settings.checkpoint, str):
+        evaluate(settings.checkpoint, settings, metrics)
+        return
+    failed = []
+    for checkpoint in settings.checkpoint:
+        try:
+            evaluate(checkpoint, settings, metrics)
+        except Exception as error:  # whatever is wrong with one of them, the others are measured
+            failed.append(checkpoint)
+            told = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            print(f"checkpoint={checkpoint}: {' '.join(str(told).split())}", file=sys.stderr, flush=True)
+    if failed:
+        raise UserError(f"checkpoint: {len(failed)} of {len(settings.checkpoint)} not measured: {', '.join(failed)}")
+
+
+def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any]) -> None:
+    """Measure one checkpoint, print a table, and keep the results in evaluation.json."""
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.callbacks.quality import measure
     from imago.checkpoints import average_of, file_of, model_of, read
@@ -51,13 +74,13 @@ def main(config: DictConfig) -> None:
     from imago.metrics.progress import progress_bar
     from imago.models.base import ExplicitModel
 
-    path = file_of(settings.checkpoint)
+    path = file_of(checkpoint_path)
     checkpoint = read(path)
     device = cli.device(settings.device)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     data = data_of(checkpoint, settings.dir)
-    metrics: Evaluator = build(values["metrics"], "metrics")
+    metrics: Evaluator = build(metrics_node, "metrics")
     metrics.prepare(data, device)
     for notice in metrics.notices:
         print(f"note: {notice}")
@@ -79,7 +102,9 @@ def main(config: DictConfig) -> None:
                 print(f"  note: {caveat}")
         print(f"  {time.perf_counter() - began:.1f} s; kept in {kept}", flush=True)
 
-    if settings.likelihood and isinstance(model, ExplicitModel):  # first, and kept at once: drawing samples may take long
+    if settings.likelihood and isinstance(
+        model, ExplicitModel
+    ):  # first, and kept at once: drawing samples may take long
         began = time.perf_counter()
         with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
             likelihood = measure_likelihood(
@@ -96,12 +121,33 @@ def main(config: DictConfig) -> None:
         conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
     if metrics.names:
         began = time.perf_counter()
-        with progress_bar("Measuring samples") as progress:
-            measurements = measure(metrics, model, settings.seed, averaged, progress)
-        conclude(measurements, began)
+        seeds = range(settings.seed, settings.seed + settings.repeats)
+        repeated = []
+        for seed in seeds:
+            with progress_bar(f"Measuring samples of seed {seed}") as progress:
+                repeated.append(measure(metrics, model, seed, averaged, progress))
+        conclude(over_seeds(repeated), began)
 
 
-SHOWN = ("extractor", "samples", "reference", "weights", "seed", "sampler", "network_calls")
+def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
+    """The mean of each number over the seeds, with its standard deviation in the protocol of the first.
+
+    Args:
+        repeated: for each seed the same numbers in the same order; those of a single seed are left as they are.
+    """
+    if len(repeated) == 1:
+        return repeated[0]
+    combined = []
+    for same in zip(*repeated, strict=True):
+        values, protocol = [m.value for m in same], dict(same[0].protocol)
+        protocol |= {"repeats": len(values), "deviation": statistics.stdev(values)}
+        if "seconds_per_sample" in protocol:
+            protocol["seconds_per_sample"] = statistics.fmean(float(m.protocol["seconds_per_sample"]) for m in same)
+        combined.append(replace(same[0], value=statistics.fmean(values), protocol=protocol))
+    return combined
+
+
+SHOWN = ("extractor", "samples", "reference", "neighbours", "weights", "seed", "repeats", "sampler", "network_calls")
 
 
 def told(measurement: "Measurement", width: int) -> str:
@@ -109,7 +155,8 @@ def told(measurement: "Measurement", width: int) -> str:
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
     if "likelihood" not in protocol:
         how = ", ".join(f"{key} {protocol[key]}" for key in SHOWN if key in protocol)
-        return f"  {name:<{width}} {value:<10.4g} {how}"
+        number = f"{value:.4g}" + (f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else "")
+        return f"  {name:<{width}} {number:<18} {how}"
     sign, digits = "≤" if protocol["likelihood"] == "lower_bound" else "=", 3 if name.endswith("bpd") else 2
     number = f"{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
     told_of = ("data", "images", "binarization", "weights", "draws", "bound_terms")
@@ -118,12 +165,19 @@ def told(measurement: "Measurement", width: int) -> str:
 
 
 def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:
-    """Add results to evaluation.json of the checkpoint's run; the same measurement again replaces the older one."""
+    """Add results to evaluation.json of the checkpoint's run; the same measurement again replaces the older one.
+
+    Raises:
+        UserError: the file that is there is damaged; it is left as it is.
+    """
     from imago.runs import write_atomically
 
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     path = folder / "evaluation.json"
-    known = json.loads(path.read_text()) if path.exists() else []
+    try:
+        known = json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise UserError(f"{path}: not readable ({error}); move it away, and measure again") from None
     new = [what(result) for result in results]
     write_atomically(path, json.dumps([r for r in known if what(r) not in new] + results, indent=2) + "\n")
     return path
@@ -131,7 +185,7 @@ def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:
 
 def what(result: dict[str, Any]) -> dict[str, Any]:
     """All of a result but what came out."""
-    outcome = ("standard_error", "seconds_per_sample")
+    outcome = ("standard_error", "deviation", "seconds_per_sample", "caveat")
     protocol = {key: entry for key, entry in result["protocol"].items() if key not in outcome}
     return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": protocol}
 

@@ -129,21 +129,69 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     assert re.search(r"fd_classifier +[\d.]+ +extractor classifier \(digits, shipped\), samples 80, .*averaged", out)
     results = json.loads((run.path / "evaluation.json").read_text())
     in_training = run.summary["metrics"]
-    assert [result["name"] for result in results] == ["fd_classifier", "kd_classifier"]
-    for result in results:
+    more = ["precision", "recall", "density", "coverage", "inception_score"]
+    names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more)]
+    assert [result["name"] for result in results] == names, "the latter are not measured in training"
+    assert re.search(r"precision_classifier +[\d.]+ .*neighbours 3", out)
+    assert re.search(r"inception_score_classifier [\d.]+ ± [\d.]+ ", out)
+    for result in results[:2]:
         before = in_training[f"val/{result['name']}"]
         assert result["value"] == before["value"], "same weights, seed and sample count: the same number"
-        assert result["protocol"] == before["protocol"]
+        pace = {"seconds_per_sample"}  # the clock's, not the model's
+        assert result["protocol"].keys() == before["protocol"].keys()
+        assert {k: v for k, v in result["protocol"].items() if k not in pace} == {
+            k: v for k, v in before["protocol"].items() if k not in pace
+        }
         assert (result["checkpoint"], result["images_seen"]) == ("last.ckpt", before["images_seen"])
 
     # The same again replaces; anything else stands beside it.
-    for more, count in (([], 2), (["averaged=false"], 4), (["metrics.samples=60"], 6), (["seed=2"], 8)):
+    for more, count in (([], 7), (["averaged=false"], 14), (["metrics.samples=60"], 21), (["seed=2"], 28)):
         assert command("evaluate", *given, *more)[0] == 0
         assert len(json.loads((run.path / "evaluation.json").read_text())) == count
     kept = json.loads((run.path / "evaluation.json").read_text())
-    assert kept[:2] == results
-    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 2 + ["last"] * 2 + ["averaged"] * 4
-    assert len({result["value"] for result in kept}) == 8
+    assert [(r["name"], r["value"]) for r in kept[:7]] == [(r["name"], r["value"]) for r in results]
+    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 7 + ["last"] * 7 + ["averaged"] * 14
+    assert len({result["value"] for result in kept if result["name"] in names[:2]}) == 8
+
+
+def test_repeats_give_mean_and_deviation_over_seeds(command: Command, runs: dict[str, Run]) -> None:
+    run = runs["classes"]
+    given = [f"checkpoint={run.path}", "metrics=classifier", "metrics.samples=40", "metrics.thorough=false"]
+    for more in (["seed=5"], ["seed=6"], ["seed=7"], ["seed=5", "repeats=3"]):
+        code, out, err = command("evaluate", *given, *more)
+        assert code == 0, err
+    assert re.search(r"fd_classifier [\d.]+ ± [\d.]+ .*seed 5, repeats 3", out)
+    results = json.loads((run.path / "evaluation.json").read_text())
+    for name in ("fd_classifier", "kd_classifier"):
+        *single, whole = [result for result in results if result["name"] == name]
+        values = [result["value"] for result in single]
+        assert len(values) == 3
+        assert whole["value"] == pytest.approx(np.mean(values))
+        assert whole["protocol"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+        assert (whole["protocol"]["seed"], whole["protocol"]["repeats"]) == (5, 3)
+
+
+def test_of_several_checkpoints_a_broken_one_stops_no_other(
+    command: Command, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    content = runs["plain"].last.read_bytes()
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.ckpt").write_bytes(content[: len(content) // 2] if folder == "b" else content)
+    (tmp_path / "c" / "evaluation.json").write_text("[{")
+    given = ["metrics=classifier", "metrics.samples=40"]
+    for folders, code in ((["b", "nowhere", "c", "a"], 2), (["a"], 0)):
+        found, out, err = command("evaluate", f"checkpoint=[{','.join(f'{f}/x.ckpt' for f in folders)}]", *given)
+        assert found == code, err
+        assert "a/x.ckpt: 320 images seen" in out
+        lines = [line for line in err.splitlines() if line.startswith(("checkpoint=", "error: "))]
+        beginnings = [f"checkpoint={f}/x.ckpt: " for f in folders if f != "a"]
+        if code:
+            beginnings.append("error: checkpoint: 3 of 4 not measured: b/x.ckpt, nowhere/x.ckpt, c/x.ckpt")
+        assert len(lines) == len(beginnings)
+        assert all(line.startswith(beginning) for line, beginning in zip(lines, beginnings, strict=True))
+    assert len(json.loads((tmp_path / "a" / "evaluation.json").read_text())) == 7
+    assert not (tmp_path / "b" / "evaluation.json").exists()
 
 
 def test_a_run_without_an_average_is_measured_with_its_last_weights(command: Command, runs: dict[str, Run]) -> None:
@@ -192,7 +240,7 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
     assert explicit.summary["best"]["metric"] == "val/bpd"
 
     # The same again replaces, and a measurement of samples stands beside it.
-    given = [f"checkpoint={explicit.path}", "metrics=classifier", "metrics.samples=20"]
+    given = [f"checkpoint={explicit.path}", "metrics=classifier", "metrics.samples=20", "metrics.thorough=false"]
     assert command("evaluate", *given)[0] == 0
     names = [r["name"] for r in json.loads((explicit.path / "evaluation.json").read_text())]
     assert sorted(names) == sorted(
@@ -204,7 +252,13 @@ def test_a_bound_is_printed_as_one() -> None:
     import evaluate
     from imago.metrics import Measurement
 
-    protocol = {"data": "mnist test", "images": 3, "binarization": "none", "weights": "last", "standard_error": 0.25}
+    protocol: dict[str, str | int | float | bool] = {
+        "data": "mnist test",
+        "images": 3,
+        "binarization": "none",
+        "weights": "last",
+        "standard_error": 0.25,
+    }
     bound = Measurement("test/nats", 90.5, {**protocol, "likelihood": "lower_bound"})
     assert evaluate.told(bound, 9).startswith("  test/nats ≤ 90.50 ± 0.25 ")
     assert evaluate.told(Measurement("test/nats", 90.5, {**protocol, "likelihood": "exact"}), 9).startswith(
@@ -242,6 +296,8 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "plain", ["metrics=inception", "metrics.weights=no.pth"], r"metrics\.weights=no\.pth: there is no"),
     ("evaluate", "plain", ["split=train"], r"split=\"train\": .*'val' or 'test'"),
     ("evaluate", "plain", ["batch_size=0"], r"batch_size=0: input should be greater than 0"),
+    ("evaluate", "", ["checkpoint=[]"], r"checkpoint=\[\]: "),
+    ("evaluate", "plain", ["repeats=0"], r"repeats=0: input should be greater than 0"),
     ("evaluate", "plain", ["n=3"], r"n: no such setting|Could not override"),
 ]
 

@@ -38,14 +38,17 @@ def classifier(channels: int = 1, seed: int = 0) -> ClassifierExtractor:
 
 def test_inception_gives_torch_fidelitys_features_and_fid(inception_file):
     theirs = feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
-        "inception", ["2048"], feature_extractor_weights_path=inception_file
+        "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=inception_file
     )
     ours = InceptionExtractor(inception_file)
     images = torch.randint(0, 256, (24, 3, 32, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images[12:] //= 2
     with torch.no_grad():
-        (expected,) = theirs(images)
+        expected, expected_logits = theirs(images)
     found = ours(images)
+    logits = ours.logits(found)
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-5, atol=1e-5 * float(expected_logits.abs().mean()))
+    assert not logits.requires_grad
     assert found.dtype == torch.float32
     assert found.shape == (24, 2048)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().mean()))
@@ -124,3 +127,12 @@ def test_fingerprint_follows_the_weights_and_not_their_order():
     a, b = torch.ones(2), torch.zeros(3)
     assert weights_fingerprint({"a": a, "b": b}) == weights_fingerprint({"b": b, "a": a})
     assert weights_fingerprint({"a": a, "b": b}) != weights_fingerprint({"b": a, "a": b})
+
+
+def test_a_classifiers_logits_are_its_answers():
+    extractor = classifier()
+    images = torch.randint(0, 256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.no_grad():
+        answers = extractor.network(images)
+    assert answers.shape == (6, 3)
+    torch.testing.assert_close(extractor.logits(extractor(images)), answers)

@@ -97,6 +97,44 @@ def test_too_few_samples_are_said_beside_the_number(squares):
     assert "subsets of 30 instead of 50" in kernel.protocol["caveat"]
 
 
+def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
+    data = squares()
+    metrics = quality(data, thorough=True)
+    suffixed = [f"{name}_classifier" for name in ("precision", "recall", "density", "coverage", "inception_score")]
+    assert metrics.names == ["fd_classifier", "kd_classifier", *suffixed]
+    near, far = (metrics.measure(sampler(x)) for x in (data.training_images(), noise(data)))
+    assert [m.name for m in near] == metrics.names
+    for a, b in zip(near[2:6], far[2:6], strict=True):
+        assert a.value > 0.5 > b.value
+        assert (a.protocol["samples"], a.protocol["reference_images"]) == (200, 200), "as many of each"
+        assert (near[0].protocol["samples"], near[0].protocol["reference_images"]) == (200, 300)
+    assert [m.protocol["neighbours"] for m in near[2:6]] == [3, 3, 5, 5]
+    assert near[6].protocol["splits"] == 10
+    assert near[6].protocol["deviation"] > 0
+    assert 1 < near[6].value < 2, "of two classes"
+    assert json.loads(json.dumps(near[2].protocol)) == near[2].protocol
+    plain = quality(data).measure(sampler(noise(data)))
+    assert [m.value for m in plain] == [m.value for m in far[:2]], "and the distances are the same without"
+
+
+def test_more_samples_than_training_images_are_measured_at_equal_counts(squares):
+    data = squares()
+    found = quality(data, samples=400, thorough=True).measure(
+        sampler(data.training_images()[torch.randperm(300, generator=torch.Generator().manual_seed(1)).repeat(2)])
+    )
+    assert [m.value for m in found[2:4]] == [1, 1], "the first 300 samples are all of the training images"
+    assert (found[2].protocol["samples"], found[2].protocol["reference_images"]) == (300, 300)
+
+
+def test_too_few_samples_for_neighbours_are_said_at_the_start(squares):
+    metrics = quality(squares(), samples=5, thorough=True)
+    assert metrics.names == ["fd_classifier", "kd_classifier", "inception_score_classifier"]
+    assert "metrics.samples=5: precision, recall, density and coverage are left out" in metrics.notices[0]
+    (*_, score) = metrics.measure(sampler(noise(squares())))
+    assert score.protocol["splits"] == 5
+    assert "splits of 1 images for 2 classes" in score.protocol["caveat"]
+
+
 def test_measuring_leaves_no_trace(squares):
     data = squares()
     metrics = quality(data)

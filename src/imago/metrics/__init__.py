@@ -3,8 +3,10 @@
 from imago.metrics.choices import Auto, Classifier, ExtractorChoice, Inception
 from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
 from imago.metrics.frechet import Moments, frechet_distance
+from imago.metrics.inception_score import inception_score
 from imago.metrics.kernel import kernel_distance, squared_mmd
 from imago.metrics.likelihood import measure_likelihood
+from imago.metrics.manifold import ManifoldMeasures, manifold_measures
 from imago.metrics.quality import Evaluator, Measurement, NoMetrics, SampleQuality
 from imago.metrics.reference import ReferenceStatistics
 
@@ -17,13 +19,16 @@ __all__ = [
     "FeatureExtractor",
     "Inception",
     "InceptionExtractor",
+    "ManifoldMeasures",
     "Measurement",
     "Moments",
     "NoMetrics",
     "ReferenceStatistics",
     "SampleQuality",
     "frechet_distance",
+    "inception_score",
     "kernel_distance",
+    "manifold_measures",
     "measure_likelihood",
     "squared_mmd",
 ]

@@ -20,17 +20,23 @@ class FeatureExtractor(nn.Module, ABC):
         name: what protocols call it.
         dimensions: length d of a feature vector.
         metric_names: names of the Fréchet and of the kernel distance between its features.
+        suffix: of the names of all other metrics in its features.
         fingerprint: hexadecimal digest of its weights.
     """
 
     name: str
     dimensions: int
     metric_names: tuple[str, str]
+    suffix: str
     fingerprint: str
 
     @abstractmethod
     def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """The feature vectors of checked images."""
+
+    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"] | None:
+        """What the network behind the features takes for the classes of their images; ``None``: it is no classifier."""
+        return None
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Float32[Tensor, "n d"]:
@@ -84,6 +90,7 @@ class InceptionExtractor(FeatureExtractor):
     name = "inception"
     dimensions = 2048
     metric_names = ("fid", "kid")
+    suffix = ""
 
     def __init__(self, weights: str) -> None:
         super().__init__()
@@ -104,6 +111,11 @@ class InceptionExtractor(FeatureExtractor):
         """Pooled activations of the last Inception block; gray images are repeated to three channels."""
         return self.network(images.expand(-1, 3, -1, -1))[0]
 
+    @torch.no_grad()
+    def logits(self, features: Float[Tensor, "n 2048"]) -> Float[Tensor, "n 1008"]:
+        """Without the bias, as in TensorFlow's Inception score."""
+        return features @ self.network.fc.weight.T
+
 
 class ClassifierExtractor(FeatureExtractor):
     """The last hidden layer of a classifier trained on the data set itself.
@@ -114,6 +126,7 @@ class ClassifierExtractor(FeatureExtractor):
     """
 
     metric_names = ("fd_classifier", "kd_classifier")
+    suffix = "_classifier"
 
     def __init__(self, network: ClassifierNetwork, origin: str) -> None:
         super().__init__()
@@ -130,3 +143,8 @@ class ClassifierExtractor(FeatureExtractor):
         if images.shape[1] != self.channels:
             raise ValueError(f"images have {images.shape[1]} channels: this classifier was trained on {self.channels}")
         return self.network.embed(images)
+
+    @torch.no_grad()
+    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        """Of the classes of the data."""
+        return self.network.head(features)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -63,13 +64,16 @@ def measure_likelihood(
             f"importance={importance}: a {type(model).__name__} has no importance-weighted bound; models that have one "
             f"are {able}; leave importance=null"
         )
-    if isinstance(model, Diffusion):
-        model.bound_steps = bound_steps
     available = len({"train": data.train, "val": data.val, "test": data.test}[split])
     count = available if images is None else min(images, available)
     found: dict[str, list[torch.Tensor]] = {}
     done = 0
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    terms_visited: Protocol = {}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
+        if isinstance(model, Diffusion):
+            stack.enter_context(model.visiting(bound_steps))
+            terms_visited = {"bound_terms": model.bound_terms}
         torch.manual_seed(0)
         for batch in data.batches(split, batch_size):
             before_batch()
@@ -108,7 +112,7 @@ def measure_likelihood(
         "likelihood": model.likelihood,
         "binarization": _BINARIZATION[data.binarize],
         "conditional": model.conditional,
-        **({"bound_terms": model.bound_terms} if isinstance(model, Diffusion) else {}),
+        **terms_visited,
         "weights": "averaged" if averaged else "last",
         "caveat": _caveat(model, data, count, available),
     }
@@ -139,6 +143,8 @@ def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: 
     said = []
     if model.likelihood == "lower_bound":
         said.append("from a lower bound of the likelihood: the true value is smaller or equal")
+    if isinstance(model, Diffusion) and model.guidance:
+        said.append("of the model without guidance, which samples have")
     if count < available:
         said.append(f"of the first {count} of {available} images")
     if data.binarize:

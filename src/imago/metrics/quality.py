@@ -16,13 +16,16 @@ from imago.metrics.cache import Cache
 from imago.metrics.choices import ExtractorChoice
 from imago.metrics.extractors import FeatureExtractor
 from imago.metrics.frechet import Moments, frechet_distance
+from imago.metrics.inception_score import inception_score
 from imago.metrics.kernel import kernel_distance
+from imago.metrics.manifold import FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, manifold_measures
 from imago.metrics.network import Progress
 from imago.metrics.progress import progress_bar
 from imago.metrics.reference import ReferenceStatistics
 
 Protocol = dict[str, str | int | float | bool]
 Sampler = Callable[[int, int], Tensor]
+_SPLITS = 10  # of the Inception score, as in its paper
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Measurement:
     """One number and how it was obtained.
 
     Args:
-        name: "fid", "kid", "fd_classifier", "kd_classifier", "bpd" or "nats"; lower is better for all of them.
-        value: the distance, or the negative log-likelihood.
+        name: "fid", "kid", "fd_classifier", "kd_classifier", "bpd" or "nats", of which lower is better; "precision",
+            "recall", "density", "coverage" or "inception_score", with the extractor's suffix, of which higher is.
+        value: the number.
         protocol: data, extractor, counts, weights and, under "caveat", what to beware of.
     """
 
@@ -98,7 +102,7 @@ class NoMetrics(Evaluator):
 
 
 class SampleQuality(Evaluator):
-    """Fréchet and kernel distance between the features of samples and of the training split.
+    """Fréchet and kernel distance between the features of samples and of the training split, and more on request.
 
     Args:
         extractor: the choice of features.
@@ -107,6 +111,8 @@ class SampleQuality(Evaluator):
         weights: path of the extractor's weights, instead of the place where they are looked for.
         subsets: number of random subsets of the kernel distance.
         subset_size: images in each of them; fewer are used, and the protocol says so, where there are not so many.
+        thorough: measure precision, recall, density, coverage and, where the extractor knows classes, the Inception
+            score too; ``None`` leaves that to who measures: not during training, but in evaluate.py.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class SampleQuality(Evaluator):
         weights: str | None = None,
         subsets: PositiveInt = 100,
         subset_size: Annotated[int, Field(ge=2)] = 1000,
+        thorough: bool | None = None,
     ) -> None:
         self.choice = extractor
         self.samples = samples
@@ -124,13 +131,23 @@ class SampleQuality(Evaluator):
         self.weights = weights
         self.subsets = subsets
         self.subset_size = subset_size
+        self.thorough = bool(thorough)
         self.notices = []
         self._extractor: FeatureExtractor | None = None
 
     @property
     def names(self) -> list[str]:
-        """Fréchet distance, kernel distance; empty where nothing can be measured."""
-        return [] if self._extractor is None else list(self._extractor.metric_names)
+        """Fréchet distance, kernel distance, and what ``thorough`` adds; empty where nothing can be measured."""
+        if self._extractor is None:
+            return []
+        more = ["precision", "recall", "density", "coverage"] if self._enough else []
+        if self._extractor.logits(torch.zeros(1, self._extractor.dimensions, device=self._device)) is not None:
+            more.append("inception_score")
+        return [*self._extractor.metric_names, *(name + self._extractor.suffix for name in more if self.thorough)]
+
+    @property
+    def _enough(self) -> bool:
+        return min(self.samples, len(self._reference.features)) >= FEWEST
 
     def prepare(self, data: ImageDataModule, device: torch.device) -> None:
         """See :meth:`Evaluator.prepare`."""
@@ -151,6 +168,11 @@ class SampleQuality(Evaluator):
                 )
             reference.save(cache, data.fingerprint, self._extractor)
         self._reference = reference
+        if self.thorough and not self._enough:
+            self.notices.append(
+                f"metrics.samples={self.samples}: precision, recall, density and coverage are left out; they need "
+                f"{FEWEST} samples and as many training images"
+            )
         self._protocol: Protocol = {
             "extractor": self._extractor.name,
             "extractor_fingerprint": self._extractor.fingerprint[:16],
@@ -175,8 +197,8 @@ class SampleQuality(Evaluator):
         distance = frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance)
         size = min(self.subset_size, len(features), len(reference.features))
         kernel = kernel_distance(features, reference.features, self.subsets, size)
-        frechet_name, kernel_name = self.names
-        return [
+        frechet_name, kernel_name = self._extractor.metric_names
+        measurements = [
             Measurement(frechet_name, distance, self._protocol | {"caveat": self._frechet_caveat()}),
             Measurement(
                 kernel_name,
@@ -184,6 +206,41 @@ class SampleQuality(Evaluator):
                 self._protocol | {"subsets": self.subsets, "subset_size": size, "caveat": self._kernel_caveat(size)},
             ),
         ]
+        if self.thorough and self._enough:
+            measurements += self._manifold(features, self._extractor.suffix)
+        if self.thorough:
+            measurements += self._score(features, self._extractor)
+        return measurements
+
+    def _manifold(self, features: Tensor, suffix: str) -> list[Measurement]:
+        """Precision, recall, density and coverage, of equally many samples and training images."""
+        known = self._reference.features
+        count = min(len(features), len(known))
+        chosen = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:count]
+        found = manifold_measures(features[:count], known[chosen])
+        counts: Protocol = {"samples": count, "reference_images": count, "caveat": "none"}
+        neighbours = {
+            "precision": NEIGHBOURS,
+            "recall": NEIGHBOURS,
+            "density": NEIGHBOURS_DENSITY,
+            "coverage": NEIGHBOURS_DENSITY,
+        }
+        return [
+            Measurement(f"{name}{suffix}", getattr(found, name), self._protocol | counts | {"neighbours": k})
+            for name, k in neighbours.items()
+        ]
+
+    def _score(self, features: Tensor, extractor: FeatureExtractor) -> list[Measurement]:
+        """The Inception score, where the extractor knows classes."""
+        logits = extractor.logits(features.to(self._device))
+        if logits is None:
+            return []
+        splits = min(_SPLITS, len(features))
+        score, deviation = inception_score(logits.cpu(), splits)
+        size, classes = len(features) // splits, logits.shape[1]
+        caveat = "none" if size > classes else f"unreliable: splits of {size} images for {classes} classes"
+        told: Protocol = {"splits": splits, "deviation": deviation, "caveat": caveat}
+        return [Measurement(f"inception_score{extractor.suffix}", score, self._protocol | told)]
 
     @torch.no_grad()
     def _features(self, extractor: FeatureExtractor, sample: Sampler, progress: Progress | None) -> Tensor:
