@@ -105,6 +105,36 @@ def test_every_recipe_arrives_and_the_command_line_wins(composed: Any, recipe: s
     assert composed(f"model={model}", f"data={data}", "max_images=12345")["max_images"] == 12345
 
 
+def sweeper_params(*overrides: str) -> dict[str, str]:
+    """What Hydra's sweeper combines; ``composed`` has found the configurations for it."""
+    return dict(compose("train", list(overrides), return_hydra_config=True).hydra.sweeper.params)
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist"])
+def test_the_lecture_gives_every_family_the_same_data_and_seconds(composed: Any, data: str) -> None:
+    """Whatever recipes say, there is one form of the data and one limit; a schedule that counts images has none."""
+    named = sweeper_params("sweep=lecture")["model"].split(",")
+    assert set(named) == set(GROUPS["model"]), "a new family is missing in conf/sweep/lecture.yaml"
+    for model in named:
+        config = composed("sweep=lecture", f"model={model}", f"data={data}", "max_seconds=7")
+        settings = check(config)
+        limits = (settings.max_seconds, settings.max_images, settings.max_updates)
+        assert limits == (7, None, None)
+        assert config["data"]["binarize"] is None
+        assert config["model"]["schedule"] is None
+
+
+def test_a_sweep_of_objectives_is_of_both(composed: Any) -> None:
+    params = sweeper_params("sweep=objectives")
+    objectives = params["objective@model.objective"].split(",")
+    targets_of = {
+        composed("sweep=objectives", f"objective@model.objective={o}")["model"]["objective"]["_target_"]
+        for o in objectives
+    }
+    assert targets_of == {"imago.models.gan.Minimax", "imago.models.gan.NonSaturating"}
+    assert len(params["seed"].split(",")) >= 2
+
+
 def leaves(node: Any, where: str = "") -> Iterator[str]:
     """Keys of all values at any depth; of a group that is chosen or set to null, its own."""
     for key, value in node.items():
