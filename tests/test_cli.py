@@ -82,6 +82,7 @@ MISTAKES = [
     (["+model.optimizer.generator.foreach=true"], r"model\.optimizer: .*fused.*foreach"),
     (["model.objective=hinge"], r"model\.objective=hinge: .*write objective@model\.objective=hinge"),
     (["objective=hinge"], r"objective: belongs to the model; choose with objective@model\.objective=NAME"),
+    (["sampler@model.sampler=ddim"], r"this model has none to replace; .*write \+sampler@model\.sampler=NAME"),
     (["penalty@model.penalty=r1"], r"belongs to the model; choose with \+penalty@model\.penalty=NAME"),
     (["model.generator._target_=imago.runs.write_atomically"], r"only classes of .* can be constructed"),
     (["model.generator._target_=imago.data.module.Path"], r"only classes of .* can be constructed"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from helpers import configuration
 from imago.checkpoints import read
@@ -27,6 +28,15 @@ STEPS = {
     "vae": ["model=vae", "model.latent=6", "model.encoder.hidden=[16]", "model.decoder.hidden=[16]"],
     # In the mean of all 16 images some dimensions cost less than this, in that of 8 images others.
     "free bits": ["model=vae", "model.latent=16", "model.encoder.hidden=[16]", "model.free_bits=0.05"],
+    "ddpm": [
+        "model=ddpm",
+        "model.network.width=8",
+        "model.steps=100",
+        "conditional=true",
+        "model.drop_labels=0.3",
+        "variance@model.variance=learned",
+        "loss@model.loss=hybrid",
+    ],
     "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.gradient_clip=0.05"],
 }
 
@@ -93,6 +103,8 @@ def stepped(case: str, devices: int) -> dict[str, torch.Tensor]:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        # Setting up several processes draws from torch's generator, or not; imago.training seeds it again as well.
+        callbacks=[LambdaCallback(on_train_start=lambda *_: torch.manual_seed(1))],
     )
     trainer.fit(model, datamodule=data)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

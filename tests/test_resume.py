@@ -31,6 +31,7 @@ MODELS = {
 EXPLICIT = {
     "pixelcnn": ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"],
     "vae": ["model=vae", "model.latent=8", "model.encoder.hidden=[16]", "model.kl_warmup=1500", "model.free_bits=0.1"],
+    "ddpm": ["model=ddpm", "model.network.width=8", "model.steps=50", "conditional=true", "model.drop_labels=0.3"],
     "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.kl_warmup=1500"],
 }
 

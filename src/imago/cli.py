@@ -107,6 +107,8 @@ def explain(error: Exception) -> str:
     group = re.search(r"Could not override '([^']+)'.*No match in the defaults list", text)
     named = group or unknown
     relocated = RELOCATED.get(re.split("[@.]", named[1])[0]) if named else None
+    if named and relocated == named[1]:
+        return f"{named[1]}: this model has none to replace; to change the model of a checkpoint write +{named[1]}=NAME"
     if named and relocated:
         return f"{named[1]}: belongs to the model; choose with {relocated}=NAME"
     if group:
@@ -125,6 +127,8 @@ def explain(error: Exception) -> str:
             close = difflib.get_close_matches(detail[1], known, 1)
             remedy = f"did you mean {close[0]}? " if close else ""
             remedy += f"known here are {', '.join(known) or 'none'}"
+            if not known and unknown[1].startswith("model."):
+                remedy = f"to change the model of a checkpoint write +{unknown[1]}=VALUE"
         return f"{unknown[1]}: no such setting; {remedy}"
     return text
 

@@ -37,6 +37,14 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _mix_integer(x: int) -> int:
+    """The same bijection of one word, on the host."""
+    x &= _MASK
+    x = ((x ^ (x >> 30)) * (_MULTIPLY_1 & _MASK)) & _MASK
+    x = ((x ^ (x >> 27)) * (_MULTIPLY_2 & _MASK)) & _MASK
+    return _signed(x ^ (x >> 31))
+
+
 class PerImageGenerator:
     """A batch of independent random streams, one per image.
 
@@ -58,9 +66,9 @@ class PerImageGenerator:
 
     def _words(self, n: int, shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape)
-        seed = _mix(torch.tensor(_signed(self.seed + _GOLDEN), device=self.device))
         index = torch.arange(self.first, self.first + n, device=self.device)
-        key = _mix(seed ^ _mix(index * _signed(_GOLDEN) + 1))
+        # The seed is mixed on the host: a number sent to a GPU would make the host wait for it.
+        key = _mix(_mix(index * _signed(_GOLDEN) + 1) ^ _mix_integer(self.seed + _GOLDEN))
         counter = torch.arange(self._drawn + 1, self._drawn + size + 1, device=self.device) * _signed(_GOLDEN)
         self._drawn += size
         return _mix(key[:, None] + counter[None, :]).view(n, *shape)

@@ -15,7 +15,7 @@ from imago.diffusion.samplers import DDIM, Ancestral
 from imago.diffusion.schedules import Linear
 from imago.diffusion.variances import Large, Learned, Small
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import Batch, ImageSpec
 from imago.likelihoods import discretised_normal
 from imago.models.base import sum_of
 from imago.models.diffusion import Diffusion
@@ -43,6 +43,10 @@ class Told(nn.Module):
 
     def forward(self, x: torch.Tensor, position: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         return self.answer(x, position) + 0 * self.weight
+
+
+def images_of(spec: ImageSpec, n: int) -> torch.Tensor:
+    return torch.randint(spec.levels, (n, *spec.shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
 def told(spec: ImageSpec, steps: int, answer: Any, variance: Any = None, **more: Any) -> Diffusion:
@@ -169,7 +173,7 @@ def test_probabilities_of_all_tiny_images_sum_to_at_most_one(levels: int) -> Non
     many = every.repeat_interleave(500, 0)
     bound = model.log_likelihood(many).view(len(every), -1).double().mean(1)
     total = float(bound.exp().sum())
-    assert 0.02 < total < 1.01  # it has learned something, and not too much
+    assert 0.05 < total < 1.01  # it has learned something, and not too much
 
 
 def known(steps: int, variance: Any, scale: float = 0.25) -> Diffusion:
@@ -237,18 +241,78 @@ def test_a_random_part_of_the_terms_is_right_on_average() -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+def learned_with(model: Diffusion, images: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+    """The loss that ``learn`` descends on, with its graph, and what it asked the network."""
+    asked: dict[str, Any] = {}
+    ask = model.ask
+
+    def spy(noisy: torch.Tensor, t: torch.Tensor, given: torch.Tensor | None) -> Any:
+        asked.update(noisy=noisy, t=t, labels=given)
+        asked["answer"] = ask(noisy, t, given)
+        for tensor in asked["answer"]:
+            if tensor is not None:
+                tensor.retain_grad()
+        return asked["answer"]
+
+    model.ask = spy  # type: ignore[method-assign]
+    model.descend = lambda player, loss: asked.update(loss=loss)  # type: ignore[method-assign]
+    draws = torch.Generator().manual_seed(5)
+    model.noise = lambda n, *shape: torch.randn(n, *shape, generator=draws)  # type: ignore[method-assign]
+    model.learn(Batch(images, labels))
+    return asked
+
+
 def test_the_full_loss_is_the_bound_on_average() -> None:
-    """The mean over t of T L_t, in bits, is what log_likelihood reports, without the constant L_T."""
-    model = make(ImageSpec(1, 2, 2), "model.steps=5", "loss@model.loss=full_bound").eval()
-    images = torch.randint(256, (5000, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    x = to_signal(images, 256)
-    terms = model.measured_terms(images)
-    t = torch.arange(5000) % 5 + 1
-    with torch.no_grad():
-        noisy = model.process.diffuse(x, t, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
-        nats = 5 * model._term(images, x, noisy, t, model.estimate(noisy, t, None))
-    expected = float((terms["elbo/denoising"] + terms["elbo/reconstruction"]).mean())
-    assert float(nats.mean()) == pytest.approx(expected, rel=0.05)
+    """What is descended on is the reported bound, in bits per dimension, without L_T.
+
+    The network knows one image that all images are, so that no estimate has to be clipped.
+    """
+    spec, target = ImageSpec(1, 2, 2), 0.1
+
+    def answer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x, target)[:, None]
+
+    model = told(spec, 5, answer)
+    images = torch.full((30_000, 1, 2, 2), 160, dtype=torch.uint8)
+    loss = float(learned_with(model, images)["loss"].detach())
+    terms = told(spec, 5, answer).measured_terms(images[:3000])
+    bits = (terms["elbo/denoising"] + terms["elbo/reconstruction"]).mean() / (4 * math.log(2))
+    assert loss == pytest.approx(float(bits), rel=0.05)
+
+
+def test_training_draws_every_time_and_hides_labels() -> None:
+    spec = ImageSpec(1, 2, 2, classes=3)
+    model = make(spec, "model.steps=4", "conditional=true", "model.drop_labels=0.25")
+    labels = torch.arange(4000) % 3
+    asked = learned_with(model, images_of(spec, 4000), labels)
+    assert torch.bincount(asked["t"], minlength=5).tolist() == pytest.approx([0, 1000, 1000, 1000, 1000], abs=120)
+    hidden = asked["labels"] == 3
+    assert float(hidden.float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(asked["labels"][~hidden], labels[~hidden])
+    # Which labels are hidden has nothing to do with t.
+    assert float(hidden[asked["t"] == 1].float().mean()) == pytest.approx(0.25, abs=0.06)
+    with pytest.raises(UserError, match=r"model.drop_labels=0.1: .* conditional=true, or drop_labels=0"):
+        make(spec, "model.drop_labels=0.1")
+
+
+def test_the_hybrid_moves_means_by_the_simple_loss_and_variances_by_the_bound() -> None:
+    spec = ImageSpec(1, 2, 2)
+    learned = ("model.steps=6", "variance@model.variance=learned")
+    images = images_of(spec, 64)
+    gradients = {}
+    for name in ("hybrid", "full_bound"):
+        asked = learned_with(make(spec, *learned, f"loss@model.loss={name}"), images)
+        asked["loss"].backward()
+        gradients[name] = [part.grad for part in asked["answer"]]
+    model = make(spec, *learned, "loss@model.loss=hybrid")
+    model.loss = Simple()
+    asked = learned_with(model, images)
+    asked["loss"].backward()
+    mean, variance = gradients["hybrid"]
+    torch.testing.assert_close(mean, asked["answer"][0].grad)
+    assert asked["answer"][1].grad is None
+    torch.testing.assert_close(variance, 0.001 * gradients["full_bound"][1])
+    assert bool((variance != 0).all())
 
 
 def test_losses() -> None:
@@ -313,11 +377,35 @@ def test_the_chain_of_a_sample_ends_with_the_sample() -> None:
         labels = torch.tensor([1, 0, 1]) if model.conditional else None
         chain = model.sample_chain(3, 5, PerImageGenerator(4), labels)
         images = model.sample(3, generator=PerImageGenerator(4), labels=labels)
-        assert chain.times[-1] == 0
+        assert (chain.times[0], chain.times[-1]) == (model.process.steps, 0)
         assert len(chain.times) == 5
+        assert chain.image is not None
+        assert torch.equal(chain.image[-1], chain.noisy[-1])
+        noise = PerImageGenerator(4).normal(3, 1, 6, 6)
+        assert torch.equal(chain.noisy[0], noise)
+        with torch.no_grad():
+            t = torch.tensor([model.process.steps])
+            torch.testing.assert_close(chain.image[0], model.eval().estimate(noise, t, labels).image)
+        model.train()
         assert chain.times == sorted(chain.times, reverse=True)
         assert torch.equal(((chain.noisy[-1] + 1) * 127.5).round().to(torch.uint8), images)
         assert model.training
+
+
+def test_a_chain_has_two_ends() -> None:
+    with pytest.raises(UserError, match=r"stations=1: .* give 2 or more"):
+        make(ImageSpec(1, 6, 6)).sample_chain(1, 1, PerImageGenerator(0))
+
+
+def test_an_image_is_the_same_in_any_batch_when_noise_is_drawn_on_the_way() -> None:
+    spec = ImageSpec(1, 6, 6, classes=2)
+    ancestral = ("sampler@model.sampler=ancestral", "model.steps=20")
+    for options in (ancestral, (*ancestral, "conditional=true", "model.drop_labels=0.1", "model.guidance=1.0")):
+        model = make(spec, *options)
+        together = model.sample(4, generator=PerImageGenerator(9)).int()
+        alone = [model.sample(1, generator=PerImageGenerator(9, first=k)).int() for k in range(4)]
+        assert int((together - torch.cat(alone)).abs().max()) <= 1
+        assert model.sampling.startswith("Ancestral, all steps, uniform, variance small")
 
 
 def test_the_forward_chain_starts_with_the_image_and_ends_in_noise() -> None:

@@ -77,7 +77,7 @@ def measure(
         began = time.perf_counter()
         images = model.sample(n, generator=generator, progress=lambda done, total: before_batch())
         if images.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(images.device)
         spent[0] += time.perf_counter() - began
         spent[1] += n
         return images

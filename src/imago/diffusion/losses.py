@@ -24,8 +24,9 @@ class Loss(ABC):
 
         Args:
             squared: mean squared error of the prediction.
-            bits: T times the term of the bound that belongs to t, in bits per dimension: on average over t the bound
-                itself, up to the constant L_T.
+            bits: T times the term of the bound that belongs to t, in bits per dimension: on average over t the bound,
+                up to the constant L_T, of estimates that are not clipped to what an image can be, as the reported
+                one's are, so that gradients reach them all.
         """
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
 
 class State(NamedTuple):
-    """A station on the way: the images now at time ``t``, and what they were estimated to become when last asked."""
+    """A station on the way: the images x_t, and what x_0 the network expects of them (at t = 0, themselves)."""
 
     t: int
     noisy: Signal
@@ -62,7 +62,12 @@ class Sampler(ABC):
         steps: S, how many times the network is asked; ``None`` for all T.
         spacing: ``uniform`` steps of t, or ``quadratic`` ones, which are closer together at the end (Song et al. 2021,
             appendix D.2).
+
+    Attributes:
+        uses_variance: whether samples depend on the variance of the steps back.
     """
+
+    uses_variance: ClassVar[bool] = False
 
     def __init__(self, steps: PositiveInt | None = None, spacing: Literal["uniform", "quadratic"] = "uniform") -> None:
         self.steps = steps
@@ -93,7 +98,7 @@ class Sampler(ABC):
         return times[::-1]
 
     def walk(self, denoise: Denoiser, x: Signal, way: Way) -> Iterator[State]:
-        """The states after each step, the last of them at t = 0.
+        """The states at each time, the first of them at t = T, the last at t = 0.
 
         Args:
             denoise: the network.
@@ -102,9 +107,10 @@ class Sampler(ABC):
         """
         for t, s in pairwise(self.times(way.process.steps)):
             estimate = denoise(x, t)
+            yield State(t, x, estimate.image)
             x = estimate.image if s == 0 else self.move(x, estimate, t, s, way)
             way.previous = (t, estimate.image)
-            yield State(s, x, estimate.image)
+        yield State(0, x, x)
 
     @abstractmethod
     def move(self, x: Signal, estimate: Estimate, t: int, s: int, way: Way) -> Signal:
@@ -117,14 +123,15 @@ class Ancestral(Sampler):
     With fewer steps than T the chain is that of the same ᾱ at the times visited (Nichol & Dhariwal 2021, section 4).
     """
 
+    uses_variance = True
+
     def move(self, x: Signal, estimate: Estimate, t: int, s: int, way: Way) -> Signal:
         """See :class:`Sampler`."""
         q = way.process.posterior(s, t)
+        # Tensors of no dimension on the CPU join any device's without a copy to wait for.
         log_beta, log_tilde = (torch.tensor(math.log(v), dtype=torch.float32) for v in (q.beta, q.variance))
-        log_variance = way.variance.log(log_beta, log_tilde, estimate.raw_variance)
-        scale = torch.exp(0.5 * log_variance)
-        noise = way.draw()
-        return q.image * estimate.image + q.noisy * x + scale.to(x.device, non_blocking=True) * noise
+        scale = torch.exp(0.5 * way.variance.log(log_beta, log_tilde, estimate.raw_variance))
+        return q.image * estimate.image + q.noisy * x + scale * way.draw()
 
 
 class DDIM(Sampler):

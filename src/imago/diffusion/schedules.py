@@ -1,8 +1,8 @@
 """How fast an image is destroyed: the share ᾱ_t of its variance that is left after t of T steps.
 
-All schedules are written for T = 1000, as in the papers, and keep their ᾱ as a function of t / T nearly the same for
-any other number of steps: β_t grows by 1000 / T. Where that would pass :data:`LARGEST_BETA`, with some ten steps or
-fewer, it is cut there.
+All schedules are written for T = 1000, as in the papers, and for some fifty steps or more keep their ᾱ as a function of
+t / T nearly the same: β_t grows by 1000 / T. Where that would pass :data:`LARGEST_BETA`, with twenty steps or fewer, it
+is cut there.
 """
 
 import math

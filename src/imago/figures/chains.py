@@ -1,8 +1,10 @@
 """The two chains of a diffusion model (Ho et al. 2020, figures 2 and 6): images drown in noise, and come out of it."""
 
+from typing import Annotated
+
 import torch
 from PIL import Image
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import class_of, first_of, labelled, repeated, stacked
@@ -28,7 +30,7 @@ class Chains(Figure):
     def __init__(
         self,
         images: PositiveInt = 3,
-        stations: PositiveInt = 11,
+        stations: Annotated[int, Field(ge=2)] = 11,
         seed: NonNegativeInt = 0,
         label: NonNegativeInt | None = None,
     ) -> None:
@@ -48,24 +50,16 @@ class Chains(Figure):
         steps = model.process.steps
         times = sorted(set(torch.linspace(0, steps, self.stations).round().long().tolist()))
         forward = model.chain(part.images, times, PerImageGenerator(self.seed, device=model.device))
-        progress(1, 2)
         generator = PerImageGenerator(self.seed, device=model.device)
         labels = None if label is None else repeated(label, self.images)
-        back = model.sample_chain(self.images, self.stations - 1, generator, labels)
-        progress(2, 2)
+        back = model.sample_chain(self.images, self.stations, generator, labels, progress)
         assert back.image is not None
-        start = PerImageGenerator(self.seed, device=model.device)
-        if label is None and model.conditional:
-            start.integers(self.images, model.classes)
-        noise = start.normal(self.images, *model.spec.shape).to(model.device)
-        noisy = torch.cat([noise[None], back.noisy])
-        guessed = torch.cat([torch.full_like(noise, 1.0)[None], back.image])
 
         def shown(chain: Signal) -> Images:
             return to_bytes(to_images(chain, model.spec.levels), model.spec.levels).cpu()
 
         above = shown(forward.noisy.transpose(0, 1).flatten(0, 1))
-        pairs = torch.stack([noisy, guessed], 1).permute(2, 1, 0, 3, 4, 5)  # image, kind, station
+        pairs = torch.stack([back.noisy, back.image], 1).permute(2, 1, 0, 3, 4, 5)  # image, kind, station
         return stacked(
             [
                 labelled(
@@ -77,9 +71,9 @@ class Chains(Figure):
                 ),
                 labelled(
                     shown(pairs.flatten(0, 2)),
-                    len(noisy),
-                    title=f"p(x_0 … x_T): samples ({model.sampling}) and the image expected when they were at t",
-                    column_names=[f"t = {t}" for t in [steps, *back.times]],
+                    len(back.times),
+                    title=f"p(x_0 … x_T): samples ({model.sampling}) and the image that the network expects at t",
+                    column_names=[f"t = {t}" for t in back.times],
                     row_names=["x_t", "expected x_0"] * self.images,
                 ),
             ]

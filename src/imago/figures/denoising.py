@@ -1,5 +1,7 @@
 """Where the bits of a diffusion model's bound are spent (Nichol & Dhariwal 2021, figure 2)."""
 
+import math
+
 import torch
 from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
@@ -35,37 +37,43 @@ class Denoising(Figure):
         part = data.test.part(slice(self.images))
         images, labels = model.checked(part.images, part.labels if model.conditional else None)
         steps = model.process.steps
-        times = sorted(set(torch.logspace(0, torch.log10(torch.tensor(float(steps))), self.points).round().tolist()))
+        count = min(self.points, steps)
+        times = sorted({1, steps, *torch.logspace(0, math.log10(steps), count).round().long().tolist()})
         if self.points >= steps:
-            times = [float(t) for t in range(1, steps + 1)]
-        x = to_signal(images, model.spec.levels)
+            times = list(range(1, steps + 1))
+        generator = PerImageGenerator(self.seed, device=model.device)
         bits = []
-        for k, time in enumerate(times):
-            generator = PerImageGenerator(self.seed, device=model.device)
-            t = torch.full((len(x),), int(time), device=model.device)
-            nats = model.term(images, x, t, labels, lambda n, *s, g=generator: g.normal(n, *s).to(model.device))
+        for k, t in enumerate(times):
+            nats = model.term(images, t, labels, lambda n, *shape: generator.normal(n, *shape).to(model.device))
             bits.append(float(bits_per_dim(nats.mean(), model.spec)))
             progress(k + 1, len(times))
-        last = float(bits_per_dim(model.regularisation(x).mean(), model.spec))
+        last = float(bits_per_dim(model.regularisation(to_signal(images, model.spec.levels)).mean(), model.spec))
         drawing = Drawing(figsize=(9, 3.6), layout="constrained")
         left, right = drawing.subplots(1, 2)
         left.loglog(times[1:], bits[1:], marker=".", markersize=3, label="denoising")
         left.loglog(times[:1], bits[:1], "o", color="tab:orange", label="reconstruction (t = 1)")
         left.set_ylabel("bits per dimension, each t")
         left.legend(fontsize=8)
-        # Between the times drawn a term is taken to change evenly.
+        # Between the times drawn a term is taken to be a power of t; at t = 1 there is another kind of term.
         every = torch.arange(1, steps + 1).double()
-        known, values = torch.tensor(times).double(), torch.tensor(bits).double()
-        after = torch.searchsorted(known, every).clamp(1, len(known) - 1)
-        share = (every - known[after - 1]) / (known[after] - known[after - 1])
-        sums = torch.lerp(values[after - 1], values[after], share).cumsum(0)
+        terms = torch.tensor(bits[:1]).double()
+        if steps > 1:
+            known, values = torch.tensor(times[1:]).double(), torch.tensor(bits[1:]).double()
+            after = torch.searchsorted(known, every[1:]).clamp(min=1, max=max(1, len(known) - 1))
+            before = after - 1
+            after = after.clamp(max=len(known) - 1)
+            gap = (known[after].log() - known[before].log()).clamp(min=1e-12)
+            share = (every[1:].log() - known[before].log()) / gap
+            logs = values.clamp(min=1e-30).log()
+            terms = torch.cat([terms, torch.lerp(logs[before], logs[after], share).exp()])
+        sums = terms.cumsum(0)
         right.semilogx(every.numpy(), sums.numpy())
         right.set_ylabel("sum of the terms up to t")
         for axes in (left, right):
             axes.set_xlabel("t")
             axes.grid(alpha=0.3)
         drawing.suptitle(
-            f"{len(x)} test images of {data.name}: about {float(sums[-1]) + last:.3f} bits/dim, of which "
+            f"{len(images)} test images of {data.name}: about {float(sums[-1]) + last:.3f} bits/dim, of which "
             f"reconstruction {bits[0]:.3f}, denoising {float(sums[-1]) - bits[0]:.3f}, regularisation {last:.1e}",
             fontsize=10,
         )

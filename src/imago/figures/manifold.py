@@ -64,6 +64,8 @@ class Manifold(Figure):
         else:
             z, values = self._along_components(trained, label, quantiles), (quantiles, quantiles)
             across, up = "first", "second principal component of the codes"
+        if model.latent > 2 and self.plane == "axes":
+            up += f", of {model.latent} dimensions; figure.plane=principal has those that vary most"
         columns, rows = ([f"{round(value, 1) + 0.0:+.1f}" for value in axis.tolist()] for axis in values)
         return labelled(
             decoded(model, z, label, progress),

@@ -28,6 +28,7 @@ eq. 14; :mod:`imago.diffusion.losses`). Sampling is (1), or something faster: :m
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -57,7 +58,7 @@ class Chain:
     Attributes:
         times: t of each.
         noisy: signals x_t, (stations, n, channels, height, width); not confined to [-1, 1].
-        image: on the way back, the estimates of x_0 that led there, of the same shape; ``None`` on the way forward.
+        image: on the way back, the x_0 that the network expects of each, the same shape; ``None`` on the way forward.
     """
 
     times: list[int]
@@ -123,6 +124,10 @@ class Diffusion(ExplicitModel):
                 f"model.guidance={guidance}: needs a network that knows images with and without a label; give "
                 "conditional=true and model.drop_labels=0.1, or guidance=0"
             )
+        if drop_labels and not conditional:
+            raise UserError(
+                f"model.drop_labels={drop_labels}: there are no labels to hide; give conditional=true, or drop_labels=0"
+            )
         if variance.learned and not loss.needs_bound:
             raise UserError(
                 f"model.variance: a learned one gets no gradient from the loss {type(loss).__name__}; choose "
@@ -135,7 +140,7 @@ class Diffusion(ExplicitModel):
         self.sampler = sampler
         self.sampler.times(steps)  # refuses what cannot be walked
         self.guidance = guidance
-        self.drop_labels = drop_labels if conditional else 0.0
+        self.drop_labels = drop_labels
         self.bound_steps: int | None = None
         # A label more stands for none.
         self.net = network(spec, 1 + variance.learned, self.classes + bool(self.drop_labels))
@@ -153,13 +158,25 @@ class Diffusion(ExplicitModel):
     @property
     def sampling(self) -> str:
         """Sampler, its steps, and guidance."""
-        return str(self.sampler) + (f", guidance {self.guidance:g}" if self.guidance else "")
+        words = str(self.sampler)
+        if self.sampler.uses_variance:
+            words += f", variance {type(self.variance).__name__.lower()}"
+        return words + (f", guidance {self.guidance:g}" if self.guidance else "")
 
     @property
     def bound_terms(self) -> int:
         """How many terms of (2) an estimate for one image visits."""
         every = self.process.steps + 1
         return every if self.bound_steps is None else min(every, self.bound_steps + 2)
+
+    @contextmanager
+    def visiting(self, bound_steps: int | None) -> Iterator[None]:
+        """Estimate bounds from so many terms inside, afterwards as before."""
+        before, self.bound_steps = self.bound_steps, bound_steps
+        try:
+            yield
+        finally:
+            self.bound_steps = before
 
     # --- the network --------------------------------------------------------------------------------------------------
 
@@ -185,7 +202,7 @@ class Diffusion(ExplicitModel):
         if not self.guidance or labels is None:
             return self.estimate(noisy, t, labels)
         both = torch.cat([labels, torch.full_like(labels, self.classes)])
-        output, raw = self.ask(torch.cat([noisy, noisy]), t, both)
+        output, raw = self.ask(torch.cat([noisy, noisy]), t if len(t) == 1 else torch.cat([t, t]), both)
         known, unknown = output.chunk(2)
         a, s = self.process.at("signal", t), self.process.at("noise", t)
         image = self.prediction.image(known + self.guidance * (known - unknown), noisy, a, s)
@@ -209,7 +226,11 @@ class Diffusion(ExplicitModel):
         bits = squared
         if self.loss.needs_bound:
             image = self.prediction.image(output if self.loss.bound_trains_mean else output.detach(), noisy, a, s)
-            nats = self._term(batch.images, x, noisy, t, Estimate(image, raw)) * self.process.steps
+            estimate = Estimate(image, raw)
+            nats = torch.where(
+                t > 1, self._denoising(x, t, estimate), self._reconstruction(batch.images, noisy, t, estimate)
+            )
+            nats = nats * self.process.steps
             bits = bits_per_dim(nats, self.spec)
             self.record("bits", bits.mean())
         self.record("squared_error", squared.mean())
@@ -243,13 +264,13 @@ class Diffusion(ExplicitModel):
             weight = (steps - 1) / self.bound_steps
         denoising = torch.zeros(n, device=x.device)
         for k, t in enumerate(times):
-            denoising += self.term(images, x, t, labels, normal)
+            noisy = self.process.diffuse(x, t, normal(n, *self.spec.shape))
+            denoising += self._denoising(x, t, self.estimate(noisy, t, labels))
             self.report(k + 1, len(times) + 1)
-        first = torch.ones(n, dtype=torch.long, device=x.device)
         return {
             "elbo/regularisation": self.regularisation(x),
             "elbo/denoising": weight * denoising,
-            "elbo/reconstruction": self.term(images, x, first, labels, normal),
+            "elbo/reconstruction": self.term(images, 1, labels, normal),
         }
 
     def regularisation(self, x: Signal) -> Float[Tensor, " n"]:
@@ -258,26 +279,31 @@ class Diffusion(ExplicitModel):
         constant = -alpha_bar - math.log1p(-alpha_bar)  # σ² − 1 − log σ²
         return 0.5 * (alpha_bar * x.square() + constant).flatten(1).sum(1)
 
-    def term(self, images: Images, x: Signal, t: Times, labels: Tensor | None, normal: Normal) -> Float[Tensor, " n"]:
+    def term(self, images: Images, t: int, labels: Tensor | None, normal: Normal) -> Float[Tensor, " n"]:
         """L_{t−1} of (2) in nats, at one x_t ~ q(x_t | x_0) for each image; at t = 1 the reconstruction."""
-        noisy = self.process.diffuse(x, t, normal(len(x), *self.spec.shape))
-        return self._term(images, x, noisy, t, self.estimate(noisy, t, labels))
+        x = to_signal(images, self.spec.levels)
+        at = torch.full((1,), t, device=x.device)
+        noisy = self.process.diffuse(x, at, normal(len(x), *self.spec.shape))
+        estimate = self.estimate(noisy, at, labels)
+        return self._reconstruction(images, noisy, at, estimate) if t == 1 else self._denoising(x, at, estimate)
 
-    def _term(self, images: Images, x: Signal, noisy: Signal, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
+    def _denoising(self, x: Signal, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
+        """KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t)) for t ≥ 2."""
+        log_tilde = self.process.at("log_tilde", t)
+        log_variance = self.variance.log(self.process.at("log_beta", t), log_tilde, estimate.raw_variance)
+        step = self.process.at("from_image", t) * (estimate.image - x)  # of the means: their part of x_t is the same
+        kl = 0.5 * (log_variance - log_tilde + torch.exp(log_tilde - log_variance) - 1)
+        return (kl + 0.5 * step.square() * torch.exp(-log_variance)).flatten(1).sum(1)
+
+    def _reconstruction(self, images: Images, noisy: Signal, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
+        """−log p_θ(x_0|x_1), of images at t = 1."""
         at = self.process.at
         log_tilde = at("log_tilde", t)
-        log_beta = at("log_beta", t)
-        if not self.variance.learned:  # at t = 1 β̃_2 stands for β too (Ho et al., as coded): the decoder is narrow
-            log_beta = torch.where(_column(t) > 1, log_beta, log_tilde)
-        log_variance = self.variance.log(log_beta, log_tilde, estimate.raw_variance)
-        step = at("from_image", t) * (estimate.image - x)  # between the means: the part of x_t is the same
-        kl = 0.5 * (log_variance - log_tilde + torch.exp(log_tilde - log_variance) - 1)
-        kl = kl + 0.5 * step.square() * torch.exp(-log_variance)
-        if not bool((t == 1).any()):
-            return kl.flatten(1).sum(1)
+        # β̃_2 stands for β_1 too unless it is learned (Ho et al., as coded): the decoder is narrow.
+        log_beta = at("log_beta", t) if self.variance.learned else log_tilde
         mean = at("from_image", t) * estimate.image + at("from_noisy", t) * noisy
-        decoder = -discretised_normal(mean, 0.5 * log_variance.expand_as(mean), images, self.spec.levels)
-        return torch.where(_column(t) > 1, kl, decoder).flatten(1).sum(1)
+        log_scale = 0.5 * self.variance.log(log_beta, log_tilde, estimate.raw_variance)
+        return -discretised_normal(mean, log_scale.expand_as(mean), images, self.spec.levels).flatten(1).sum(1)
 
     # --- samples and chains -------------------------------------------------------------------------------------------
 
@@ -295,7 +321,7 @@ class Diffusion(ExplicitModel):
 
         calls = len(self.sampler.times(self.process.steps)) - 1
         for k, state in enumerate(self.sampler.walk(denoise, draw(), Way(self.process, draw, self.variance))):
-            self.report(k + 1, calls)
+            self.report(min(k + 1, calls), calls)
             yield state
 
     @torch.no_grad()
@@ -317,23 +343,39 @@ class Diffusion(ExplicitModel):
         return Chain(times, torch.stack(found), None)
 
     @torch.no_grad()
-    def sample_chain(self, n: int, stations: int, generator: PerImageGenerator, labels: Labels | None = None) -> Chain:
-        """The walk back of ``n`` samples, the same that :meth:`sample` gives, seen at about ``stations`` moments.
+    def sample_chain(
+        self,
+        n: int,
+        stations: int,
+        generator: PerImageGenerator,
+        labels: Labels | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Chain:
+        """The walk back of ``n`` samples, the same that :meth:`sample` gives, seen at so many moments from T to 0.
+
+        Args:
+            n: number of samples.
+            stations: at least 2; fewer are returned where the sampler takes fewer steps.
+            generator: the random stream of each image.
+            labels: int64 (n,), conditional models only; drawn without it.
+            progress: called with (steps done, steps in all).
 
         Raises:
-            UserError: labels that the model was not made for.
+            UserError: less than two stations, or labels that the model was not made for.
         """
+        if stations < 2:
+            raise UserError(f"stations={stations}: the chain has at least its two ends; give 2 or more")
         if labels is None and self.conditional:
             labels = generator.integers(n, self.classes)
         if labels is not None:
             self.check_labels(labels, n)
             labels = labels.to(self.device)
-        with evaluating(self):
-            states: list[State] = list(self._walk(n, labels, generator))
-        picked = torch.linspace(0, len(states) - 1, min(stations, len(states))).round().long().tolist()
-        kept = [states[k] for k in picked]
+        moments = len(self.sampler.times(self.process.steps))
+        wanted = set(torch.linspace(0, moments - 1, min(stations, moments)).round().long().tolist())
+        self._progress = progress
+        try:
+            with evaluating(self):
+                kept = [state for k, state in enumerate(self._walk(n, labels, generator)) if k in wanted]
+        finally:
+            self._progress = None
         return Chain([s.t for s in kept], torch.stack([s.noisy for s in kept]), torch.stack([s.image for s in kept]))
-
-
-def _column(t: Times) -> Tensor:
-    return t.view(-1, 1, 1, 1)

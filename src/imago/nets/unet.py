@@ -26,11 +26,11 @@ Vector = Float[Tensor, "rows numbers"]
 
 # Last layers of blocks at first, in units of LeCun's weights. Ho et al. have 0; then what stands before learns nothing.
 SMALL = 0.1
-LONGEST = 10_000.0  # longest period of the time's code, in steps of T = 1000
+SLOWEST = 1e-4  # lowest frequency of the time's code, in radians for a step of T = 1000
 
 
 def groups_of(channels: int) -> int:
-    """The largest divisor of a number of channels that leaves four in each group, as the paper's 32 groups of 128 do.
+    """The largest divisor of a number of channels that leaves four or more in a group, as the paper's 32 of 128 do.
 
     At most 32; fewer channels in a group would leave a map of one pixel with nothing but its sign.
     """
@@ -53,7 +53,7 @@ def time_code(position: Float[Tensor, " rows"], length: int) -> Vector:
         length: numbers in the code; one that is odd has a zero at its end.
     """
     half = length // 2
-    frequencies = torch.exp(torch.arange(half, device=position.device) * (-math.log(LONGEST) / max(1, half - 1)))
+    frequencies = torch.exp(torch.arange(half, device=position.device) * (math.log(SLOWEST) / max(1, half - 1)))
     angles = 1000 * position[:, None] * frequencies
     return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, length - 2 * half))
 
@@ -188,6 +188,8 @@ class UNet(nn.Module):
         code = 4 * width
         self.embed_time = nn.Sequential(nn.Linear(width, code), nn.SiLU(), nn.Linear(code, code))
         self.embed_class = nn.Embedding(classes, code) if classes else None
+        if self.embed_class is not None:  # what the time says varies by as much at first
+            nn.init.normal_(self.embed_class.weight, 0.0, 0.1)
         self.first = convolution(spec.channels * patch**2, channels[0], 3)
         self.down = nn.ModuleList()
         self.halvings = nn.ModuleList()
