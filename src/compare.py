@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 from pydantic import Field
@@ -18,12 +18,25 @@ class Settings:
 
     runs: str | Annotated[list[str], Field(min_length=1)]
     out: str
+    report: Literal["board", "claims"]
 
 
 def main(config: DictConfig) -> None:
-    """Read the runs, print the board, and write it to ``out``."""
+    """Read the runs, print the board, and write it to ``out``; with ``report=claims`` what they say of the lecture."""
     settings = check_settings(plain(config), Settings)
-    from imago.compare import Board, find_runs, read_record, show, write_csv, write_markdown, write_page
+    from imago.compare import (
+        Board,
+        answers,
+        find_runs,
+        read_record,
+        show,
+        show_claims,
+        write_claims_markdown,
+        write_claims_page,
+        write_csv,
+        write_markdown,
+        write_page,
+    )
 
     places = [settings.runs] if isinstance(settings.runs, str) else settings.runs
     runs, empty = find_runs(places)
@@ -39,12 +52,20 @@ def main(config: DictConfig) -> None:
         write_page(board, out / "board.html")
         write_csv(board, out / "board.csv")
         write_markdown(board, out / "board.md")
+        if settings.report == "claims":
+            claims = answers(board)
+            write_claims_page(claims, out / "claims.html")
+            write_claims_markdown(claims, out / "claims.md")
     except OSError as error:
         raise UserError(f"out={out}: {error.strerror}: {error.filename}; choose another folder") from None
     show(board)
+    names = ["board.html", "board.csv", "board.md"]
+    if settings.report == "claims":
+        show_claims(claims)
+        names += ["claims.html", "claims.md"]
     for line in empty:
         print(f"runs: {line}")
-    for name in ("board.html", "board.csv", "board.md"):
+    for name in names:
         print(out / name)
 
 

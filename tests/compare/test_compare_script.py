@@ -50,6 +50,15 @@ def test_it_writes_three_files_and_says_where(command: Command, make_run: MakeRu
     assert out.count("made-mnist") > 0
 
 
+def test_the_claims_stand_beside_the_board(command: Command, make_run: MakeRun) -> None:
+    make_run("logs/made-mnist/1")
+    code, out, err = command("report=claims")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2:] == ["logs/board/claims.html", "logs/board/claims.md"]
+    assert "would answer it: python src/train.py -m sweep=lecture data=mnist data.binarize=dynamic " in out
+    assert command("report=claim")[0] == 2
+
+
 def test_places_can_be_a_list_a_glob_and_partly_empty(command: Command, make_run: MakeRun) -> None:
     make_run("logs/made-mnist/1")
     make_run("logs/vae-mnist/2", model="vae")

@@ -1,12 +1,28 @@
 """The board: run directories of any age, side by side. Reads files alone: no torch, no data, no model.
 
 ``find`` where runs lie → ``records`` what each left → ``board`` what may be compared with what → ``text`` and ``page``.
+``claims`` asks a board what the lecture asks → ``claims_page``.
 """
 
 from imago.compare.board import Board
+from imago.compare.claims import answers
+from imago.compare.claims_page import show_claims, write_claims_markdown, write_claims_page
 from imago.compare.find import find_runs
 from imago.compare.page import write_page
 from imago.compare.records import Record, read_record
 from imago.compare.text import show, write_csv, write_markdown
 
-__all__ = ["Board", "Record", "find_runs", "read_record", "show", "write_csv", "write_markdown", "write_page"]
+__all__ = [
+    "Board",
+    "Record",
+    "answers",
+    "find_runs",
+    "read_record",
+    "show",
+    "show_claims",
+    "write_claims_markdown",
+    "write_claims_page",
+    "write_csv",
+    "write_markdown",
+    "write_page",
+]

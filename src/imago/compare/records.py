@@ -159,6 +159,7 @@ class Record:
         data: what it was trained on.
         status: "completed", "running", "interrupted", "failed", or "unknown".
         seed: of the run.
+        likelihood: its kind, "exact", "lower_bound" or "none"; "unknown" where no summary says it.
         parameters: learned numbers by player, and their "total".
         images_seen: so far.
         training_seconds: so far, without measuring, drawing and writing.
@@ -178,6 +179,7 @@ class Record:
     data: Data = Data("unknown", None, None)
     status: str = "unknown"
     seed: int | None = None
+    likelihood: str = "unknown"
     parameters: dict[str, int] = field(default_factory=dict)
     images_seen: int | None = None
     training_seconds: float | None = None
@@ -227,6 +229,7 @@ def read_record(path: Path) -> Record:
     record.data = _data(config, summary, spec)
     record.model = _model(config, summary)
     record.seed = _whole(summary.get("seed", config.get("seed")))
+    record.likelihood = str(summary.get("likelihood", "unknown"))
     record.settings = dict(flat(config))
     record.parameters = {
         str(player): count for player, count in _mapping(summary.get("parameters")).items() if isinstance(count, int)

@@ -76,7 +76,7 @@ def write_markdown(board: Board, path: Path) -> None:
     """A table for each data set, the leaders in bold, and what is wrong with which run."""
     lines = ["# Board", ""]
     for group in board.groups:
-        lines += [f"## {_escaped(str(group.data))}", ""]
+        lines += [f"## {escaped(str(group.data))}", ""]
         columns = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
         lines.append(" | ".join(["| run", "model", *(c.title for c in columns), "status |"]))
         lines.append("|".join(["|---", "---", *("---:" for _ in columns), "---|"]))
@@ -84,10 +84,10 @@ def write_markdown(board: Board, path: Path) -> None:
             cells = [row.cells[c.key] for c in columns]
             shown = [f"**{cell.text}** {cell.tag}" if cell.best else _tagged(cell) for cell in cells]
             r = row.record
-            names = [f"| {_escaped(r.name)} {_escaped(r.when)}", _escaped(r.model)]
-            lines.append(" | ".join([*names, *(text.strip() for text in shown), f"{_escaped(r.status)} |"]))
+            names = [f"| {escaped(r.name)} {escaped(r.when)}", escaped(r.model)]
+            lines.append(" | ".join([*names, *(text.strip() for text in shown), f"{escaped(r.status)} |"]))
         lines.append("")
-    defects = [f"- {_escaped(f'{r.path}: {defect}')}" for r in board.records for defect in r.defects]
+    defects = [f"- {escaped(f'{r.path}: {defect}')}" for r in board.records for defect in r.defects]
     lines += ["## Of these runs one must know", "", *defects, ""] if defects else []
     lines += [READING, ""]
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -101,5 +101,6 @@ READING = (
 )
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
     return html.escape(re.sub(r"([\\|`*\[\]])", r"\\\1", text), quote=False)
