@@ -88,6 +88,15 @@ def test_a_number_that_is_none_names_the_last_checkpoint(toy: Any, fit: Any, tmp
     assert [row["images_seen"] for row in logger.rows] == [32, 64], "the row that raised the alarm is kept"
 
 
+def test_the_best_checkpoint_is_named_where_there_is_no_last_one(toy: Any, fit: Any, tmp_path: Path) -> None:
+    run, model = Run(tmp_path), toy()
+    run.best.parent.mkdir(parents=True)
+    run.best.touch()
+    model.poison = 2
+    with pytest.raises(DivergedError, match=r"last good checkpoint: .*best\.ckpt"):
+        fit(model, 10, TrainingLog(32, run))
+
+
 def test_a_checkpoint_of_broken_weights_never_replaces_a_good_one(toy: Any, fit: Any, tmp_path: Path) -> None:
     run, model = Run(tmp_path), toy()
     model.poison = 3

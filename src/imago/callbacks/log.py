@@ -25,7 +25,7 @@ class DivergedError(RuntimeError):
     """
 
     def __init__(self, what: str, model: GenerativeModel, run: Run) -> None:
-        good = run.last if run.last.exists() else "none was written yet"
+        good = next((path for path in (run.last, run.best) if path.exists()), "none was written yet")
         super().__init__(
             f"{what} after {model.images_seen} images; last good checkpoint: {good}. "
             "A lower learning rate or model.gradient_clip may help."

@@ -34,7 +34,7 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imago.diffusion.losses import Loss
@@ -86,6 +86,7 @@ class Diffusion(ExplicitModel):
         conditional: model p(x | label).
         schedule: factor on the learning rate as a function of the images seen.
         gradient_clip: largest norm of the gradient.
+        compile: let torch.compile translate the network, in place: minutes before the first step, repaid on a GPU only.
 
     Attributes:
         bound_steps: of the T − 1 terms of the denoising sum, how many an estimate of the bound visits, drawn for each
@@ -114,7 +115,8 @@ class Diffusion(ExplicitModel):
         drop_labels: Annotated[float, Field(ge=0, le=1)] = 0.0,
         conditional: bool = False,
         schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        gradient_clip: PositiveFloat | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__(
             spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
@@ -144,6 +146,8 @@ class Diffusion(ExplicitModel):
         self.bound_steps: int | None = None
         # A label more stands for none.
         self.net = network(spec, 1 + variance.learned, self.classes + bool(self.drop_labels))
+        if compile:  # in place: the names of the weights stay, and checkpoints fit with and without
+            self.net.compile()
 
     @property
     def players(self) -> dict[str, nn.Module]:
