@@ -12,6 +12,8 @@ export PRE_COMMIT_HOME := $(CURDIR)/.venv/pre-commit
 
 # Options: make demo ARGS="seed=2", make test ARGS=-x, make lock ARGS=--upgrade
 ARGS ?=
+# Processes that share the tests; each wants a core and 2 GB.
+WORKERS ?= 2
 BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ demo: $(STAMP)  ## Train a GAN on real handwritten digits (about two minutes) an
 	@echo "distance to the training images, fell from about 57 to about 2; in the curves D(x) and D(G(z)) approach each other."
 
 test: $(STAMP)  ## Run the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" --numprocesses $(WORKERS) $(ARGS)
 
 test-all: $(STAMP)  ## Run the tests, also those that take minutes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest $(ARGS)
