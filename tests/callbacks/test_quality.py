@@ -41,7 +41,9 @@ def test_values_and_protocols_reach_rows_and_summary(toy: Any, fit: Any, tmp_pat
     fit(toy(), 6, MeasureQuality(32, run, metrics, at_start=True, seed=7), loggers=(logger,))
     assert [(row["images_seen"], row["val/fd_toy"]) for row in logger.rows] == [(0, 9), (32, 5), (64, 3), (96, 4)]
     assert run.summary["untrained"] == {"val/fd_toy": 9, "val/kd_toy": -9}
-    protocol = {"samples": 5, "weights": "last", "seed": 7}
+    protocol = {"samples": 5, "weights": "last", "seed": 7, "network_calls": 1}
+    for found in run.summary["metrics"].values():
+        assert 0 < found["protocol"].pop("seconds_per_sample") < 1
     assert run.summary["metrics"] == {
         "val/fd_toy": {"value": 4, "best": 3, "images_seen": 96, "protocol": protocol},
         "val/kd_toy": {"value": -4, "best": -5, "images_seen": 96, "protocol": protocol},
@@ -62,7 +64,8 @@ def test_the_averaged_weights_are_judged_where_there_are_some(toy: Any, fit: Any
 def test_measuring_outside_training(toy: Any) -> None:
     metrics, model, said = Scripted(2.0), toy(), []
     (headline, _) = measure(metrics, model, 3, True, before_batch=lambda: said.append(len(metrics.samples)))
-    assert headline.protocol == {"samples": 5, "weights": "averaged", "seed": 3}
+    assert 0 < headline.protocol.pop("seconds_per_sample") < 1
+    assert headline.protocol == {"samples": 5, "weights": "averaged", "seed": 3, "network_calls": 1}
     assert said == [0, 0], "asked before each batch of samples"
     assert torch.equal(metrics.samples[0], model.sample(5, generator=PerImageGenerator(3)))
 
