@@ -1,9 +1,10 @@
 """Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64 out=samples.png``."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -11,6 +12,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from imago import cli
 from imago.config import check_settings, choices_of, plain
 from imago.errors import UserError
+
+if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    from imago.models.base import GenerativeModel
 
 
 @dataclass(frozen=True)
@@ -30,21 +34,21 @@ class Settings:
 
 
 def main(config: DictConfig) -> None:
-    """Draw ``n`` images and write them to ``out``."""
+    """Draw ``n`` images and write them to ``out``; those that are there already are left."""
     settings = check_settings(plain(config), Settings)
     import torch  # after Hydra has composed: mistakes in names need not wait for it
 
-    from imago.checkpoints import load
+    from imago.checkpoints import average_of, changed, model_of, read
     from imago.images import to_bytes
     from imago.metrics.progress import progress_bar
     from imago.models.autoregressive import Autoregressive
     from imago.noise import PerImageGenerator
-    from imago.pictures import writer_for
+    from imago.pictures import output_for
 
-    out = Path(settings.out)
-    write = writer_for(out)
+    output = output_for(Path(settings.out))
     device = cli.device(settings.device)
-    model = load(settings.checkpoint, averaged=settings.averaged, device=device, changes=settings.model)
+    checkpoint = read(settings.checkpoint)
+    model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model)
     if isinstance(model, Autoregressive):
         model.temperature = settings.temperature or 1.0
     elif settings.temperature is not None:
@@ -53,27 +57,74 @@ def main(config: DictConfig) -> None:
             f"value by value, which are {', '.join(choices_of('model', Autoregressive))}; leave temperature=null"
         )
     given = None if settings.labels is None else torch.tensor(settings.labels).reshape(-1)
-    images, labels = [], []
+    labels = None
+    if given is not None:
+        labels = given[torch.arange(settings.n) % len(given)]
+        model.check_labels(labels, settings.n)
+    elif model.conditional:
+        labels = PerImageGenerator(settings.seed).integers(settings.n, model.classes)
+    depends_on = {
+        "checkpoint": {
+            "weights": fingerprint(model),
+            "images_seen": model.images_seen,
+            "averaged": settings.averaged and bool(average_of(checkpoint)),
+        },
+        "model": changed(checkpoint["config"]["model"], settings.model),
+        "temperature": model.temperature if isinstance(model, Autoregressive) else None,
+        "seed": settings.seed,
+        "labels": None if given is None else given.tolist(),
+    }
+    del checkpoint  # the optimisers' states
+    model = model.to(device)
+    missing = output.begin(depends_on, settings.n, labels)
+    done, there = 0, settings.n - len(missing)
     began = time.perf_counter()
     with progress_bar("Sampling") as progress:
-        for indices in torch.arange(settings.n).split(settings.batch_size):
-            generator = PerImageGenerator(settings.seed, first=int(indices[0]), device=device)
-            if given is not None:
-                labels.append(given[indices % len(given)])
-            elif model.conditional:
-                labels.append(generator.integers(len(indices), model.classes).cpu())
-            first, count = int(indices[0]), len(indices)
+        for numbers in in_batches(missing, settings.batch_size):
+            generator = PerImageGenerator(settings.seed, first=numbers[0], device=device)
+            if given is None and model.conditional:
+                generator.integers(len(numbers), model.classes)  # the labels above: the first number of each stream
+            base, count = there + done, len(numbers)
 
-            def report(done: int, total: int, first: int = first, count: int = count) -> None:
-                progress(first * total + count * done, settings.n * total)  # steps of images
+            def report(step: int, steps: int, base: int = base, count: int = count) -> None:
+                progress(base * steps + count * step, settings.n * steps)  # steps of images
 
-            chosen = labels[-1] if labels else None
-            part = model.sample(count, labels=chosen, generator=generator, progress=report)
-            images.append(to_bytes(part, model.spec.levels).cpu())
-            progress(first + count, settings.n)
+            chosen = None if labels is None else labels[numbers]
+            images = model.sample(count, labels=chosen, generator=generator, progress=report)
+            output.add(numbers, to_bytes(images, model.spec.levels))
+            done += count
+            progress(there + done, settings.n)
+    output.end()
     seconds = time.perf_counter() - began
-    write(out, torch.cat(images), torch.cat(labels) if labels else None)
-    print(f"{out}: {settings.n:,} images in {seconds:.2f} s, {settings.n / seconds:,.0f} images/s")
+    pace = f"in {seconds:.2f} s, {done / seconds:,.0f} images/s"
+    if there:
+        pace = f"of which {there:,} were there and " + (f"{done:,} were drawn {pace}" if done else "none was drawn")
+    print(f"{output.path}: {settings.n:,} images {pace}")
+
+
+def in_batches(numbers: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Rising numbers in order, cut so that those of a batch follow upon each other without gaps."""
+    batch: list[int] = []
+    for number in numbers:
+        if batch and (number != batch[-1] + 1 or len(batch) == batch_size):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def fingerprint(model: "GenerativeModel") -> str:
+    """Of all weights and buffers of a model on the CPU: equal where they are, and only there."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,254 @@
+"""sample.py into folders: images that are there are kept, missing ones are drawn, other settings are refused."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers import configuration, small
+from imago import cli
+from imago.models.gan import GAN
+from imago.runs import Run
+from imago.training import train
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+Command = Callable[..., tuple[int, str, str]]
+GAN_SIZES = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "max_images=160"]
+PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data.binarize=threshold"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    root = tmp_path_factory.mktemp("runs")
+    chosen = {
+        "plain": small(root, *GAN_SIZES),
+        "longer": small(root, *GAN_SIZES, "max_images=192"),
+        "classes": small(root, *GAN_SIZES, "conditional=true"),
+        "pixels": configuration(
+            "data=digits", "logger=csv", "metrics=none", "trainer=cpu", "max_images=64", f"logs={root}", *PIXELS
+        ),
+    }
+    return {name: train(config, name, root / name) for name, config in chosen.items()}
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs sample.py in this process, in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "sample.py"), *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(__import__("sample").main, "sample")
+        captured = capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def content(folder: str) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the GANs were asked for, call by call."""
+    counts: list[int] = []
+    original = GAN.generate
+
+    def counting(self: GAN, n: int, *rest: Any) -> Any:
+        counts.append(n)
+        return original(self, n, *rest)
+
+    monkeypatch.setattr(GAN, "generate", counting)
+    return counts
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C while the image behind ``after`` others is being written: half of its file is there."""
+    original, calls = Image.Image.save, [0]
+
+    def save(self: Image.Image, path: Any, *rest: Any) -> None:
+        original(self, path, *rest)
+        calls[0] += 1
+        if calls[0] > after:
+            Path(path).write_bytes(Path(path).read_bytes()[:40])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+
+
+@pytest.mark.parametrize("run", ["plain", "classes", "pixels"])
+@pytest.mark.parametrize("after", [0, 4, 6, 10])
+def test_interrupted_and_continued_is_drawn_in_one_go(
+    command: Command, runs: dict[str, Run], run: str, after: int
+) -> None:
+    given = [f"checkpoint={runs[run].path}", "n=11", "batch_size=4", "seed=3"]
+    code, out, err = command(*given, "out=whole")
+    assert code == 0, err
+    assert re.search(r"^whole: 11 images in [\d.]+ s, [\d,]+ images/s$", out, re.M)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, after)
+        assert command(*given, "out=parts")[0] == 130
+    assert len(list(Path("parts").rglob("[0-9]*.png"))) == after, (
+        "what was written stays, and what was not is not there"
+    )
+    code, out, err = command(*given, "out=parts")
+    assert code == 0, err
+    were = f"of which {after} were there and {11 - after} were drawn in" if after else "in"
+    assert re.search(rf"^parts: 11 images {were} [\d.]+ s, [\d,]+ images/s$", out, re.M), out
+    assert content("parts") == content("whole")
+
+
+def test_every_batch_is_written_before_the_next_is_drawn(
+    command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    original = GAN.generate
+
+    def looking(self: GAN, n: int, *rest: Any) -> Any:
+        written.append(len(list(Path("x").glob("*.png"))))
+        return original(self, n, *rest)
+
+    monkeypatch.setattr(GAN, "generate", looking)
+    assert command(f"checkpoint={runs['plain'].path}", "n=10", "batch_size=4", "out=x")[0] == 0
+    assert written == [0, 4, 8]
+
+
+def test_only_what_is_missing_is_drawn(command: Command, runs: dict[str, Run], drawn: list[int]) -> None:
+    given = [f"checkpoint={runs['plain'].path}", "batch_size=4", "out=x"]
+    assert command(*given, "n=6")[0] == 0
+    assert (drawn, len(content("x"))) == ([4, 2], 7)
+    drawn.clear()
+    assert "6 were there and 5 were drawn" in command(*given, "n=11")[1]
+    assert (drawn, len(content("x"))) == ([4, 1], 12)
+    whole = content("x")
+    assert command(*given[:2], "out=y", "n=11")[0] == 0
+    assert content("y") == whole, "a larger n continues"
+
+    drawn.clear()
+    code, out, _ = command(*given, "n=3")
+    assert (code, drawn) == (0, [])
+    assert out.startswith("x: 3 images of which 3 were there and none was drawn")
+    assert content("x") == whole, "a smaller one takes nothing away"
+
+    for damage in (lambda b: b[: len(b) // 2], lambda b: b[:-4], lambda b: b"", lambda b: b[:50] + b"\0" + b[51:]):
+        for name in ("000002.png", "000009.png"):
+            Path("x", name).write_bytes(damage(whole[name]))
+        Path("x/000003.png").unlink()
+        drawn.clear()
+        assert "8 were there and 3 were drawn" in command(*given, "n=11")[1]
+        assert drawn == [2, 1]
+        assert content("x") == whole
+
+
+def test_classes_are_folders_and_labels_belong_to_the_settings(command: Command, runs: dict[str, Run]) -> None:
+    given = [f"checkpoint={runs['classes'].path}", "batch_size=2"]
+    for out, labels, n, expected in (("a", "labels=[7,1]", 5, "71717"), ("b", "labels=4", 3, "444")):
+        assert command(*given, labels, "n=2", f"out={out}")[0] == 0
+        assert command(*given, labels, f"n={n}", f"out={out}")[0] == 0
+        found = {file.stem: file.parent.name for file in Path(out).glob("*/*.png")}
+        assert "".join(found[key] for key in sorted(found)) == expected
+    code, _, err = command(*given, "labels=[7,2]", "n=5", "out=a")
+    assert code == 2
+    assert re.search(r"error: out=a: .*labels: \[7, 1\] there, \[7, 2\] now", err)
+    assert "labels: [7, 1] there, None now" in command(*given, "n=5", "out=a")[2]
+
+
+OTHERS = [
+    ("plain", ["seed=1"], r"\(seed: 0 there, 1 now\)"),
+    ("longer", [], r"checkpoint\.images_seen: 160 there, 192 now; checkpoint\.weights: \w+ there, \w+ now"),
+    ("plain", ["averaged=false"], r"checkpoint\.averaged: True there, False now"),
+    ("plain", ["+model.discriminator_steps=2"], r"\(model\.discriminator_steps: 1 there, 2 now\)"),
+    ("pixels", ["temperature=0.5"], r"temperature: 1\.0 there, 0\.5 now"),
+]
+
+
+@pytest.mark.parametrize(("run", "given", "message"), OTHERS, ids=[" ".join([o[0], *o[1]]) for o in OTHERS])
+def test_images_of_other_settings_are_not_mixed(
+    command: Command, runs: dict[str, Run], drawn: list[int], run: str, given: list[str], message: str
+) -> None:
+    first = "plain" if run == "longer" else run
+    assert command(f"checkpoint={runs[first].path}", "n=2", "out=x")[0] == 0
+    before = content("x")
+    drawn.clear()
+    code, _, err = command(f"checkpoint={runs[run].path}", "n=4", "out=x", *given)
+    assert (code, drawn, content("x")) == (2, [], before)
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert re.search(r"out=x: its images were drawn with other settings", error)
+    assert re.search(message, error), error
+    assert re.search("give those to continue there, or choose another folder", error)
+
+
+def test_the_same_weights_in_another_place_continue(command: Command, runs: dict[str, Run]) -> None:
+    assert command(f"checkpoint={runs['plain'].path}", "n=2", "out=x")[0] == 0
+    shutil.copy(runs["plain"].last, "moved.ckpt")
+    code, out, err = command("checkpoint=moved.ckpt", "n=3", "out=x", "batch_size=2")
+    assert code == 0, err
+    assert "2 were there and 1 were drawn" in out
+    checkpoint = torch.load("moved.ckpt", weights_only=True)
+    next(iter(checkpoint["callbacks"]["WeightAveraging"]["weights"].values())).add_(1e-6)
+    torch.save(checkpoint, "moved.ckpt")
+    code, _, err = command("checkpoint=moved.ckpt", "n=4", "out=x")
+    assert code == 2
+    assert "checkpoint.weights: " in err
+
+
+def test_a_bad_place_is_refused_before_anything_is_drawn(
+    command: Command, runs: dict[str, Run], drawn: list[int]
+) -> None:
+    Path("full").mkdir()
+    Path("full/notes.txt").touch()
+    Path("picture.png").mkdir()
+    Path("file").touch()
+    Path("broken").mkdir()
+    Path("broken/settings.json").write_text("{")
+    for out, message in {
+        "full": r"a folder with files in it and no settings\.json.*; choose another folder, or empty it",
+        "picture.png": r"is a folder; give another name",
+        "file": r"is a file, and a name without a suffix means a folder; give another name",
+        "broken": r"its settings\.json cannot be read; choose another folder",
+        "nowhere/x.npz": r"there is no folder nowhere; create it",
+        "/proc/x.npz": r"cannot be written \(.*\); choose another place",
+        "/proc/x": r"cannot be written \(.*\); choose another place",
+        f"{'x' * 300}.png": r"cannot be written \(File name too long\); choose another place",
+        "x" * 300: r"cannot be written \(File name too long\); choose another place",
+    }.items():
+        code, _, err = command(f"checkpoint={runs['plain'].path}", "n=2", f"out={out}")
+        assert (code, drawn) == (2, []), err
+        (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert re.search(rf"out={out}: {message}", error), error
+
+
+@pytest.mark.parametrize("out", ["x.png", "x.npz"])
+def test_an_older_file_stays_until_the_new_one_is_complete(
+    command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    Path(out).write_text("older")
+    with monkeypatch.context() as patch:
+        patch.setattr(GAN, "generate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert command(f"checkpoint={runs['plain'].path}", "n=2", f"out={out}")[0] == 130
+    assert content(".") == {out: b"older"}
+    assert command(f"checkpoint={runs['plain'].path}", "n=2", f"out={out}")[0] == 0
+    assert set(content(".")) == {out}, "nothing else is left behind"
+    assert Path(out).read_bytes() != b"older"
+
+
+def test_settings_say_what_the_images_depend_on(command: Command, runs: dict[str, Run]) -> None:
+    assert command(f"checkpoint={runs['pixels'].path}", "n=1", "out=x", "temperature=0.8", "seed=5")[0] == 0
+    kept = json.loads(Path("x/settings.json").read_text())
+    assert {key: kept[key] for key in ("temperature", "seed", "labels")} == {
+        "temperature": 0.8, "seed": 5, "labels": None,
+    }  # fmt: skip
+    assert kept["model"]["_target_"] == "imago.models.pixelcnn.PixelCNN"
+    assert kept["checkpoint"]["images_seen"] == 64
