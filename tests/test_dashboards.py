@@ -1,6 +1,7 @@
 """Dashboards: W&B never asks and tells what it should; TensorBoard gets every row."""
 
 import io
+import json
 import struct
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from wandb.proto import wandb_internal_pb2
 
 from helpers import small
 from imago import dashboards
-from imago.dashboards import wandb_mode
+from imago.dashboards import SECONDS, WandbRun, wandb_mode
 from imago.runs import Run
 from imago.training import train
 
@@ -68,11 +69,12 @@ class Experiment:
     def __init__(self) -> None:
         self.metrics: list[tuple[str, str | None]] = []
         self.logged: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
 
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
         self.metrics.append((name, step_metric))
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: dict[str, Any], **options: Any) -> None:
         self.logged.append(row)
 
 
@@ -83,7 +85,7 @@ def test_what_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
     monkeypatch.setattr(wandb, "init", lambda **given: options.update(given) or experiment)
     monkeypatch.setenv("WANDB_MODE", mode)
     run = Run(tmp_path)
-    run.update(wandb_id="earlier")
+    run.update(wandb_id="earlier", likelihood="exact", parameters={"net": 3, "total": 3})
     dashboards.wandb(run, "gan-digits", {"seed": 3}, ["a", "b"], "sweep", project="p", entity="e")
     told = {key: options[key] for key in ("project", "entity", "name", "group", "tags", "config", "dir", "mode")}
     assert told == {
@@ -94,6 +96,36 @@ def test_what_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
     assert (options["id"], options["resume"]) == (("earlier", "allow") if continued else (None, None))
     assert experiment.metrics == [("images_seen", None), ("*", "images_seen")]
     assert (run.summary["wandb_id"], run.summary["wandb_mode"]) == ("abc", mode)
+    assert experiment.summary == {"likelihood": "exact", "parameters/net": 3, "parameters/total": 3}
+
+
+def test_rows_that_measure_carry_the_training_seconds(tmp_path: Path) -> None:
+    """W&B draws a value over another one of the same row; a continued run has none before its first row of training."""
+    experiment: Any = Experiment()
+    logger = WandbRun(Run(tmp_path), experiment)
+    logger.log_metrics({"images_seen": 100, "val/bpd": 3.0})
+    logger.log_metrics({"images_seen": 0, "val/bpd": 8.0})
+    logger.log_metrics({"images_seen": 100, SECONDS: 2.5})
+    logger.log_metrics({"images_seen": 100, "val/bpd": 2.0})
+    logger.log_metrics({"samples": "a picture"})
+    assert [row.get(SECONDS) for row in experiment.logged] == [None, 0.0, 2.5, 2.5, None]
+
+
+def test_a_measurement_has_its_protocol_beside_it_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    experiment: Any = Experiment()
+    run = Run(tmp_path)
+    logger = WandbRun(run, experiment)
+    protocol = {"data": "digits val", "images": 180, "caveat": "none", "network_calls": 64}
+    run.update(metrics={"val/bpd": {"value": 2.0, "protocol": protocol}})
+    assert experiment.summary == {}
+    logger.log_metrics({"images_seen": 100})
+    told = {"protocol/val/bpd": "data digits val; images 180; caveat none; network calls 64", "network_calls": 64}
+    assert experiment.summary == told
+    run.update(metrics={"val/bpd": {"value": 1.0, "protocol": protocol | {"images": 100}}})
+    logger.finalize("success")
+    assert experiment.summary == told | {
+        "protocol/val/bpd": "data digits val; images 100; caveat none; network calls 64"
+    }
 
 
 def records(directory: Path) -> Iterator[Any]:
@@ -117,6 +149,7 @@ def records(directory: Path) -> Iterator[Any]:
 
 def test_an_offline_run_holds_curves_over_images_seen_and_grids(tmp_path: Path) -> None:
     options = ["logger=wandb", "max_images=64", "every.log=32", "every.samples=64", "tags=[x,y]"]
+    options += ["metrics=classifier", "metrics.samples=32", "metrics.subsets=2", "every.quality=64"]
     sizes = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]
     run = train(small(tmp_path, *options, *sizes), "gan-digits", tmp_path / "run", group="s")
     assert run.summary["wandb_mode"] == "offline"
@@ -137,6 +170,19 @@ def test_an_offline_run_holds_curves_over_images_seen_and_grids(tmp_path: Path) 
     (grid,) = run.samples.glob("*.png")
     with Image.open(picture) as logged, Image.open(grid) as drawn:
         assert logged.tobytes() == drawn.tobytes()
+    timed = [(row["images_seen"], float(row[SECONDS])) for row in rows if "val/fd_classifier" in row]
+    assert timed == [("0", 0.0), ("64", pytest.approx(run.summary["training_seconds"], abs=0.01))]
+    told = {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in found
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    assert (told["likelihood"], told["data"]) == ("none", "digits")
+    assert {name: told[f"parameters/{name}"] for name in run.summary["parameters"]} == run.summary["parameters"]
+    for name, result in run.summary["metrics"].items():
+        assert told[f"protocol/{name}"].startswith("extractor classifier (digits, shipped); extractor fingerprint ")
+        assert told["seconds_per_sample"] == result["protocol"]["seconds_per_sample"]
     assert wandb.run is None, "the run was finished"
 
 

@@ -29,7 +29,7 @@ FLOORS = [
     {"data"},
     {"metrics"},
     {"callbacks"},
-    {"figures", "dashboards", "compare"},
+    {"figures", "dashboards", "workspace", "compare"},
     {"training"},
     {"cli"},
 ]

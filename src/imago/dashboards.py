@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from imago.errors import UserError
 from imago.runs import Run
 
+SECONDS = "time/training_seconds"
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -32,7 +33,7 @@ def wandb(
     project: str = "imago",
     entity: str | None = None,
     mode: Literal["auto", "online", "offline", "disabled"] = "auto",
-) -> WandbLogger:
+) -> "WandbRun":
     """A Weights & Biases run whose curves are drawn over images seen.
 
     Args:
@@ -58,7 +59,60 @@ def wandb(
     experiment.define_metric("images_seen")
     experiment.define_metric("*", step_metric="images_seen")
     run.update(wandb_id=experiment.id, wandb_mode=mode_now)
-    return WandbLogger(experiment=experiment)
+    return WandbRun(run, experiment)
+
+
+class WandbRun(WandbLogger):
+    """Lightning's logger, with what one must know of a run's numbers in the W&B run's own summary.
+
+    There are ``likelihood`` (its kind), ``data``, ``parameters/<player>`` and ``parameters/total``; for each measured
+    number ``protocol/<number>``, one line; where samples were measured, ``seconds_per_sample`` and ``network_calls``.
+
+    Args:
+        run: the run directory, whose summary knows all this.
+        experiment: the W&B run.
+    """
+
+    def __init__(self, run: Run, experiment: Any) -> None:
+        super().__init__(experiment=experiment)
+        self.run = run
+        self._seconds: float | None = None
+        self._told: dict[str, Any] = {}
+        self._tell()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log a row, with the training seconds of the last one that had them: W&B draws over what stands in a row."""
+        self._seconds = metrics.get(SECONDS, 0.0 if metrics.get("images_seen") == 0 else self._seconds)
+        timed = {} if self._seconds is None or "images_seen" not in metrics else {SECONDS: self._seconds}
+        super().log_metrics({**metrics, **timed}, step)
+        self._tell()
+
+    def finalize(self, status: str) -> None:
+        """Complete the summary."""
+        self._tell()
+        super().finalize(status)
+
+    def _tell(self) -> None:
+        facts = facts_of(self.run.summary)
+        new = {key: fact for key, fact in facts.items() if self._told.get(key) != fact}
+        if new:
+            self.experiment.summary.update(new)
+        self._told = facts
+
+
+def facts_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a W&B run's summary says beside the last value of each curve: see :class:`WandbRun`.
+
+    Args:
+        summary: of the run directory.
+    """
+    facts = {key: summary[key] for key in ("likelihood", "data") if key in summary}
+    facts |= {f"parameters/{player}": count for player, count in summary.get("parameters", {}).items()}
+    for name, result in summary.get("metrics", {}).items():
+        protocol = result["protocol"]
+        facts[f"protocol/{name}"] = "; ".join(f"{key.replace('_', ' ')} {told}" for key, told in protocol.items())
+        facts |= {key: protocol[key] for key in ("seconds_per_sample", "network_calls") if key in protocol}
+    return facts
 
 
 def tensorboard(run: Run) -> TensorBoardLogger:

@@ -1,0 +1,49 @@
+"""Build the W&B dashboard of a project: ``python src/dashboard.py project=imago``."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from omegaconf import DictConfig
+from pydantic import Field
+
+from imago import cli
+from imago.config import check_settings, plain
+from imago.errors import UserError
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What dashboard.yaml explains."""
+
+    project: Name
+    entity: Name | None
+    kind: Literal["workspace", "report"]
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    out: str | None
+
+
+def main(config: DictConfig) -> None:
+    """Save a workspace or report at W&B and print its address, or write its specification to ``out``."""
+    settings = check_settings(plain(config), Settings)
+    from imago.workspace import build_report, build_workspace, save, sign_in, specification
+
+    build = build_report if settings.kind == "report" else build_workspace
+    if settings.out is None:
+        print(save(build(sign_in(settings.entity), settings.project, settings.name)))
+        return
+    built = build(settings.entity or "", settings.project, settings.name)
+    out = Path(settings.out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(specification(built), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out={out}: {error.strerror}: {error.filename}; choose another file") from None
+    print(out)
+
+
+if __name__ == "__main__":
+    cli.run(main, "dashboard")
