@@ -75,3 +75,38 @@ def test_equals_torch_fidelity_and_torchmetrics(n):
     assert distance(x, y) == pytest.approx(theirs, rel=1e-6)
     a, b = moments(x), moments(y)
     assert distance(x, y) == pytest.approx(float(_compute_fid(a.mean, a.covariance, b.mean, b.covariance)), rel=1e-6)
+
+
+def spectrum(n: int, decay: float, seed: int, d: int = 96) -> torch.Tensor:
+    """Features whose standard deviations along hidden axes are 1, 2^-decay, 3^-decay, …"""
+    axes = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(9), dtype=torch.float64)).Q
+    scales = torch.arange(1, d + 1, dtype=torch.float64) ** -decay
+    return (torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scales) @ axes
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("n", "m"), [(300, 200), (40, 300), (300, 40), (30, 60), (60, 30), (2, 2)])
+def test_is_exact_whatever_the_ranks_and_the_spectra(n: int, m: int, decay: float) -> None:
+    """Tr (C₁C₂)^½ is the sum of the singular values of X Yᵀ, of centred features: no root of a rounding error there."""
+    x, y = spectrum(n, decay, 1), 1.1 * spectrum(m, decay, 2)
+    spreads = [(part - part.mean(0)) / (len(part) - 1) ** 0.5 for part in (x, y)]
+    exact = (x.mean(0) - y.mean(0)).square().sum() + sum(s.square().sum() for s in spreads)
+    exact -= 2 * torch.linalg.svdvals(spreads[0] @ spreads[1].T).sum()
+    assert distance(x, y) == pytest.approx(float(exact), rel=1e-9)
+
+
+def test_clouds_without_extent_and_apart() -> None:
+    zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    assert frechet_distance(zero, zero.diag(), one, zero.diag()) == 3, "two points"
+    assert frechet_distance(zero, zero.diag(), one, one.diag()) == 6
+    low, high = torch.tensor([2.0, 0, 0], dtype=torch.float64), torch.tensor([0, 3.0, 1], dtype=torch.float64)
+    assert frechet_distance(zero, low.diag(), zero, high.diag()) == 6, "in directions that are not shared"
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_finite_has_no_distance(broken: float) -> None:
+    good, bad = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    bad[1, 1] = broken
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(ValueError, match="not finite"):
+            frechet_distance(good[0], pair[0], good[0], pair[1])
