@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from diffusers_unet import copy_weights, diffusers_unet
 from imago.errors import UserError
 from imago.images import ImageSpec
-from imago.nets.unet import Attention, UNet, groups_of, time_code
+from imago.nets.unet import Attention, NormSiLU, UNet, groups_of, time_code
 
 SMALL = {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "head": 4}
 
@@ -110,3 +110,52 @@ def test_the_network_is_that_of_ho_et_al_as_diffusers_has_it(
     x, t = torch.randn(3, *spec.shape), torch.tensor([1.0, 30.0, 999.0])
     with torch.no_grad():
         torch.testing.assert_close(ours(x, t / 1000)[:, 0], theirs(x, t).sample, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gradients", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, "neither"])
+def test_norm_and_silu_in_one_have_the_values_and_gradients_of_the_two(
+    layout: torch.memory_format | str, gradients: torch.memory_format
+) -> None:
+    layer = NormSiLU(12).double()
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(2, 12, 3, 5, dtype=torch.float64)
+    x = x.transpose(2, 3) if isinstance(layout, str) else x.contiguous(memory_format=layout)
+    x.requires_grad_()
+    expected = F.silu(F.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps))
+    torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+    inputs = (x, layer.weight, layer.bias)
+    weights = torch.randn(expected.shape, dtype=torch.float64).contiguous(memory_format=gradients)
+    for ours, theirs in zip(
+        torch.autograd.grad((layer(x) * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.autograd.gradcheck(layer, (x,))
+
+
+def test_norm_and_silu_keep_nothing_but_their_input() -> None:
+    layer = NormSiLU(32)
+    x = torch.randn(2, 32, 16, 16, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x)
+    assert [t.data_ptr() for t in kept if t.numel() == x.numel()] == [x.data_ptr()]
+
+
+def test_under_autocast_the_norm_computes_in_full_and_keeps_half() -> None:
+    layer = NormSiLU(32)
+    x = torch.randn(2, 32, 8, 8).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    reference = x.detach().float().requires_grad_()
+    expected = layer(reference)
+    torch.testing.assert_close(y, expected.bfloat16())
+    y.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(x.grad, reference.grad.bfloat16(), atol=1e-2, rtol=1e-2)

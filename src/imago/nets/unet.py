@@ -8,13 +8,14 @@ Sides follow ``ceil(side / 2^k)``: 28 goes 14, 7, 4, and what is enlarged from 4
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Signal
@@ -58,6 +59,55 @@ def time_code(position: Float[Tensor, " rows"], length: int) -> Vector:
     return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, length - 2 * half))
 
 
+def _layout(x: Tensor) -> torch.memory_format:
+    """In which the normalisation takes ``x``; on a GPU that is channels first."""
+    last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+class _NormSiLU(torch.autograd.Function):
+    """SiLU of group normalisation that keeps its input alone for the way back, and not what lies between the two."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        """Of (n, channels, height, width)."""
+        n, channels, height, width = x.shape
+        # Under autocast what is kept is half as long, what is computed is not.
+        full = x.to(weight.dtype).contiguous(memory_format=_layout(x))
+        normed, mean, rstd = torch.native_group_norm(full, weight, bias, n, channels, height * width, groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups, ctx.eps = groups, eps  # type: ignore[attr-defined]
+        return F.silu(normed, inplace=True).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """The normalisation once more, which costs less than the memory it would have taken."""
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        n, channels, height, width = x.shape
+        shape = (n, channels, height * width, ctx.groups)
+        layout = _layout(x)
+        full = x.to(weight.dtype).contiguous(memory_format=layout)
+        normed = torch.native_group_norm(full, weight, bias, *shape, ctx.eps)[0]
+        gradient = torch.ops.aten.silu_backward(gradient.to(weight.dtype).contiguous(memory_format=layout), normed)
+        of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
+            gradient, full, mean, rstd, weight, *shape, [True, True, True]
+        )
+        return of_x.to(x.dtype), of_weight, of_bias, None, None
+
+
+class NormSiLU(nn.GroupNorm):
+    """Group normalisation and SiLU: y ↦ y · sigmoid(y)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(groups_of(channels), channels)
+
+    def forward(self, input: Maps) -> Maps:
+        """See the class."""
+        if not torch.is_grad_enabled():
+            return F.silu(super().forward(input), inplace=True)
+        return _NormSiLU.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3, plus what t and the class say, norm, SiLU, dropout, 3x3; added to the input.
 
@@ -70,19 +120,20 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.outputs = outputs
-        self.norm_in = nn.GroupNorm(groups_of(inputs), inputs)
+        self.norm_in = NormSiLU(inputs)
         self.conv_in = convolution(inputs, outputs, 3)
-        self.norm_out = nn.GroupNorm(groups_of(outputs), outputs)
+        self.norm_out = NormSiLU(outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = convolution(outputs, outputs, 3, SMALL)
         self.skip = convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Maps, shift: Vector) -> NewMaps:
         """``shift`` (n or 1, outputs) is added to every pixel."""
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        h = h + shift[:, :, None, None]
-        h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
-        return self.skip(x) + h
+        h = self.conv_in(self.norm_in(x))
+        h += shift[:, :, None, None]
+        h = self.conv_out(self.dropout(self.norm_out(h)))
+        h += self.skip(x)
+        return h
 
 
 class Attention(nn.Module):
@@ -110,7 +161,9 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v)
         h = h.transpose(1, 2).reshape(n, height, width, c).permute(0, 3, 1, 2)
-        return x + self.out(h)
+        h = self.out(h)
+        h += x
+        return h
 
 
 class Block(nn.Module):
@@ -214,7 +267,7 @@ class UNet(nn.Module):
             self.up.append(stack)
             if k > 0:
                 self.doublings.append(convolution(c, c, 3))
-        self.norm = nn.GroupNorm(groups_of(below), below)
+        self.norm = NormSiLU(below)
         self.last = convolution(below, spec.channels * outputs * patch**2, 3, SMALL)
         # What t and the class say to each block: one matrix product for all of them.
         self.shares = [b.outputs for b in self._blocks()]
@@ -259,7 +312,7 @@ class UNet(nn.Module):
             if k < len(self.doublings):
                 height, breadth = left[-1].shape[2:]
                 h = self.doublings[k](F.interpolate(h, scale_factor=2)[:, :, :height, :breadth])
-        out = self.last(F.silu(self.norm(h)))
+        out = self.last(self.norm(h))
         if self.patch > 1:
             out = F.pixel_shuffle(out, self.patch)
         out = out[:, :, : self.spec.height, : self.spec.width]
