@@ -12,12 +12,14 @@ export PRE_COMMIT_HOME := $(CURDIR)/.venv/pre-commit
 
 # Options: make demo ARGS="seed=2", make test ARGS=-x, make lock ARGS=--upgrade
 ARGS ?=
+# Runs whose records make board collects; none: those of docs/board/.
+RUNS ?=
 # Processes that share the tests; each wants a core and 2 GB.
 WORKERS ?= 2
 BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format hooks bench lock clean
+.PHONY: help install demo test test-all check format hooks bench board lock clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +58,9 @@ bench: $(STAMP) .venv/peers  ## Time ours against the others, side by side; writ
 	rm -rf $@
 	$(UV) pip install --quiet --python $(RUN) --target $@ --no-deps --require-hashes -r requirements-bench.lock
 	@touch $@
+
+board: $(STAMP)  ## Write the board of README.md and docs/board.md anew (RUNS='logs/sweeps/x/*' collects runs first)
+	$(RUN) tools/board.py $(RUNS)
 
 lock: $(STAMP)  ## Recreate the lock files from pyproject.toml (ARGS=--upgrade moves to the newest versions)
 	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o requirements.lock

@@ -10,14 +10,16 @@ from imago.compare.claims_page import show_claims, write_claims_markdown, write_
 from imago.compare.find import find_runs
 from imago.compare.page import write_page
 from imago.compare.records import Record, read_record
-from imago.compare.text import show, write_csv, write_markdown
+from imago.compare.text import READING, short_tables, show, write_csv, write_markdown
 
 __all__ = [
+    "READING",
     "Board",
     "Record",
     "answers",
     "find_runs",
     "read_record",
+    "short_tables",
     "show",
     "show_claims",
     "write_claims_markdown",

@@ -88,6 +88,24 @@ class Group:
     data: Data
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def labels(self) -> dict[Record, str]:
+        """Names of the runs, each once and as short as it can be."""
+        records = [row.record for row in self.rows]
+        ways = [
+            [r.model for r in records],
+            [r.name for r in records],
+            [f"{r.model}, seed {r.seed}" for r in records],
+            [f"{r.model} {r.when.rsplit(' ', 1)[-1]}" for r in records],
+            [f"{r.name} {r.when}" for r in records],
+            [str(r.path) for r in records],
+        ]
+        counts = [Counter(way) for way in ways]
+        return {
+            record: next(way[k] for way, count in zip(ways, counts, strict=True) if count[way[k]] == 1)
+            for k, record in enumerate(records)
+        }
+
 
 class Board:
     """All runs, grouped by their data, sorted by what compares.

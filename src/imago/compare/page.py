@@ -8,7 +8,6 @@ import math
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +33,7 @@ def write_page(board: Board, path: Path) -> None:
     pictures = _pictures(board.records)
     numbers = {record: k for k, record in enumerate(board.records)}
     style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    labels = {key: label for group in board.groups for key, label in _labels(group).items()}
+    labels = {key: label for group in board.groups for key, label in group.labels.items()}
     parts = {
         "style": style,
         "script": script,
@@ -236,24 +235,6 @@ def _about(record: Record, number: int, out: Path) -> str:
         f"<small>{html.escape(record.when)}</small></summary><dl>{listed}</dl>"
         f"{f'<ul>{wrong}</ul>' if wrong else ''}{table}</details>"
     )
-
-
-def _labels(group: Group) -> dict[Record, str]:
-    """Names of a group's runs for charts, each once and as short as it can be."""
-    records = [row.record for row in group.rows]
-    ways = [
-        [r.model for r in records],
-        [r.name for r in records],
-        [f"{r.model}, seed {r.seed}" for r in records],
-        [f"{r.model} {r.when.rsplit(' ', 1)[-1]}" for r in records],
-        [f"{r.name} {r.when}" for r in records],
-        [str(r.path) for r in records],
-    ]
-    counts = [Counter(way) for way in ways]
-    return {
-        record: next(way[k] for way, count in zip(ways, counts, strict=True) if count[way[k]] == 1)
-        for k, record in enumerate(records)
-    }
 
 
 def _data(board: Board, numbers: dict[Record, int], labels: dict[Record, str]) -> str:

@@ -4,6 +4,7 @@ import csv
 import html
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imago.compare.board import Board, Cell, Column
+from imago.compare.board import Board, Cell, Column, Group
+from imago.compare.records import Record
 
 # Wide enough for all columns where the output goes into a file and has no width of its own.
 WIDE = 220
@@ -76,21 +78,53 @@ def write_markdown(board: Board, path: Path) -> None:
     """A table for each data set, the leaders in bold, and what is wrong with which run."""
     lines = ["# Board", ""]
     for group in board.groups:
-        lines += [f"## {escaped(str(group.data))}", ""]
-        columns = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
-        lines.append(" | ".join(["| run", "model", *(c.title for c in columns), "status |"]))
-        lines.append("|".join(["|---", "---", *("---:" for _ in columns), "---|"]))
-        for row in group.rows:
-            cells = [row.cells[c.key] for c in columns]
-            shown = [f"**{cell.text}** {cell.tag}" if cell.best else _tagged(cell) for cell in cells]
-            r = row.record
-            names = [f"| {escaped(r.name)} {escaped(r.when)}", escaped(r.model)]
-            lines.append(" | ".join([*names, *(text.strip() for text in shown), f"{escaped(r.status)} |"]))
-        lines.append("")
+        runs = {row.record: [f"{row.record.name} {row.record.when}", row.record.model] for row in group.rows}
+        status = {row.record: row.record.status for row in group.rows}
+        lines += [
+            f"## {escaped(str(group.data))}",
+            "",
+            *_table(group, ["run", "model"], runs, board.columns, status),
+            "",
+        ]
     defects = [f"- {escaped(f'{r.path}: {defect}')}" for r in board.records for defect in r.defects]
     lines += ["## Of these runs one must know", "", *defects, ""] if defects else []
     lines += [READING, ""]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def short_tables(board: Board, left_out: tuple[str, ...] = ()) -> list[str]:
+    """Lines of Markdown for a text about something else: a table for each data set, a run by the shortest name it has.
+
+    Args:
+        board: the runs; what is wrong with them is not said.
+        left_out: beginnings of the keys of columns that are not wanted.
+    """
+    lines = []
+    columns = [column for column in board.columns if not column.key.startswith(left_out)]
+    for group in board.groups:
+        names = {record: [label] for record, label in group.labels.items()}
+        lines += [f"**{escaped(str(group.data))}**", "", *_table(group, ["model"], names, columns), ""]
+    return lines
+
+
+def _table(
+    group: Group,
+    heads: list[str],
+    names: Mapping[Record, list[str]],
+    columns: list[Column],
+    status: Mapping[Record, str] | None = None,
+) -> list[str]:
+    """Lines of a table: names of each run, the columns that are not empty, and its status where that is wanted."""
+    filled = [c for c in columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+    last = [] if status is None else ["status"]
+    rows = [[*heads, *(column.title for column in filled), *last]]
+    rows.append([*("---" for _ in heads), *("---:" for _ in filled), *("---" for _ in last)])
+    for row in group.rows:
+        cells = [row.cells[column.key] for column in filled]
+        shown = [f"**{cell.text}** {cell.tag}".strip() if cell.best else _tagged(cell) for cell in cells]
+        said = [] if status is None else [escaped(status[row.record])]
+        rows.append([*map(escaped, names[row.record]), *shown, *said])
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 READING = (

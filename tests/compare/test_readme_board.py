@@ -1,0 +1,89 @@
+"""The board of the README is made from committed records of real runs, and nobody has touched it since."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from imago.compare.board import Board
+from imago.compare.records import read_record
+
+from .conftest import MakeRun, likelihood, quality, rows
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+tool = __import__("board")
+
+
+def test_the_readme_shows_what_its_records_say() -> None:
+    board = tool.board_of(tool.RECORDS)
+    assert len(board.records) >= 10
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == tool.between(readme, tool.block(board)), "run make board"
+    assert (ROOT / "docs" / "board.md").read_text(encoding="utf-8") == tool.page(board), "run make board"
+
+
+def test_records_are_small_and_whole() -> None:
+    assert sum(path.stat().st_size for path in tool.RECORDS.rglob("*")) < 1_000_000
+    for record in tool.board_of(tool.RECORDS).records:
+        assert {"no checkpoint"} >= set(record.defects), record.path
+        assert record.table.blocks, "curves are there"
+
+
+def test_a_number_that_someone_types_is_noticed(make_run: MakeRun, tmp_path: Path) -> None:
+    tool.collect([make_run("logs/a")], tmp_path / "records")
+    block = tool.block(tool.board_of(tmp_path / "records"))
+    readme = tool.between(f"before\n{tool.MARKS[0]}\nold\n{tool.MARKS[1]}\nafter\n", block)
+    assert readme.startswith("before\n")
+    assert readme.endswith("\nafter\n")
+    assert tool.between(readme, block) == readme, "once is enough"
+    typed = readme.replace("= 0.184", "= 0.183")
+    assert typed != readme
+    assert tool.between(typed, block) == readme
+    with pytest.raises(SystemExit, match=r"README\.md lacks the marks"):
+        tool.between("nothing", block)
+
+
+def test_a_record_says_the_same_as_its_run_without_the_machine(make_run: MakeRun, tmp_path: Path) -> None:
+    elsewhere = str(tmp_path / "data")
+    cost = quality(seconds_per_sample=0.25, network_calls=100)
+    run = make_run(
+        "logs/sweep/3-made-mnist",
+        config={"logs": elsewhere, "word": "255 / 2, val/bpd"},
+        summary={"command": f"python {elsewhere}/train.py logs={elsewhere}", "traceback": elsewhere},
+        metrics=rows([300 / (k + 1) for k in range(500)]),
+        evaluation=[
+            {"name": "test/nats", "value": 90.0, "protocol": likelihood("test"), "checkpoint": "last.ckpt"},
+            {"name": "fd_classifier", "value": 1.0, "protocol": cost},
+        ],
+    )
+    assert tool.collect([run], tmp_path / "records") == []
+    (copied,) = (tmp_path / "records").iterdir()
+    assert all(str(tmp_path) not in path.read_text() for path in copied.iterdir())
+    assert not (copied / "checkpoints").exists()
+    ours, theirs = read_record(run), read_record(copied)
+    assert theirs.settings["word"] == "255 / 2, val/bpd"
+    assert theirs.settings["logs"] == "data"
+    assert json.loads((copied / "summary.json").read_text())["command"] == "python train.py logs=data"
+    cells = [Board([record]).groups[0].rows[0].cells for record in (ours, theirs)]
+    assert {k: (c.text, c.note) for k, c in cells[0].items()} == {k: (c.text, c.note) for k, c in cells[1].items()}
+    measured = [[b.curves["val/nats"] for b in r.table.blocks if "val/nats" in b.curves] for r in (ours, theirs)]
+    assert measured[0] == [pytest.approx(values, rel=1e-5) for values in measured[1]], "every measurement"
+    assert theirs.table.last["time/training_seconds"] == ours.table.last["time/training_seconds"]
+
+
+def test_what_cannot_be_collected_is_named_and_the_rest_is(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [
+        make_run("one/a", metrics=rows([9.0, 8.0])[:-9]),
+        make_run("two/a"),
+        make_run("one/b", status="running"),
+        make_run("one/c", summary='{"name": "x", "sta'),
+    ]
+    said = tool.collect(runs, tmp_path / "records")
+    assert [path.name for path in sorted((tmp_path / "records").iterdir())] == ["a", "a-2"]
+    assert [re.sub(r".*/", "", line) for line in said] == [
+        "b: still running, left out",
+        "c: damaged, left out: summary.json cannot be read (damaged or cut short)",
+    ]
