@@ -1,5 +1,6 @@
 """What is read of a run directory, whole or damaged: every defect is named, and nothing else is lost."""
 
+import html
 import json
 import math
 import os
@@ -14,8 +15,10 @@ import torch
 import yaml
 
 from helpers import configuration
+from imago.compare.board import Board
 from imago.compare.checkpoint import peek
 from imago.compare.find import find_runs
+from imago.compare.page import write_page
 from imago.compare.records import Data, read_record
 from imago.compare.table import POINTS, read_table
 from imago.training import train
@@ -98,6 +101,26 @@ DEFECTS: list[tuple[str, dict[str, Any], str]] = [
                          "protocol": likelihood("test")}]},
         r"^evaluated after 100 images, but last\.ckpt has seen 200; evaluate again$",
     ),
+    (
+        "too few samples",
+        {"evaluation": [
+            {"name": name, "value": 9.0, "protocol": quality(samples=40, caveat=caveat)}
+            for name, caveat in {
+                "fid": "unreliable: 40 images for covariances of 2048 features; compare at equal counts only",
+                "kid": "subsets of 40 instead of 1000: too few images",
+                "precision": "none",
+            }.items()
+        ]},
+        r"^fid: unreliable: 40 images for covariances of 2048 features; compare at equal counts only$",
+    ),
+    (
+        "too few for subsets",
+        {"evaluation": [
+            {"name": name, "value": 9.0, "protocol": quality(caveat="subsets of 40 instead of 1000: too few images")}
+            for name in ("kid", "kd_dinov2")
+        ]},
+        r"^kid, kd_dinov2: subsets of 40 instead of 1000: too few images$",
+    ),
 ]  # fmt: skip
 
 
@@ -117,6 +140,45 @@ def test_a_checkpoint_of_another_data_set_is_named(make_run: MakeRun) -> None:
     record = read_record(make_run("run", checkpoint=foreign))
     said = "the checkpoint is of another data set (cifar10, 32×32 RGB; the run: mnist, 28×28 gray, binarised (dynamic))"
     assert record.defects == [said]
+
+
+def test_a_bound_is_no_lack_of_images(make_run: MakeRun) -> None:
+    said = "from a lower bound of the likelihood: the true value is smaller or equal; of the first 500 of 10000 images"
+    results = [{"name": "test/nats", "value": 9.0, "protocol": likelihood("test", "lower_bound", caveat=said)}]
+    assert read_record(make_run("run", evaluation=results)).defects == []
+
+
+def test_one_damaged_run_does_not_keep_the_others_from_the_board(make_run: MakeRun, tmp_path: Path) -> None:
+    """Everything at once that may be wrong: each is a line, and a whole run leads as if it were alone."""
+    other = make_run("other", data="cifar10", binarize=None)
+    foreign = {"config": yaml.safe_load((other / "config.yaml").read_text()), "progress": {}, "spec": {}}
+    few = quality(
+        samples=40, caveat="unreliable: 40 images for covariances of 56 features; compare at equal counts only"
+    )
+    good = [{"name": "test/nats", "value": 90.0, "protocol": likelihood("test")}]
+    version = [{"name": "test/nats", "value": 1.0, "protocol": likelihood("test", data_fingerprint="beef")}]
+    runs = {
+        "bare": make_run("bare", checkpoint=None),
+        "cut": make_run("cut", metrics=rows([9.0, 8.0])[:-9]),
+        "foreign": make_run("foreign", checkpoint=foreign),
+        "version": make_run("version", evaluation=version, metrics=None, summary={"metrics": {}}),
+        "few": make_run("few", evaluation=[{"name": "fd_classifier", "value": 3.0, "protocol": few}]),
+        "good": make_run("good", evaluation=good),
+        "too": make_run("too", evaluation=good),
+    }
+    board = Board(map(read_record, runs.values()))
+    said = {
+        record.started: [d for d in record.defects if "metrics.csv is missing" not in d] for record in board.records
+    }
+    assert {name: len(lines) for name, lines in said.items()} == {
+        "bare": 1, "cut": 1, "foreign": 1, "version": 1, "few": 1, "good": 0, "too": 0,
+    }  # fmt: skip
+    assert all("\n" not in line for lines in said.values() for line in lines)
+    (group,) = board.groups
+    assert {row.record.started for row in group.rows if row.cells["nats"].best} >= {"good", "too"}
+    write_page(board, tmp_path / "board.html")
+    page = (tmp_path / "board.html").read_text()
+    assert all(html.escape(line) in page for lines in said.values() for line in lines)
 
 
 def test_with_a_checkpoint_alone_a_run_is_still_known(make_run: MakeRun) -> None:

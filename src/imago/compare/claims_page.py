@@ -120,5 +120,5 @@ def _cards(answer: Answer) -> Iterator[str]:
         except (OSError, ValueError, SyntaxError):  # Pillow says the last of a damaged PNG
             continue
         said = html.escape(label)
-        image = f'<img class="picture" loading="lazy" alt="{said}" src="{picture}">'
+        image = f'<img class="picture" decoding="async" alt="{said}" src="{picture}">'
         yield f'<figure class="card">{image}<figcaption><b>{said}</b></figcaption></figure>'

@@ -92,9 +92,9 @@ def _leaders(board: Board, labels: dict[Record, str]) -> Iterator[str]:
             first = sorted(rivals, key=lambda rival: rival[1].value)[:3]
             lines = [f"<li><b>{html.escape(labels[r])}</b><span>{_text(cell)}</span></li>" for r, cell in first]
             tag = html.escape(first[0][1].tag)
-            lists += f"<h4>{html.escape(column.title)} <small>{tag}</small></h4><ol>{''.join(lines)}</ol>"
+            lists += f"<div><h4>{html.escape(column.title)} <small>{tag}</small></h4><ol>{''.join(lines)}</ol></div>"
         if lists:
-            yield f"<section><h3>{html.escape(str(group.data))}</h3>{lists}</section>"
+            yield f'<section><h3>{html.escape(str(group.data))}</h3><div class="lists">{lists}</div></section>'
 
 
 def _defects(board: Board, numbers: dict[Record, int]) -> str:
@@ -194,7 +194,7 @@ def _card(row: Row, number: int, label: str, picture: str | None) -> str:
     after = f"after {int(seen):,} images" if seen.isdigit() else ""
     inside = '<div class="none">no samples</div>'
     if picture is not None:
-        image = f'<img loading="lazy" alt="{told}" src="{picture}">'
+        image = f'<img decoding="async" alt="{told}" src="{picture}">'
         inside = f'<button type="button" class="zoom" aria-label="Enlarge: {told}">{image}</button>'
     return (
         f'<figure class="card" data-run="{number}">{inside}<figcaption><b>{html.escape(label)}</b>'

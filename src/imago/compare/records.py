@@ -35,7 +35,9 @@ RULER = (
     "samples",
     "subsets",
     "subset_size",
-    "device",
+    "neighbours",
+    "splits",
+    "repeats",
     "threads",
     "batch_size",
 )
@@ -377,12 +379,24 @@ def _identity(
     versions = {str(m.protocol[key]): None for m in record.measured for key in VERSIONS if key in m.protocol}
     if len(versions) > 1:
         record.defects.append(f"measured on different versions of {record.data.name} ({', '.join(versions)})")
+    record.defects += _too_few(record)
     stands = _whole(checkpoint["progress"].get("images_seen"))
     measured = [m.images_seen for m in record.measured if m.checkpoint == "last.ckpt" and m.images_seen is not None]
     if stands is not None and measured and max(measured) < stands:
         record.defects.append(
             f"evaluated after {max(measured):,} images, but last.ckpt has seen {stands:,}; evaluate again"
         )
+
+
+def _too_few(record: Record) -> list[str]:
+    """Numbers that the table shows though they were measured on fewer images than their metric needs, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name in dict.fromkeys(m.name for m in record.measured):
+        m = record.headline(name)
+        caveat = "" if m is None else str(m.protocol.get("caveat", ""))
+        if caveat.startswith("unreliable") or "too few" in caveat:
+            reasons.setdefault(caveat, []).append(name)
+    return [f"{', '.join(names)}: {caveat}" for caveat, names in reasons.items()]
 
 
 def _data_of(measured: Measured) -> str | None:

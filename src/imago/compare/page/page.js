@@ -144,6 +144,12 @@ for (const link of all('a[href^="#run-"]')) {
   });
 }
 
+/* Seconds in the unit that suits them. */
+function lasting(seconds) {
+  const [size, unit] = [[1, "s"], [1e-3, "ms"], [1e-6, "µs"]].find(([least]) => seconds >= least) || [1, "s"];
+  return `${short(+(seconds / size).toPrecision(3))} ${unit}`;
+}
+
 /* Charts. */
 function ticksOf(low, high, log, room) {
   if (log) {
@@ -204,7 +210,7 @@ function plot(host, { series, x, y, titles, explain, points }) {
   }
   for (const tick of ticksOf(left, right, x.log, width / 110)) {
     svg.append(drawn("line", { class: "axis", x1: sx(tick), x2: sx(tick), y1: frame.bottom, y2: frame.bottom + 5 }));
-    svg.append(drawn("text", { x: sx(tick), y: frame.bottom + 19, "text-anchor": "middle" }, short(tick)));
+    svg.append(drawn("text", { x: sx(tick), y: frame.bottom + 19, "text-anchor": "middle" }, (x.text || short)(tick)));
   }
   svg.append(drawn("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }));
   svg.append(drawn("text", { x: frame.right, y: height - 6, "text-anchor": "end" }, titles.x));
@@ -345,8 +351,11 @@ const curves = {
     this.draw();
   },
 
-  /* Distances fall by a factor of hundreds, likelihoods by little. */
+  /* Distances fall by a factor of hundreds, likelihoods by little; runs of equal seconds may differ as much in images. */
   suggest() {
+    const far = this.runs().map((run) => Math.max(0, ...run.curves.filter((one) => this.metric.value in one.y).map((one) => one.x.at(-1)))).filter(Boolean);
+    const wide = byId("curve-logx");
+    if (!wide.dataset.chosen) wide.checked = Math.max(...far) > 10 * Math.min(...far);
     const box = byId("curve-logy");
     if (!box.dataset.chosen) box.checked = /\/(fid|fd_|kid|kd_)/.test(this.metric.value);
   },
@@ -443,9 +452,9 @@ const cost = {
     });
     plot(byId("cost"), {
       series,
-      x: { log: series.every((one) => one.at.every(([cost]) => cost > 0)) },
+      x: { log: series.every((one) => one.at.every(([cost]) => cost > 0)), text: /seconds/.test(x) ? lasting : short },
       y: { log: /^(fid|fd_|kid|kd_)/.test(y) },
-      titles: { x: `${title(x)}${x === "training_seconds" || x === "seconds_per_sample" ? " (seconds)" : ""}`, y: title(y) },
+      titles: { x: title(x), y: title(y) },
       points: true,
       explain: "No run shown here has both numbers. evaluate.py measures samples, and the time they take.",
     });
