@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from imago.compare import READING, Board, Record, find_runs, read_record, short_tables, write_page
 from imago.compare.table import CLOCK
@@ -159,7 +160,7 @@ def between(text: str, replacement: str) -> str:
 
 
 def photograph(runs: list[Path], picture: Path) -> None:
-    """Take the picture of the page of these runs, where a Chromium is installed."""
+    """Take the picture of the page of these runs below its table, where a Chromium is installed."""
     sys.path.append(str(ROOT / "tests"))
     from browser import Browser, installed
 
@@ -171,10 +172,17 @@ def photograph(runs: list[Path], picture: Path) -> None:
         write_page(Board(map(read_record, runs)), written)
         browser = Browser(Path(folder) / "profile")
         try:
-            browser.open(written, width=1500, height=1000)
-            browser.picture(picture, whole=False)
+            browser.open(written, width=1500, height=900)
+            others = ":is(body > *, main > *):not(main, [aria-labelledby=h-curves], [aria-labelledby=h-cost], "
+            others += "[aria-labelledby=h-samples])"
+            browser.ask(
+                f"document.querySelectorAll('{others}').forEach((part) => part.hidden = part.style.display = 'none')"
+            )
+            browser.picture(Path(folder) / "page.png")
         finally:
             browser.close()
+        with Image.open(Path(folder) / "page.png") as taken:  # 256 colours take a third of the bytes
+            taken.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 def main() -> None:

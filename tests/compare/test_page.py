@@ -349,3 +349,28 @@ def test_colours_can_be_told_apart_from_what_they_lie_on(browser: Browser, page:
     assert not low
     background = browser.ask("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(20, 22, 27)" if dark else "rgb(251, 250, 247)")
+
+
+def test_pictures_are_there_before_one_scrolls(at: Browser) -> None:
+    assert (
+        at.ask("[...document.querySelectorAll('.card img')].map((i) => i.complete && i.naturalWidth > 0)") == [True] * 6
+    )
+
+
+def test_costs_in_seconds_have_units_on_the_axis(at: Browser) -> None:
+    written = "[...document.querySelectorAll('#cost text')].map((t) => t.textContent)"
+    assert {"1 ms", "100 ms"} <= set(at.ask(written))
+
+
+def test_runs_of_very_different_lengths_are_drawn_over_powers_of_ten(
+    browser: Browser, make_run: MakeRun, tmp_path: Path
+) -> None:
+    browser.complaints.clear()
+    nothing = {"evaluation": None, "picture": None}
+    runs = [make_run("a", metrics=rows([300.0, 120.0]), **nothing),
+            make_run("b", metrics=rows([9.0] * 40), **nothing)]  # fmt: skip
+    for chosen, expected in ((runs, True), (runs[1:], False)):
+        write_page(Board(map(read_record, chosen)), tmp_path / "board.html")
+        browser.open(tmp_path / "board.html")
+        assert browser.ask("document.getElementById('curve-logx').checked") is expected
+    assert browser.complaints == []
