@@ -79,6 +79,7 @@ class ObjectiveGradients(Figure):
             at.set_xlabel("D(G(z)): samples look bad … real")
             at.set_xlim(0, 1)
             at.grid(alpha=0.3)
+        axes[1].set_ylim(bottom=0)
         axes[0].legend(fontsize=8)
         if trained is not None:
             assert isinstance(trained.model, GAN)
@@ -98,11 +99,13 @@ class ObjectiveGradients(Figure):
         each = torch.full_like(measured.fooled, 1 / len(measured.fooled))
         shares.hist(measured.fooled.numpy(), bins=BINS, range=(0, 1), weights=each.numpy(), color="gray", alpha=0.35)
         shares.set_ylabel("share of the samples (gray)", fontsize=8)
-        shares.set_ylim(0, 1)
+        shares.set_ylim(0, 1.05)
         for k, (name, norms) in enumerate(measured.norms.items()):
-            bars.bar(name.replace("_", " "), float(norms.mean()), yerr=float(norms.std()), color=f"C{k}", capsize=4)
-            bars.text(k, float(norms.mean()), f" {float(norms.mean()):.3g}", ha="left", va="bottom", fontsize=9)
-        bars.set_title(f"‖∂ mean loss / ∂ generator‖, ± standard deviation\nof {self.batches} batches", fontsize=10)
+            mean, deviation = float(norms.mean()), float(norms.std())
+            bars.bar(name.replace("_", " "), mean, yerr=deviation, color=f"C{k}", capsize=4)
+            bars.text(k, mean + deviation, f"{mean:.3g}", ha="center", va="bottom", fontsize=9)
+        bars.margins(y=0.12)
+        bars.set_title(f"‖∂ mean loss / ∂ generator‖\n± standard deviation of {self.batches} batches", fontsize=10)
         bars.grid(alpha=0.3, axis="y")
 
     def measure(self, model: GAN, progress: Progress) -> Measured:
