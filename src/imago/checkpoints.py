@@ -16,7 +16,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from imago.config import build, check_node
+from imago.config import build, check_node, target
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
@@ -107,10 +107,19 @@ def model_of(
         changes: of the model's settings, such as how it samples.
 
     Raises:
-        UserError: settings that the model does not have, or that do not fit the weights.
+        UserError: settings that the model does not have, that are not about its use, or that do not fit the weights.
     """
-    node = changed(checkpoint["config"]["model"], changes or {})
+    trained = checkpoint["config"]["model"]
+    node = changed(trained, changes or {})
     check_node(node, "model", provided={"spec"})
+    kind = target(node["_target_"], "model")
+    usage = kind.usage if isinstance(kind, type) and issubclass(kind, GenerativeModel) else ()
+    for name in changes or {}:
+        if name not in usage and node[name] != trained.get(name):
+            raise UserError(
+                f"model.{name}: belongs to how the model was trained, and stays; what can be changed is "
+                + (", ".join(f"model.{key}" for key in usage) or f"nothing of a {kind.__name__}")
+            )
     model: GenerativeModel = build(node, "model", spec=ImageSpec(**checkpoint["spec"]))
     try:
         model.load_state_dict(checkpoint["state_dict"])

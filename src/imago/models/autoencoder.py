@@ -44,6 +44,7 @@ class Autoencoder(EncodingModel):
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
     averaged: ClassVar[tuple[str, ...]] = ("net",)
+    usage = ("fitted",)
     code_sums: Tensor
     code_square: Tensor
 

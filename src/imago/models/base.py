@@ -40,6 +40,7 @@ class GenerativeModel(LightningModule, ABC):
     Attributes:
         likelihood: ``exact``, ``lower_bound`` or ``none``: what the model can say about p(x).
         averaged: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
+        usage: settings that say how a trained model is used. They alone may be changed once it is trained.
         images_seen: training images shown so far, over all devices.
         batches_seen: batches they came in; the position in the data stream.
         updates: optimiser steps of the model (of the generator, for a GAN).
@@ -50,6 +51,7 @@ class GenerativeModel(LightningModule, ABC):
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
     averaged: ClassVar[tuple[str, ...]]
+    usage: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -98,6 +98,7 @@ class Diffusion(ExplicitModel):
 
     likelihood = "lower_bound"
     averaged = ("net",)
+    usage = ("sampler", "guidance", "variance", "compile")
 
     def __init__(
         self,

@@ -112,6 +112,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
     """
 
     likelihood = "lower_bound"
+    usage = ("observation_noise",)
 
     def __init__(
         self,
