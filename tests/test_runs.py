@@ -158,12 +158,21 @@ def test_the_environment_says_versions_and_commit() -> None:
 def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.update(name="gan-digits", images_seen=12345, updates=67, untrained={"val/fd_classifier": 80.0})
-    run.update(metrics={"val/fd_classifier": {"value": 20.0}})
+    exact = {"likelihood": "exact", "standard_error": 0.0123}
+    bound = {"likelihood": "lower_bound", "standard_error": 1.5}
+    run.update(
+        metrics={
+            "val/fd_classifier": {"value": 20.0, "protocol": {}},
+            "val/bpd": {"value": 1.5, "protocol": exact},
+            "val/nats": {"value": 80.0, "protocol": bound},
+        }
+    )
     run.samples.mkdir()
     for name in ("images-0000000001.png", "images-0000012345.png"):
         (run.samples / name).touch()
     (run.path / "wandb" / "offline-run-1").mkdir(parents=True)
     words = closing_words(run)
     wanted = ["12,345 images", "val/fd_classifier 20 (untrained 80)", "images-0000012345.png", "last.ckpt"]
+    wanted += ["val/bpd = 1.5 ± 0.012", "val/nats ≤ 80 ± 1.5"]
     for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync"]:
         assert expected in words

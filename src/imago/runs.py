@@ -244,7 +244,10 @@ def closing_words(run: Run) -> str:
     for name, result in summary.get("metrics", {}).items():
         untrained = summary.get("untrained", {}).get(name)
         before = f" (untrained {untrained:.4g})" if untrained is not None else ""
-        lines.append(f"  {name} {result['value']:.4g}{before}")
+        protocol = result["protocol"]
+        sign = {"exact": "= ", "lower_bound": "≤ "}.get(protocol.get("likelihood"), "")
+        error = f" ± {protocol['standard_error']:.2g}" if "standard_error" in protocol else ""
+        lines.append(f"  {name} {sign}{result['value']:.4g}{error}{before}")
     grids = sorted(run.samples.glob("images-*.png"))
     if grids:
         lines.append(f"  samples    {grids[-1]}")
