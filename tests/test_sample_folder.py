@@ -28,13 +28,13 @@ PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     root = tmp_path_factory.mktemp("runs")
+    few = ["data=digits", "logger=csv", "metrics=none", "trainer=cpu", "max_images=64", f"logs={root}"]
     chosen = {
         "plain": small(root, *GAN_SIZES),
         "longer": small(root, *GAN_SIZES, "max_images=192"),
         "classes": small(root, *GAN_SIZES, "conditional=true"),
-        "pixels": configuration(
-            "data=digits", "logger=csv", "metrics=none", "trainer=cpu", "max_images=64", f"logs={root}", *PIXELS
-        ),
+        "pixels": configuration(*few, *PIXELS),
+        "vae": configuration(*few, "model=vae", "model.encoder.hidden=[8]", "model.decoder.hidden=[8]"),
     }
     return {name: train(config, name, root / name) for name, config in chosen.items()}
 
@@ -169,7 +169,7 @@ OTHERS = [
     ("plain", ["seed=1"], r"\(seed: 0 there, 1 now\)"),
     ("longer", [], r"checkpoint\.images_seen: 160 there, 192 now; checkpoint\.weights: \w+ there, \w+ now"),
     ("plain", ["averaged=false"], r"checkpoint\.averaged: True there, False now"),
-    ("plain", ["+model.discriminator_steps=2"], r"\(model\.discriminator_steps: 1 there, 2 now\)"),
+    ("vae", ["+model.observation_noise=false"], r"\(model\.observation_noise: True there, False now\)"),
     ("pixels", ["temperature=0.5"], r"temperature: 1\.0 there, 0\.5 now"),
 ]
 
