@@ -1,7 +1,10 @@
 """What holds in every test: one thread, enforced tensor shapes, no network, no account."""
 
+import importlib
 import os
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported: spinning OpenMP threads cost 6x where cores are shared.
@@ -34,6 +37,28 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture
+def script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a script of src/ in this process, in an empty folder; gives exit code, standard output and errors."""
+    from imago import cli
+
+    source = Path(__file__).parents[1] / "src"
+    monkeypatch.syspath_prepend(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(name: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(source / f"{name}.py"), *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(importlib.import_module(name).main, name)
+        captured = capsys.readouterr()
+        return int(exit_info.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,11 @@ import pytest
 import wandb
 
 from helpers import configuration
-from imago import cli
 from imago.dashboards import facts_of
 from imago.runs import Run
 from imago.training import train
 from imago.workspace import CHARTS, COLUMNS, IMAGES, MEDIA, SECONDS, build_report, build_workspace, specification
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
 # One of each kind of model, with the options that log more.
 RUNS = {
     "made": ["model.hidden=[8]"],
@@ -131,22 +129,11 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs dashboard.py in this process, where nobody is logged in; gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def command(script: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs dashboard.py where nobody is logged in; see ``script``."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb, "login", lambda **options: False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "dashboard.py"), *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(__import__("dashboard").main, "dashboard")
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return run
+    return partial(script, "dashboard")
 
 
 @pytest.mark.parametrize("kind", ["workspace", "report"])

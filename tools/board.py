@@ -189,7 +189,7 @@ def main() -> None:
     """Collect if there is something to collect, then write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("runs", nargs="*", help="run directories, folders that hold some, or globs")
-    places = parser.parse_args().runs
+    places = [place for place in parser.parse_args().runs if not Path(place).is_file()]  # a sweep's multirun.yaml
     if places:
         runs, empty = find_runs(places)
         if not runs:

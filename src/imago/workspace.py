@@ -24,6 +24,7 @@ _QUALITY = {
     "Precision and recall": "val/(precision|recall)(_.+)?",
     "Density and coverage": "val/(density|coverage)(_.+)?",
     "Inception score": "val/inception_score(_.+)?",
+    "Authenticity and copies": "val/(authenticity(_.+)?|copies)",
 }
 MEDIA = ("samples", "reconstructions")
 # What a run's table shows beside its name, all of the run's summary.

@@ -96,6 +96,18 @@ def test_distances_rank_by_extractor_and_count_wherever_they_were_measured(make_
     assert "unreliable: few" in cells["c"]["fd_classifier"].note
 
 
+def test_nothing_leads_in_what_held_out_images_judge(make_run: MakeRun) -> None:
+    runs = [
+        make_run(name, metrics=None, evaluation=[measured(value, "authenticity_classifier"), measured(value, "copies")])
+        for name, value in (("a", 0.25), ("b", 0.5))
+    ]
+    board = Board(map(read_record, runs))
+    titles = {column.key: column.title for column in board.columns}
+    assert (titles["authenticity_classifier"], titles["copies"]) == ("Authentic classifier", "Copies")
+    cells = [row.cells[key] for row in board.groups[0].rows for key in ("authenticity_classifier", "copies")]
+    assert [(cell.text, cell.best) for cell in cells] == [("0.25", False)] * 2 + [("0.5", False)] * 2
+
+
 def test_a_changed_use_of_a_model_is_no_headline(make_run: MakeRun) -> None:
     changed = measured(0.1, "fd_classifier") | {"changes": {"observation_noise": False}}
     board = Board([read_record(make_run("a", evaluation=[changed], metrics=None))])

@@ -5,35 +5,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imago import cli
-
 from .conftest import MakeRun, likelihood
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "src"))
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs compare.py in this process; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "compare.py"), *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(__import__("compare").main, "compare")
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return run
+def command(script: Command) -> Command:
+    """Runs compare.py; see ``script``."""
+    return partial(script, "compare")
 
 
 def test_it_writes_three_files_and_says_where(command: Command, make_run: MakeRun) -> None:

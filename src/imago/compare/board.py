@@ -22,9 +22,13 @@ QUALITIES = {
     "density": ("Density", "How many training images have a sample in their neighbourhood, over those expected"),
     "coverage": ("Coverage", "Share of the training images that have a sample in their neighbourhood"),
     "inception_score": ("IS", "How certain and how varied a classifier finds the samples"),
+    "authenticity": ("Authentic", "Share of the samples that are no near copies; as that of held-out images is best"),
+    "copies": ("Copies", "Share of the samples that are a training image, pixel by pixel"),
 }
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
+# Nothing leads in these: held-out images say what is right, which the protocol tells.
+NEITHER = ("authenticity", "copies")
 # Always there, so that one sees what was not measured.
 EXPECTED = {"fid": FRECHET, "kid": ("kid", "kd_"), "precision": ("precision",), "recall": ("recall",)}
 
@@ -217,8 +221,8 @@ def _quality(name: str) -> Column:
         name,
         f"{title} {extractor}".strip(),
         lambda record: _samples(record, name),
-        "low" if name.startswith(LOW) else "high",
-        f"{explained}, in the features of {extractor or 'Inception'}.",
+        None if name.startswith(NEITHER) else "low" if name.startswith(LOW) else "high",
+        f"{explained}." if name == "copies" else f"{explained}, in the features of {extractor or 'Inception'}.",
     )
 
 
