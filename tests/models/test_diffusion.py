@@ -450,3 +450,21 @@ def test_ddim_of_a_perfect_denoiser_finds_the_image(prediction: Any) -> None:
         model.prediction = prediction
         images = model.sample(2, generator=PerImageGenerator(0))
         assert torch.equal(images, ((target + 1) * 127.5).round().to(torch.uint8).expand(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_a_process_of_one_step_has_two_terms_and_learns(variance: str) -> None:
+    spec = ImageSpec(1, 2, 2, levels=4)
+    more = ("loss@model.loss=hybrid",) if variance == "learned" else ()
+    model = make(spec, "model.steps=1", "noise@model.noise=cosine", f"variance@model.variance={variance}", *more)
+    images = images_of(spec, 6)
+    terms = model.terms(images, None, lambda *shape: torch.randn(shape))
+    assert not bool(terms["elbo/denoising"].any())
+    assert bool(torch.isfinite(sum_of(terms)).all())
+    assert bool((terms["elbo/reconstruction"] > 0).all())
+    assert (model.bound_terms, model.network_calls) == (2, 1)
+    assert model.sample(3, generator=PerImageGenerator(0)).shape == (3, 1, 2, 2)
+    model.noise = torch.randn  # type: ignore[method-assign,assignment]
+    model.descend = lambda player, loss: loss.backward()  # type: ignore[method-assign]
+    model.learn(Batch(images, None))
+    assert bool(model.net.last.weight.grad.any())
