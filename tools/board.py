@@ -178,12 +178,13 @@ def photograph(runs: list[Path], picture: Path) -> None:
             browser.ask(
                 f"document.querySelectorAll('{others}').forEach((part) => part.hidden = part.style.display = 'none')"
             )
+            browser.ask("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             browser.picture(Path(folder) / "page.png")
         finally:
             browser.close()
-        # 256 colours take a third of the bytes; chosen for coverage, since by frequency all would go to the grays.
+        # 256 colours take a third of the bytes; spread evenly, since by frequency all would go to the grays.
         with Image.open(Path(folder) / "page.png") as taken:
-            few = taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few = taken.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
             few.save(picture, optimize=True)
 
 
