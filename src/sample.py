@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
     from imago.metrics.progress import progress_bar
     from imago.models.autoregressive import Autoregressive
     from imago.noise import PerImageGenerator
-    from imago.pictures import output_for
+    from imago.outputs import output_for
 
     output = output_for(Path(settings.out))
     device = cli.device(settings.device)

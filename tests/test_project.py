@@ -22,14 +22,14 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The rooms of imago from the bottom up. A room may import itself and the floors below it, nothing beside or above it.
 FLOORS = [
     {"errors"},
-    {"images", "likelihoods", "noise", "schedules", "config", "downloads", "threads"},
+    {"images", "likelihoods", "noise", "schedules", "config", "downloads", "threads", "statistics"},
     {"nets", "pictures", "diffusion"},
     {"models"},
     {"checkpoints", "runs"},
     {"data"},
     {"metrics"},
     {"callbacks"},
-    {"figures", "dashboards", "workspace", "compare"},
+    {"figures", "dashboards", "workspace", "compare", "outputs"},
     {"training"},
     {"cli"},
 ]

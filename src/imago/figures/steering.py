@@ -12,14 +12,12 @@ completions of two.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from matplotlib.figure import Figure as Drawing
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.compare.grids import Ratio, _explained
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.completion import GRAY
@@ -27,6 +25,7 @@ from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.noise import PerImageGenerator
 from imago.pictures import grid
+from imago.statistics import Estimate, explained_share
 
 Depth = Annotated[float, Field(ge=0, lt=1)]
 PARTS = ("all that is left", "the third that comes next", "the last third")
@@ -44,7 +43,7 @@ class Steered:
 
     shown: int
     completed: UInt8[Tensor, "images completions channels height width"]
-    explained: tuple[Ratio, ...]
+    explained: tuple[Estimate, ...]
 
 
 class Steering(Figure):
@@ -152,12 +151,12 @@ class Steering(Figure):
             progress=progress,
         )
         drawn = to_bytes(completed, model.spec.levels).cpu().unflatten(0, (self.images, self.completions))
-        left = (
-            drawn.movedim(2, -1).flatten(2, 3)[:, :, shown:].double().numpy()
-        )  # images, completions, pixels, channels
+        pixels = drawn.movedim(2, -1).flatten(2, 3).double()  # image, completion, pixel in raster order, channel
+        left = pixels[:, :, shown:].numpy()
         third = max(1, left.shape[2] // 3)
-        parts = (slice(None), slice(third), slice(left.shape[2] - third, None))
-        return Steered(shown, drawn, tuple(_explained(np.ascontiguousarray(left[:, :, part])) for part in parts))
+        parts = (left, left[:, :, :third], left[:, :, -third:])
+        explained = tuple(explained_share(part.reshape(*part.shape[:2], -1)) for part in parts)
+        return Steered(shown, drawn, explained)
 
 
 def first_pixels(height: int, width: int, shown: int) -> Tensor:
