@@ -147,14 +147,20 @@ def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
     return combined
 
 
-SHOWN = ("extractor", "samples", "reference", "neighbours", "weights", "seed", "repeats", "sampler", "network_calls")
+SHOWN = (
+    *("extractor", "samples", "reference", "neighbours", "held_out", "held_out_value"),
+    *("weights", "seed", "repeats", "sampler", "network_calls"),
+)
 
 
 def told(measurement: "Measurement", width: int) -> str:
     """A measurement in one line: its name in so many columns, its number, and what to know of it."""
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
     if "likelihood" not in protocol:
-        how = ", ".join(f"{key} {protocol[key]}" for key in SHOWN if key in protocol)
+        shown = {key: protocol[key] for key in SHOWN if key in protocol}
+        how = ", ".join(
+            f"{key} {entry:.4g}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in shown.items()
+        )
         number = f"{value:.4g}" + (f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else "")
         return f"  {name:<{width}} {number:<18} {how}"
     sign, digits = "≤" if protocol["likelihood"] == "lower_bound" else "=", 3 if name.endswith("bpd") else 2
@@ -184,8 +190,8 @@ def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:
 
 
 def what(result: dict[str, Any]) -> dict[str, Any]:
-    """All of a result but what came out."""
-    outcome = ("standard_error", "deviation", "seconds_per_sample", "caveat")
+    """All of a result but what came out, and on which machine in what time."""
+    outcome = ("standard_error", "deviation", "seconds_per_sample", "device", "held_out_value", "caveat")
     protocol = {key: entry for key, entry in result["protocol"].items() if key not in outcome}
     return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": protocol}
 

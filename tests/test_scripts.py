@@ -127,28 +127,31 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     assert re.search(r"fd_classifier +[\d.]+ +extractor classifier \(digits, shipped\), samples 80, .*averaged", out)
     results = json.loads((run.path / "evaluation.json").read_text())
     in_training = run.summary["metrics"]
-    more = ["precision", "recall", "density", "coverage", "inception_score"]
-    names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more)]
+    more = ["precision", "recall", "density", "coverage", "inception_score", "authenticity"]
+    names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more), "copies"]
     assert [result["name"] for result in results] == names, "the latter are not measured in training"
     assert re.search(r"precision_classifier +[\d.]+ .*neighbours 3", out)
     assert re.search(r"inception_score_classifier [\d.]+ ± [\d.]+ ", out)
+    assert re.search(r"authenticity_classifier +[\d.]+ .*held_out digits val, held_out_value 0", out)
     for result in results[:2]:
         before = in_training[f"val/{result['name']}"]
         assert result["value"] == before["value"], "same weights, seed and sample count: the same number"
-        pace = {"seconds_per_sample"}  # the clock's, not the model's
+        pace = {"seconds_per_sample", "device"}  # the clock's, not the model's
         assert result["protocol"].keys() == before["protocol"].keys()
         assert {k: v for k, v in result["protocol"].items() if k not in pace} == {
             k: v for k, v in before["protocol"].items() if k not in pace
         }
         assert (result["checkpoint"], result["images_seen"]) == ("last.ckpt", before["images_seen"])
 
-    # The same again replaces; anything else stands beside it.
-    for more, count in (([], 7), (["averaged=false"], 14), (["metrics.samples=60"], 21), (["seed=2"], 28)):
+    # The same again replaces, on another machine too; anything else stands beside it.
+    elsewhere = [result | {"protocol": result["protocol"] | {"device": "NVIDIA H200"}} for result in results]
+    (run.path / "evaluation.json").write_text(json.dumps(elsewhere))
+    for more, count in (([], 9), (["averaged=false"], 18), (["metrics.samples=60"], 27), (["seed=2"], 36)):
         assert command("evaluate", *given, *more)[0] == 0
         assert len(json.loads((run.path / "evaluation.json").read_text())) == count
     kept = json.loads((run.path / "evaluation.json").read_text())
-    assert [(r["name"], r["value"]) for r in kept[:7]] == [(r["name"], r["value"]) for r in results]
-    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 7 + ["last"] * 7 + ["averaged"] * 14
+    assert [(r["name"], r["value"]) for r in kept[:9]] == [(r["name"], r["value"]) for r in results]
+    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 9 + ["last"] * 9 + ["averaged"] * 18
     assert len({result["value"] for result in kept if result["name"] in names[:2]}) == 8
 
 
@@ -188,7 +191,7 @@ def test_of_several_checkpoints_a_broken_one_stops_no_other(
             beginnings.append("error: checkpoint: 3 of 4 not measured: b/x.ckpt, nowhere/x.ckpt, c/x.ckpt")
         assert len(lines) == len(beginnings)
         assert all(line.startswith(beginning) for line, beginning in zip(lines, beginnings, strict=True))
-    assert len(json.loads((tmp_path / "a" / "evaluation.json").read_text())) == 7
+    assert len(json.loads((tmp_path / "a" / "evaluation.json").read_text())) == 9
     assert not (tmp_path / "b" / "evaluation.json").exists()
 
 

@@ -1,5 +1,6 @@
 """Measuring sample quality during training, and keeping the best checkpoint."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from imago.callbacks.averaging import WeightAveraging
 from imago.callbacks.checkpoints import Checkpoints
 from imago.callbacks.interruption import Abandoned, Interruption
-from imago.callbacks.quality import MeasureQuality, measure
+from imago.callbacks.quality import MeasureQuality, machine_of, measure
 from imago.checkpoints import read
 from imago.metrics import Evaluator, Measurement, NoMetrics
 from imago.noise import PerImageGenerator
@@ -44,6 +45,7 @@ def test_values_and_protocols_reach_rows_and_summary(toy: Any, fit: Any, tmp_pat
     protocol = {"samples": 5, "weights": "last", "seed": 7, "network_calls": 1}
     for found in run.summary["metrics"].values():
         assert 0 < found["protocol"].pop("seconds_per_sample") < 1
+        assert found["protocol"].pop("device") == machine_of(torch.device("cpu"))
     assert run.summary["metrics"] == {
         "val/fd_toy": {"value": 4, "best": 3, "images_seen": 96, "protocol": protocol},
         "val/kd_toy": {"value": -4, "best": -5, "images_seen": 96, "protocol": protocol},
@@ -63,8 +65,10 @@ def test_the_averaged_weights_are_judged_where_there_are_some(toy: Any, fit: Any
 
 def test_measuring_outside_training(toy: Any) -> None:
     metrics, model, said = Scripted(2.0), toy(), []
+    torch.set_num_threads(1)
     (headline, _) = measure(metrics, model, 3, True, before_batch=lambda: said.append(len(metrics.samples)))
     assert 0 < headline.protocol.pop("seconds_per_sample") < 1
+    assert re.fullmatch(r"CPU, \d+ cores?, 1 thread", str(headline.protocol.pop("device"))), "what the seconds depend on"
     assert headline.protocol == {"samples": 5, "weights": "averaged", "seed": 3, "network_calls": 1}
     assert said == [0, 0], "asked before each batch of samples"
     assert torch.equal(metrics.samples[0], model.sample(5, generator=PerImageGenerator(3)))

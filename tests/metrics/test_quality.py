@@ -101,7 +101,7 @@ def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
     data = squares()
     metrics = quality(data, thorough=True)
     suffixed = [f"{name}_classifier" for name in ("precision", "recall", "density", "coverage", "inception_score")]
-    assert metrics.names == ["fd_classifier", "kd_classifier", *suffixed]
+    assert metrics.names == ["fd_classifier", "kd_classifier", *suffixed, "authenticity_classifier", "copies"]
     near, far = (metrics.measure(sampler(x)) for x in (data.training_images(), noise(data)))
     assert [m.name for m in near] == metrics.names
     for a, b in zip(near[2:6], far[2:6], strict=True):
@@ -128,11 +128,65 @@ def test_more_samples_than_training_images_are_measured_at_equal_counts(squares)
 
 def test_too_few_samples_for_neighbours_are_said_at_the_start(squares):
     metrics = quality(squares(), samples=5, thorough=True)
-    assert metrics.names == ["fd_classifier", "kd_classifier", "inception_score_classifier"]
+    assert metrics.names[2:] == ["inception_score_classifier", "authenticity_classifier", "copies"]
     assert "metrics.samples=5: precision, recall, density and coverage are left out" in metrics.notices[0]
-    (*_, score) = metrics.measure(sampler(noise(squares())))
+    (*_, score, _, _) = metrics.measure(sampler(noise(squares())))
     assert score.protocol["splits"] == 5
     assert "splits of 1 images for 2 classes" in score.protocol["caveat"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"channels": 3, "height": 32, "width": 48}, {"labelled": False}, {"binarize": "dynamic"}]
+)
+def test_training_images_are_copies_and_held_out_images_are_not(squares, options):
+    data = squares(**options)
+    metrics = quality(data, samples=40, thorough=True)
+    memorised, unseen = (
+        [m for m in metrics.measure(sampler(x)) if m.name in ("authenticity_classifier", "copies")]
+        for x in (data.training_images(), data.val.images)
+    )
+    assert [m.value for m in memorised] == [0, 1]
+    for m, copied in zip(unseen, memorised, strict=True):
+        assert m.value == m.protocol["held_out_value"] == copied.protocol["held_out_value"], "the yardstick itself"
+        assert (m.protocol["held_out"], m.protocol["held_out_images"]) == ("squares val", 40)
+        assert m.protocol["reference_images"] == 300
+        assert ("one draw" in m.protocol["caveat"]) == ("binarize" in options)
+    assert unseen[0].value > 0.3
+    assert unseen[1].value == 0
+
+
+def test_all_training_images_count_not_only_the_kept_ones(squares, monkeypatch):
+    monkeypatch.setattr("imago.metrics.reference._KEPT", 50)
+    data = squares()
+    found = {m.name: m for m in quality(data, samples=300, thorough=True).measure(sampler(data.training_images()))}
+    assert (found["authenticity_classifier"].value, found["copies"].value) == (0, 1)
+    assert found["precision_classifier"].protocol["reference_images"] == 50
+    monkeypatch.setattr("imago.metrics.reference._AFFORDABLE", 56 * 100)
+    data = squares(count=299)
+    found = {m.name: m for m in quality(data, samples=200, thorough=True).measure(sampler(data.training_images()))}
+    assert found["authenticity_classifier"].protocol["reference_images"] == 100, "what is kept of larger data"
+    assert found["authenticity_classifier"].value == 0 or found["copies"].value == 1
+
+
+def test_features_of_all_images_are_computed_once(squares, monkeypatch):
+    import imago.metrics.reference as reference
+
+    asked, batches = [], reference.batches_of_features
+
+    def counting(images, *arguments):
+        asked.append(len(images))
+        return batches(images, *arguments)
+
+    monkeypatch.setattr(reference, "batches_of_features", counting)
+    data = squares()
+    first = [m.value for m in quality(data, thorough=True).measure(sampler(noise(data)))]
+    assert asked == [300, 40], "training and validation images; the statistics come from them"
+    assert [m.value for m in quality(squares(), thorough=True).measure(sampler(noise(data)))] == first
+    quality(squares())
+    assert asked == [300, 40]
+    (tmp,) = [path for path in (data.directory / "cache").iterdir() if path.name.startswith("features-")]
+    tmp.write_bytes(tmp.read_bytes()[:-100])
+    assert [m.value for m in quality(squares(), thorough=True).measure(sampler(noise(data)))] == first
 
 
 def test_measuring_leaves_no_trace(squares):

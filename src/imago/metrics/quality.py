@@ -19,9 +19,10 @@ from imago.metrics.frechet import Moments, frechet_distance
 from imago.metrics.inception_score import inception_score
 from imago.metrics.kernel import kernel_distance
 from imago.metrics.manifold import FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, manifold_measures
+from imago.metrics.neighbours import among, authentic
 from imago.metrics.network import Progress
 from imago.metrics.progress import progress_bar
-from imago.metrics.reference import ReferenceStatistics
+from imago.metrics.reference import KnownFeatures, ReferenceStatistics
 
 Protocol = dict[str, str | int | float | bool]
 Sampler = Callable[[int, int], Tensor]
@@ -33,8 +34,9 @@ class Measurement:
     """One number and how it was obtained.
 
     Args:
-        name: "fid", "kid", "fd_classifier", "kd_classifier", "bpd" or "nats", of which lower is better; "precision",
-            "recall", "density", "coverage" or "inception_score", with the extractor's suffix, of which higher is.
+        name: "fid", "kid", "fd_classifier", "kd_classifier", "bpd", "nats" or "copies", of which lower is better;
+            "precision", "recall", "density", "coverage" or "inception_score", with the extractor's suffix, of which
+            higher is; "authenticity", which belongs where that of held-out images is.
         value: the number.
         protocol: data, extractor, counts, weights and, under "caveat", what to beware of.
     """
@@ -111,8 +113,9 @@ class SampleQuality(Evaluator):
         weights: path of the extractor's weights, instead of the place where they are looked for.
         subsets: number of random subsets of the kernel distance.
         subset_size: images in each of them; fewer are used, and the protocol says so, where there are not so many.
-        thorough: measure precision, recall, density, coverage and, where the extractor knows classes, the Inception
-            score too; ``None`` leaves that to who measures: not during training, but in evaluate.py.
+        thorough: measure precision, recall, density, coverage, authenticity, copies and, where the extractor knows
+            classes, the Inception score too; ``None`` leaves that to who measures: not during training, but in
+            evaluate.py.
     """
 
     def __init__(
@@ -143,7 +146,8 @@ class SampleQuality(Evaluator):
         more = ["precision", "recall", "density", "coverage"] if self._enough else []
         if self._extractor.logits(torch.zeros(1, self._extractor.dimensions, device=self._device)) is not None:
             more.append("inception_score")
-        return [*self._extractor.metric_names, *(name + self._extractor.suffix for name in more if self.thorough)]
+        more = [*(name + self._extractor.suffix for name in [*more, "authenticity"]), "copies"]
+        return [*self._extractor.metric_names, *(more if self.thorough else [])]
 
     @property
     def _enough(self) -> bool:
@@ -160,7 +164,13 @@ class SampleQuality(Evaluator):
         self._device, self._spec = device, data.spec
         self._extractor.to(device)
         cache = Cache(data.directory)
+        if self.thorough:
+            self._data = data
+            self._known = KnownFeatures.of(data, self._extractor, self.batch_size, device)
         reference = ReferenceStatistics.load(cache, data.fingerprint, self._extractor)
+        if reference is None and self.thorough and len(self._known.training) == len(data.train):
+            reference = ReferenceStatistics.of(self._known.training.split(self.batch_size), len(data.train))
+            reference.save(cache, data.fingerprint, self._extractor)
         if reference is None:
             with progress_bar(f"Features of {data.name} ({self._extractor.name}), once") as progress:
                 reference = ReferenceStatistics.compute(
@@ -189,7 +199,7 @@ class SampleQuality(Evaluator):
             return []
         cuda = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            features = self._features(self._extractor, sample, progress)
+            features, copies = self._features(self._extractor, sample, progress)
         moments = Moments(self._extractor.dimensions)
         for batch in features.split(1000):
             moments.update(batch)
@@ -210,6 +220,7 @@ class SampleQuality(Evaluator):
             measurements += self._manifold(features, self._extractor.suffix)
         if self.thorough:
             measurements += self._score(features, self._extractor)
+            measurements += self._authenticity(features, copies, self._extractor.suffix)
         return measurements
 
     def _manifold(self, features: Tensor, suffix: str) -> list[Measurement]:
@@ -242,17 +253,45 @@ class SampleQuality(Evaluator):
         told: Protocol = {"splits": splits, "deviation": deviation, "caveat": caveat}
         return [Measurement(f"inception_score{extractor.suffix}", score, self._protocol | told)]
 
+    def _authenticity(self, features: Tensor, copies: Tensor, suffix: str) -> list[Measurement]:
+        """Which shares of the samples are authentic and copies; the protocols say the same of held-out images."""
+        known, data = self._known, self._data
+        shares = {"authenticity" + suffix: authentic(features, known.training, copies), "copies": copies}
+        references = {"authenticity" + suffix: len(known.training), "copies": len(data.train)}
+        caveat = "of the training images in one draw of their binarisation" if data.binarize == "dynamic" else "none"
+        told: dict[str, Protocol] = {name: {"reference_images": references[name], "caveat": caveat} for name in shares}
+        images, vectors = data.val.images[: len(features)], known.held_out[: len(features)]
+        if len(vectors):
+            images = images[: len(vectors)]
+            same = self._copies(images)
+            held_out = {"authenticity" + suffix: authentic(vectors, known.training, same), "copies": same}
+            for name, which in held_out.items():
+                told[name] |= {"held_out": f"{data.name} val", "held_out_images": len(images)}
+                told[name]["held_out_value"] = float(which.double().mean())
+        return [
+            Measurement(name, float(which.double().mean()), self._protocol | told[name])
+            for name, which in shares.items()
+        ]
+
+    def _copies(self, images: Tensor) -> Tensor:
+        """Which images are training images, value by value."""
+        return among(images.cpu(), self._data.training_images())
+
     @torch.no_grad()
-    def _features(self, extractor: FeatureExtractor, sample: Sampler, progress: Progress | None) -> Tensor:
-        features = torch.empty(self.samples, extractor.dimensions)
+    def _features(
+        self, extractor: FeatureExtractor, sample: Sampler, progress: Progress | None
+    ) -> tuple[Tensor, Tensor]:
+        """The features of samples and, of thorough measurements, which are copies of training images."""
+        features, drawn = torch.empty(self.samples, extractor.dimensions), []
         for first in range(0, self.samples, self.batch_size):
             n = min(self.batch_size, self.samples - first)
             images = sample(n, first)
             _check_samples(images, n, self._spec)
             features[first : first + n] = extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
+            drawn += [images.cpu()] if self.thorough else []
             if progress is not None:
                 progress(first + n, self.samples)
-        return features
+        return features, self._copies(torch.cat(drawn)) if drawn else torch.empty(0)
 
     def _frechet_caveat(self) -> str:
         fewest, dimensions = min(self.samples, self._reference.count), self._protocol["dimensions"]

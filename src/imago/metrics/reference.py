@@ -1,18 +1,23 @@
 """The other side of every distance: features of the training split, computed once per data set and extractor."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 
 import torch
 from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
+from imago.data import ImageDataModule
 from imago.images import to_bytes
 from imago.metrics.cache import Cache
 from imago.metrics.extractors import FeatureExtractor
 from imago.metrics.frechet import Moments
 from imago.metrics.network import Progress
+from imago.metrics.progress import progress_bar
 
 _KEPT = 10_000  # feature vectors kept for the kernel distance
+_HELD_OUT = 10_000  # validation images that samples are compared with
+_AFFORDABLE = 2**28  # numbers, of 4 bytes, in the features of a training split that are kept whole
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,22 @@ class ReferenceStatistics:
         progress: Progress | None = None,
     ) -> "ReferenceStatistics":
         """Run all images, with values 0..levels-1, through the extractor; ``progress`` is called with (done, total)."""
-        moments = Moments(extractor.dimensions)
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:_KEPT].sort().values
-        kept = torch.empty(len(chosen), extractor.dimensions)
-        for first in range(0, len(images), batch_size):
-            features = extractor(to_bytes(images[first : first + batch_size].to(device), levels)).cpu()
+        return cls.of(batches_of_features(images, levels, extractor, batch_size, device, progress), len(images))
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor], count: int) -> "ReferenceStatistics":
+        """The statistics of ``count`` feature vectors that come in batches, float32 (b, d)."""
+        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_KEPT].sort().values
+        moments, kept, first = None, torch.empty(0), 0
+        for features in batches:
+            if moments is None:
+                moments, kept = Moments(features.shape[1]), torch.empty(len(chosen), features.shape[1])
             moments.update(features)
             start, end = torch.searchsorted(chosen, torch.tensor([first, first + len(features)])).tolist()
             kept[start:end] = features[chosen[start:end] - first]
-            if progress is not None:
-                progress(first + len(features), len(images))
-        return cls(moments.mean, moments.covariance, kept, len(images))
+            first += len(features)
+        assert moments is not None
+        return cls(moments.mean, moments.covariance, kept, count)
 
     @classmethod
     def load(cls, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> "ReferenceStatistics | None":
@@ -67,5 +77,57 @@ class ReferenceStatistics:
         cache.save(_file_name(data_fingerprint, extractor), asdict(self))
 
 
-def _file_name(data_fingerprint: str, extractor: FeatureExtractor) -> str:
-    return f"statistics-{data_fingerprint[:16]}-{extractor.fingerprint[:16]}.pt"
+@dataclass(frozen=True)
+class KnownFeatures:
+    """The features of all training images, and of held-out ones: what tells copies from samples.
+
+    Args:
+        training: float32 (n, d), in the order of the split; of more than 2²⁸ numbers the first ones that are less.
+        held_out: float32 (h, d), of the first validation images, 10,000 at most.
+    """
+
+    training: Float32[Tensor, "n d"]
+    held_out: Float32[Tensor, "h d"]
+
+    @classmethod
+    def of(
+        cls, data: ImageDataModule, extractor: FeatureExtractor, batch_size: int, device: torch.device
+    ) -> "KnownFeatures":
+        """From the cache, or computed and kept there."""
+        cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, "features")
+        content = cache.load(name)
+        if content is None or set(content) != {field.name for field in fields(cls)}:
+            training = data.training_images()[: max(2, _AFFORDABLE // extractor.dimensions)]
+            held_out = data.val.images[:_HELD_OUT]
+            total, done, parts = len(training) + len(held_out), 0, []
+            with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
+                for images in (training, held_out):
+                    batches = []
+                    for batch in batches_of_features(images, data.spec.levels, extractor, batch_size, device):
+                        batches.append(batch)
+                        done += len(batch)
+                        progress(done, total)
+                    parts.append(torch.cat([torch.empty(0, extractor.dimensions), *batches]))
+            content = {"training": parts[0], "held_out": parts[1]}
+            cache.save(name, content)
+        return cls(**content)
+
+
+def batches_of_features(
+    images: UInt8[Tensor, "n c h w"],
+    levels: int,
+    extractor: FeatureExtractor,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """The features (b, d) of images with values 0..levels-1, on the CPU, batch by batch."""
+    for first in range(0, len(images), batch_size):
+        features = extractor(to_bytes(images[first : first + batch_size].to(device), levels)).cpu()
+        yield features
+        if progress is not None:
+            progress(first + len(features), len(images))
+
+
+def _file_name(data_fingerprint: str, extractor: FeatureExtractor, what: str = "statistics") -> str:
+    return f"{what}-{data_fingerprint[:16]}-{extractor.fingerprint[:16]}.pt"
