@@ -165,6 +165,7 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
             "val/fd_classifier": {"value": 20.0, "protocol": {}},
             "val/bpd": {"value": 1.5, "protocol": exact},
             "val/nats": {"value": 80.0, "protocol": bound},
+            "val/large": {"value": 19514.2, "protocol": {"standard_error": 7512.3}},
         }
     )
     run.samples.mkdir()
@@ -173,6 +174,6 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
     (run.path / "wandb" / "offline-run-1").mkdir(parents=True)
     words = closing_words(run)
     wanted = ["12,345 images", "val/fd_classifier 20 (untrained 80)", "images-0000012345.png", "last.ckpt"]
-    wanted += ["val/bpd = 1.5 ± 0.012", "val/nats ≤ 80 ± 1.5"]
+    wanted += ["val/bpd = 1.5 ± 0.012", "val/nats ≤ 80 ± 1.5", "val/large 19,514 ± 7,512"]
     for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync"]:
         assert expected in words

@@ -237,17 +237,22 @@ def peak_memory_mib(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def _short(value: float, digits: int) -> str:
+    """So many digits, and thousands in full instead of powers of ten."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
+
+
 def closing_words(run: Run) -> str:
     """Where a finished run's pictures and numbers lie, for people."""
     summary = run.summary
     lines = [f"{summary['name']}: {summary['images_seen']:,} images, {summary['updates']:,} updates"]
     for name, result in summary.get("metrics", {}).items():
         untrained = summary.get("untrained", {}).get(name)
-        before = f" (untrained {untrained:.4g})" if untrained is not None else ""
+        before = f" (untrained {_short(untrained, 4)})" if untrained is not None else ""
         protocol = result["protocol"]
         sign = {"exact": "= ", "lower_bound": "≤ "}.get(protocol.get("likelihood"), "")
-        error = f" ± {protocol['standard_error']:.2g}" if "standard_error" in protocol else ""
-        lines.append(f"  {name} {sign}{result['value']:.4g}{error}{before}")
+        error = f" ± {_short(protocol['standard_error'], 2)}" if "standard_error" in protocol else ""
+        lines.append(f"  {name} {sign}{_short(result['value'], 4)}{error}{before}")
     grids = sorted(run.samples.glob("images-*.png"))
     if grids:
         lines.append(f"  samples    {grids[-1]}")
