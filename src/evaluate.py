@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago import cli
-from imago.config import build, check_node, check_settings, plain
+from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import UserError
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
@@ -73,6 +73,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.metrics import Evaluator, measure_likelihood
     from imago.metrics.progress import progress_bar
     from imago.models.base import ExplicitModel
+    from imago.models.diffusion import Diffusion
 
     path = file_of(checkpoint_path)
     checkpoint = read(path)
@@ -84,6 +85,11 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     metrics.prepare(data, device)
     for notice in metrics.notices:
         print(f"note: {notice}")
+    if settings.bound_steps is not None and not isinstance(model, Diffusion):
+        raise UserError(
+            f"bound_steps={settings.bound_steps}: a {type(model).__name__} has no sum over steps; models that have one "
+            f"are {', '.join(choices_of('model', Diffusion))}; leave bound_steps=null"
+        )
     likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
     if not metrics.names and not likelihood_too:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
@@ -163,11 +169,12 @@ def told(measurement: "Measurement", width: int) -> str:
         )
         number = f"{value:.4g}" + (f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else "")
         return f"  {name:<{width}} {number:<18} {how}"
-    sign, digits = "≤" if protocol["likelihood"] == "lower_bound" else "=", 3 if name.endswith("bpd") else 2
-    number = f"{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
+    sign = {"lower_bound": "≤ ", "exact": "= "}.get(str(protocol["likelihood"]), "  ")
+    digits = 3 if name.endswith("bpd") else 2
+    number = f"{sign}{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
     told_of = ("data", "images", "binarization", "weights", "draws", "bound_terms")
     how = ", ".join(f"{key} {protocol[key]}" for key in told_of if key in protocol)
-    return f"  {name:<{width}} {sign} {number:<16} {how}"
+    return f"  {name:<{width}} {number:<18} {how}"
 
 
 def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:

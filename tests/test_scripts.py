@@ -265,6 +265,9 @@ def test_a_bound_is_printed_as_one() -> None:
     assert evaluate.told(Measurement("test/nats", 90.5, {**protocol, "likelihood": "exact"}), 9).startswith(
         "  test/nats = 90.50 ± 0.25 "
     )
+    assert evaluate.told(Measurement("elbo/part", 0.5, {**protocol, "likelihood": "part"}), 9).startswith(
+        "  elbo/part   0.50 ± 0.25 "
+    )
 
 
 def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:
@@ -299,6 +302,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "plain", ["batch_size=0"], r"batch_size=0: input should be greater than 0"),
     ("evaluate", "", ["checkpoint=[]"], r"checkpoint=\[\]: "),
     ("evaluate", "plain", ["repeats=0"], r"repeats=0: input should be greater than 0"),
+    ("evaluate", "plain", ["bound_steps=9"], r"bound_steps=9: a GAN has no sum .* are ddpm; leave bound_steps=null"),
     ("evaluate", "plain", ["n=3"], r"n: no such setting|Could not override"),
 ]
 

@@ -13,6 +13,20 @@ class Estimate:
     value: float
     error: float
 
+    def over(self, other: "Estimate") -> "Estimate":
+        """In units of another one, whose error is independent."""
+        value = self.value / other.value
+        return Estimate(value, abs(value) * float(np.hypot(self.error / self.value, other.error / other.value)))
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.error:.2f}"
+
+
+def jackknife(without: Float[np.ndarray, " n"]) -> float:
+    """The standard error of an estimate, from its values with one of n independent observations left out in turn."""
+    n = len(without)
+    return float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())) if n > 1 else 0.0
+
 
 def explained_share(outcomes: Float[np.ndarray, "groups repeats values"]) -> Estimate:
     """The share of a variance, summed over the values, that is explained by which group an outcome belongs to.
@@ -41,4 +55,4 @@ def explained_share(outcomes: Float[np.ndarray, "groups repeats values"]) -> Est
 
     whole = share(within.sum(), across.sum(), n)
     without = np.array([share(within.sum() - within[k], across.sum() - 2 * across[k].sum(), n - 1) for k in range(n)])
-    return Estimate(whole, float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())))
+    return Estimate(whole, jackknife(without))

@@ -68,7 +68,7 @@ def test_measuring_outside_training(toy: Any) -> None:
     torch.set_num_threads(1)
     (headline, _) = measure(metrics, model, 3, True, before_batch=lambda: said.append(len(metrics.samples)))
     assert 0 < headline.protocol.pop("seconds_per_sample") < 1
-    assert re.fullmatch(r"CPU, \d+ cores?, 1 thread", str(headline.protocol.pop("device"))), "what the seconds depend on"
+    assert re.fullmatch(r"CPU, \d+ cores?, 1 thread", str(headline.protocol.pop("device"))), "what seconds depend on"
     assert headline.protocol == {"samples": 5, "weights": "averaged", "seed": 3, "network_calls": 1}
     assert said == [0, 0], "asked before each batch of samples"
     assert torch.equal(metrics.samples[0], model.sample(5, generator=PerImageGenerator(3)))

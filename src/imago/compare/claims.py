@@ -10,8 +10,9 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from imago.compare.board import FRECHET, Board, duration
-from imago.compare.grids import Layout, Ratio, Tiles, of_originals, roughness, steering, tiles
+from imago.compare.grids import Layout, Tiles, of_originals, roughness, steering, tiles
 from imago.compare.records import Data, Measured, Record
+from imago.statistics import Estimate
 
 Verdict = Literal["agrees", "disagrees", "undecided", "open"]
 
@@ -353,7 +354,7 @@ def blur(runs: Runs) -> Answer:
     real = next(
         (ratio for r in runs.usual if (ratio := _rough(of_originals(_newest(r, "reconstructions"), _layout(r))))), None
     )
-    found: dict[str, Ratio] = {}
+    found: dict[str, Estimate] = {}
     for model, r in runs.first((*VAES, *GANS, *AUTOREGRESSIVE, DIFFUSION), lambda r: r.grid is not None).items():
         noisy = r.settings.get("model.observation_noise", "false").lower() == "true"
         if noisy:
@@ -534,5 +535,5 @@ def _layout(record: Record) -> Layout | None:
     return None if shape is None else Layout(shape[1], shape[2])
 
 
-def _rough(images: Tiles | None) -> Ratio | None:
+def _rough(images: Tiles | None) -> Estimate | None:
     return None if images is None else roughness(images)

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from imago.statistics import Estimate, explained_share, jackknife
+
 Tiles = Float[np.ndarray, "rows columns height width"]
 # How grids are drawn: the side to which small images are enlarged, the margin, and the gray of what is hidden.
 SMALLEST_SIDE = 64
@@ -21,22 +23,6 @@ class Layout:
 
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A number and its standard error, from leaving out one image at a time."""
-
-    value: float
-    error: float
-
-    def over(self, other: "Ratio") -> "Ratio":
-        """In units of another one, whose error is independent."""
-        value = self.value / other.value
-        return Ratio(value, abs(value) * float(np.hypot(self.error / self.value, other.error / other.value)))
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ± {self.error:.2f}"
 
 
 @dataclass(frozen=True)
@@ -55,9 +41,9 @@ class Steering:
     images: int
     completions: int
     shown: float
-    whole: Ratio
-    near: Ratio
-    far: Ratio
+    whole: Estimate
+    near: Estimate
+    far: Estimate
 
 
 def tiles(path: Path | None, layout: Layout | None) -> Tiles | None:
@@ -89,7 +75,7 @@ def of_originals(path: Path | None, layout: Layout | None, reconstructed: bool =
     return None if cut is None or len(cut) < 2 else cut[int(reconstructed) :: 2]
 
 
-def roughness(images: Tiles) -> Ratio | None:
+def roughness(images: Tiles) -> Estimate | None:
     """Mean squared difference of neighbouring pixels over twice the variance of pixels.
 
     1 for white noise, near 0 for smooth images; scaling the contrast does not change it. ``None`` of images that are
@@ -102,7 +88,7 @@ def roughness(images: Tiles) -> Ratio | None:
     if not variance.sum():
         return None
     without = (energy.sum() - energy) / np.maximum(variance.sum() - variance, 1e-12)
-    return Ratio(float(energy.sum() / variance.sum()), _jackknife(without))
+    return Estimate(float(energy.sum() / variance.sum()), jackknife(without))
 
 
 def steering(path: Path, layout: Layout | None) -> Steering | None:
@@ -121,29 +107,8 @@ def steering(path: Path, layout: Layout | None) -> Steering | None:
     completed = cut[:, 2:, start:]
     height = completed.shape[2]
     third = max(1, height // 3)
-    parts = [_explained(completed[:, :, rows]) for rows in (slice(None), slice(third), slice(height - third, None))]
-    return Steering(len(cut), cut.shape[1] - 2, start / cut.shape[2], *parts)
-
-
-def _explained(completed: Float[np.ndarray, "images completions height width"]) -> Ratio:
-    """1 - half the squared distance of two completions of one image over that of completions of two images."""
-    flat = completed.reshape(*completed.shape[:2], -1)
-    n = len(flat)
-    within = flat.var(1, ddof=1).sum(-1)
-    means, squares = flat.mean(1), (flat**2).sum(-1).mean(1)
-    between = (squares[:, None] + squares[None, :]) / 2 - means @ means.T
-    np.fill_diagonal(between, 0)
-
-    def share(within_sum: float, between_sum: float, count: int) -> float:
-        distance = between_sum / (count * (count - 1))
-        return 1 - within_sum / count / distance if distance > 0 else 0.0
-
-    without = [
-        share(within.sum() - within[k], between.sum() - between[k].sum() - between[:, k].sum(), n - 1) for k in range(n)
+    parts = [
+        explained_share(completed[:, :, rows].reshape(*completed.shape[:2], -1))
+        for rows in (slice(None), slice(third), slice(height - third, None))
     ]
-    return Ratio(share(within.sum(), between.sum(), n), _jackknife(np.array(without)))
-
-
-def _jackknife(without: Float[np.ndarray, " n"]) -> float:
-    n = len(without)
-    return float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())) if n > 1 else 0.0
+    return Steering(len(cut), cut.shape[1] - 2, start / cut.shape[2], *parts)
