@@ -19,7 +19,7 @@ from imago.compare.board import Board
 from imago.compare.checkpoint import peek
 from imago.compare.find import find_runs
 from imago.compare.page import write_page
-from imago.compare.records import Data, read_record
+from imago.compare.records import Data, Measured, read_record
 from imago.compare.table import POINTS, read_table
 from imago.training import train
 
@@ -338,3 +338,13 @@ def test_results_are_read_in_the_form_that_evaluate_writes(make_run: MakeRun) ->
     path = make_run("run", evaluation=[])
     (path / "evaluation.json").write_text(json.dumps({"name": "fid", "value": 1.0}))
     assert "evaluation.json: 1 without name and number, left out" in read_record(path).defects
+
+
+def test_numbers_compare_whatever_machine_drew_the_samples_but_not_with_other_neighbours() -> None:
+    def ruler(**changes: Any) -> str:
+        return Measured("precision_classifier", 0.5, "eval", quality(**changes)).ruler
+
+    plain = ruler(neighbours=3, device="CPU, 2 cores, 1 thread", seconds_per_sample=0.1)
+    assert ruler(neighbours=3, device="NVIDIA H200", seconds_per_sample=0.001) == plain
+    for changes in ({"neighbours": 5}, {"neighbours": 3, "splits": 10}, {"neighbours": 3, "repeats": 5}):
+        assert ruler(**changes) != plain
