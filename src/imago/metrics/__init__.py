@@ -1,7 +1,13 @@
 """Sample quality (feature extractors, distances, the evaluator that a run is given), and likelihood."""
 
-from imago.metrics.choices import Auto, Classifier, ExtractorChoice, Inception
-from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
+from imago.metrics.choices import Auto, Classifier, Clip, DinoV2, ExtractorChoice, Inception
+from imago.metrics.extractors import (
+    ClassifierExtractor,
+    ClipExtractor,
+    DinoV2Extractor,
+    FeatureExtractor,
+    InceptionExtractor,
+)
 from imago.metrics.frechet import Moments, frechet_distance
 from imago.metrics.inception_score import inception_score
 from imago.metrics.kernel import kernel_distance, squared_mmd
@@ -14,6 +20,10 @@ __all__ = [
     "Auto",
     "Classifier",
     "ClassifierExtractor",
+    "Clip",
+    "ClipExtractor",
+    "DinoV2",
+    "DinoV2Extractor",
     "Evaluator",
     "ExtractorChoice",
     "FeatureExtractor",

@@ -4,26 +4,44 @@ A choice is made before training starts: :meth:`ExtractorChoice.build` either gi
 raises a :class:`~imago.errors.UserError` with the remedies.
 """
 
+import os
+import socket
+import sys
+import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat
+from torch import nn
+from torch_fidelity import feature_extractor_clip, feature_extractor_dinov2
 
 from imago.data import ImageDataModule
 from imago.downloads import DownloadError, download, sha256_of
 from imago.errors import UserError
 from imago.images import to_bytes
 from imago.metrics.cache import Cache
-from imago.metrics.extractors import ClassifierExtractor, FeatureExtractor, InceptionExtractor
+from imago.metrics.extractors import (
+    ClassifierExtractor,
+    ClipExtractor,
+    DinoV2Extractor,
+    FeatureExtractor,
+    InceptionExtractor,
+    in_one_line,
+)
 from imago.metrics.network import ClassifierNetwork, accuracy, train_classifier
 from imago.metrics.progress import progress_bar
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# The code that torch.hub executes: this commit, however the repository goes on.
+DINOV2_HUB = "facebookresearch/dinov2:e1277af2ba9496fbadf7aec6eba56e8d882d1e35"
 SHIPPED = Path(__file__).parent / "weights"
 
 _FIRST_USE_IMAGES = 150_000  # length of a training at first use: one to three minutes of a CPU core
@@ -31,6 +49,11 @@ _CPU_SECONDS = 0.12  # of one core for the Inception features of one image (meas
 _failed_downloads: dict[str, str] = {}  # address -> why it failed: one process asks a dead network once
 
 Notify = Callable[[str], None]
+ClipEncoder = Literal[
+    "clip-rn50", "clip-rn101", "clip-rn50x4", "clip-rn50x16", "clip-rn50x64",
+    "clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "clip-vit-l-14-336px",
+]  # fmt: skip
+DinoV2Encoder = Literal["dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14", "dinov2-vit-g-14"]
 
 
 class ExtractorChoice(ABC):
@@ -56,6 +79,78 @@ class ExtractorChoice(ABC):
         """
 
 
+@dataclass(frozen=True)
+class PublishedFile:
+    """Weights that somebody publishes, which are downloaded once, or replaced by a file of the user's.
+
+    Args:
+        choice: which ``metrics=`` they belong to.
+        owner: whose weights they are.
+        name: of the file in ``<data.dir>/weights``.
+        url: where it is downloaded from.
+        sha256: its digest.
+        timeout: seconds to wait for the network.
+    """
+
+    choice: str
+    owner: str
+    name: str
+    url: str
+    sha256: str
+    timeout: float
+
+    def locate(self, data: ImageDataModule, weights: str | None, notify: Notify) -> tuple[Path, bool]:
+        """The place of the weights, and whether they are the published ones.
+
+        Args:
+            data: whose directory the download goes to.
+            weights: path of the user's file instead.
+            notify: told when the user's file is another one.
+
+        Raises:
+            UserError: no such file, a damaged one, or no way to have it.
+        """
+        path = self._downloaded(Cache(data.directory, "weights")) if weights is None else Path(weights)
+        if not path.is_file():
+            raise UserError(f"metrics.weights={weights}: there is no such file. {self.remedies()}")
+        published = sha256_of(path) == self.sha256
+        if not published and weights is None:
+            raise UserError(f"{path}: damaged, its SHA-256 is not {self.sha256}. Delete it. {self.remedies(path)}")
+        if not published:
+            notify(
+                f"metrics.weights={weights}: not the published {self.owner} weights; the numbers compare with no "
+                "others."
+            )
+        return path, published
+
+    def _downloaded(self, cache: Cache) -> Path:
+        """The published file, downloaded if it is not there."""
+        path = cache.find(self.name)
+        if path is not None:
+            return path
+        path = cache.place(self.name)
+        if self.url not in _failed_downloads:
+            try:
+                with progress_bar(f"Downloading the {self.owner} weights, once") as progress:
+                    download(self.url, path, self.sha256, timeout=self.timeout, progress=progress)
+            except DownloadError as error:
+                _failed_downloads[self.url] = str(error)
+            else:
+                return path
+        reason = _failed_downloads[self.url]
+        raise UserError(
+            f"metrics={self.choice}: the {self.owner} weights cannot be had ({reason}). {self.remedies(path)}"
+        )
+
+    def remedies(self, path: Path | None = None) -> str:
+        """What the user can do; ``path``: where the file would be found."""
+        place = f"put it at {path}, or " if path else ""
+        return (
+            f"Download {self.url} (SHA-256 {self.sha256}) and {place}give its place as metrics.weights=PATH; "
+            "or set metrics=classifier, or metrics=none."
+        )
+
+
 class Inception(ExtractorChoice):
     """TensorFlow's Inception: from the file ``metrics.weights``, or the published one, which is downloaded once.
 
@@ -66,23 +161,13 @@ class Inception(ExtractorChoice):
     """
 
     def __init__(self, url: str = INCEPTION_URL, sha256: str = INCEPTION_SHA256, timeout: PositiveFloat = 5.0) -> None:
-        self.url = url
-        self.sha256 = sha256
-        self.timeout = timeout
+        self.published = PublishedFile("inception", "Inception", INCEPTION_FILE, url, sha256, timeout)
 
     def build(
         self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
     ) -> InceptionExtractor:
         """See :meth:`ExtractorChoice.build`."""
-        path = self._published(Cache(data.directory, "weights")) if weights is None else Path(weights)
-        if not path.is_file():
-            raise UserError(f"metrics.weights={weights}: there is no such file. {self._remedies(None)}")
-        if sha256_of(path) != self.sha256:
-            if weights is None:
-                raise UserError(f"{path}: damaged, its SHA-256 is not {self.sha256}. Delete it. {self._remedies(path)}")
-            notify(
-                f"metrics.weights={weights}: not the published Inception weights; the numbers compare with no others."
-            )
+        path, _ = self.published.locate(data, weights, notify)
         if device.type == "cpu":
             notify(
                 f"Inception takes about {_CPU_SECONDS} s per image and CPU core: lower metrics.samples, or set "
@@ -91,31 +176,121 @@ class Inception(ExtractorChoice):
         try:
             return InceptionExtractor(str(path))
         except ValueError as error:
-            raise UserError(f"metrics.weights={path}: {error}. {self._remedies(None)}") from error
+            raise UserError(f"metrics.weights={path}: {error}. {self.published.remedies()}") from error
 
-    def _published(self, cache: Cache) -> Path:
-        """The published file, downloaded if it is not there."""
-        path = cache.find(INCEPTION_FILE)
-        if path is not None:
-            return path
-        path = cache.place(INCEPTION_FILE)
-        if self.url not in _failed_downloads:
-            try:
-                with progress_bar("Downloading Inception's weights (91 MB)") as progress:
-                    download(self.url, path, self.sha256, timeout=self.timeout, progress=progress)
-            except DownloadError as error:
-                _failed_downloads[self.url] = str(error)
-            else:
-                return path
-        reason = _failed_downloads[self.url]
-        raise UserError(f"metrics=inception: the Inception weights cannot be had ({reason}). {self._remedies(path)}")
 
-    def _remedies(self, path: Path | None) -> str:
-        place = f"put it at {path}, or " if path else ""
-        return (
-            f"Download {self.url} (SHA-256 {self.sha256}) and {place}give its place as metrics.weights=PATH; "
-            "or set metrics=classifier, or metrics=none."
+class Clip(ExtractorChoice):
+    """CLIP's image encoder: from the file ``metrics.weights``, or the published one, which is downloaded once.
+
+    Args:
+        encoder: torch-fidelity's name of the published file.
+        url: where that is downloaded from; ``None``: from OpenAI.
+        timeout: seconds to wait for the network.
+    """
+
+    def __init__(
+        self, encoder: ClipEncoder = "clip-vit-b-32", url: str | None = None, timeout: PositiveFloat = 5.0
+    ) -> None:
+        self.encoder = encoder
+        told = feature_extractor_clip.MODEL_METADATA[encoder]
+        url = url or feature_extractor_clip.MODEL_URLS[encoder]
+        self.published = PublishedFile("clip", encoder, f"{encoder}.pt", url, told["hash"], timeout)
+
+    def build(self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify) -> ClipExtractor:
+        """See :meth:`ExtractorChoice.build`."""
+        path, published = self.published.locate(data, weights, notify)
+        try:
+            extractor = ClipExtractor(str(path), self.encoder if published else f"clip ({path.name})")
+        except ValueError as error:
+            raise UserError(f"metrics.weights={path}: {error}. {self.published.remedies()}") from error
+        _tell_cost(extractor, data, device, notify)
+        return extractor
+
+
+class DinoV2(ExtractorChoice):
+    """DINOv2: code and weights from torch.hub, which downloads both once from GitHub and from Meta.
+
+    Args:
+        encoder: torch-fidelity's name of the network: small, base, large or giant.
+        timeout: seconds to wait for the network.
+    """
+
+    def __init__(self, encoder: DinoV2Encoder = "dinov2-vit-l-14", timeout: PositiveFloat = 5.0) -> None:
+        self.encoder = encoder
+        self.entry = feature_extractor_dinov2.MODEL_METADATA[encoder]
+        self.timeout = timeout
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> DinoV2Extractor:
+        """See :meth:`ExtractorChoice.build`."""
+        if weights is not None:
+            raise UserError(
+                f"metrics.weights={weights}: metrics=dinov2 takes no file, torch.hub keeps network and weights. Leave "
+                f"metrics.weights out. {self._remedies()}"
+            )
+        repository, commit = DINOV2_HUB.split(":")
+        notify(
+            f"metrics=dinov2 executes code of github.com/{repository} (commit {commit[:7]}) on this machine; it and "
+            f"its weights lie in {torch.hub.get_dir()}, downloaded if they were not there."
         )
+        key = f"{DINOV2_HUB} {self.entry}"
+        if key not in _failed_downloads:
+            try:
+                extractor = DinoV2Extractor(self._backbone(), self.encoder)
+            except Exception as error:
+                # The code of others, over a network, from a cache that may be half full: anything may be raised.
+                _failed_downloads[key] = in_one_line(error)
+            else:
+                _tell_cost(extractor, data, device, notify)
+                return extractor
+        reason = _failed_downloads[key]
+        raise UserError(f"metrics=dinov2: {self.encoder} cannot be had ({reason}). {self._remedies()}")
+
+    def _backbone(self) -> nn.Module:
+        """What torch.hub gives; the random state stays as it is, and torch.hub's talk goes to standard error."""
+        os.environ.setdefault("XFORMERS_DISABLED", "1")  # as torch-fidelity does: the same numbers with and without it
+        with (
+            _network_timeout(self.timeout),
+            torch.random.fork_rng(devices=[]),
+            redirect_stdout(sys.stderr),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of xFormers
+            # Validation asks GitHub's interface whether a branch ends there; a whole commit hash needs none.
+            return torch.hub.load(DINOV2_HUB, self.entry, trust_repo=True, skip_validation=True, verbose=False)
+
+    def _remedies(self) -> str:
+        call = f"torch.hub.load('{DINOV2_HUB}', '{self.entry}', skip_validation=True)"
+        return (
+            f'Without a network, run python -c "import torch; {call}" elsewhere, where there is one, and copy its '
+            f"~/.cache/torch/hub to {torch.hub.get_dir()} (TORCH_HOME moves that); or set metrics=classifier, or "
+            "metrics=none."
+        )
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """For code that opens connections without saying how long it is ready to wait."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _tell_cost(extractor: FeatureExtractor, data: ImageDataModule, device: torch.device, notify: Notify) -> None:
+    """On a CPU, measure how long an image takes here: the sizes of the encoders differ by a factor of fifty."""
+    if device.type != "cpu":
+        return
+    start = time.perf_counter()
+    extractor(to_bytes(data.training_images()[:1], data.spec.levels))
+    seconds = time.perf_counter() - start
+    notify(
+        f"{extractor.name} takes about {seconds:.2g} s per image on this CPU: lower metrics.samples, or set "
+        "metrics=classifier."
+    )
 
 
 class Classifier(ExtractorChoice):

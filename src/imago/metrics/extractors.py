@@ -1,13 +1,18 @@
-"""What every feature extractor promises, and the two kinds there are."""
+"""What every feature extractor promises, and the kinds there are."""
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
+from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from imago.metrics.network import ClassifierNetwork
@@ -64,6 +69,11 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def in_one_line(error: Exception) -> str:
+    """The kind of an error and the first line of its text: loaders append stack traces, or hundreds of names."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def fold_batch_norms(network: nn.Module) -> None:
     """Multiply the batch normalisations of all conv-bn pairs into the convolutions: the same function, fewer passes."""
     for module in network.modules():
@@ -103,7 +113,7 @@ class InceptionExtractor(FeatureExtractor):
                 )
         except Exception as error:
             # Whatever a broken file makes the unpickler do, the user needs to know one thing.
-            raise ValueError(f"not Inception weights in torch-fidelity's layout: {error}") from error
+            raise ValueError(f"not Inception weights in torch-fidelity's layout: {in_one_line(error)}") from error
         fold_batch_norms(self.network)
         self.requires_grad_(False).eval()
 
@@ -115,6 +125,78 @@ class InceptionExtractor(FeatureExtractor):
     def logits(self, features: Float[Tensor, "n 2048"]) -> Float[Tensor, "n 1008"]:
         """Without the bias, as in TensorFlow's Inception score."""
         return features @ self.network.fc.weight.T
+
+
+class ClipExtractor(FeatureExtractor):
+    """The image encoder of CLIP (Radford et al. 2021): the embedding that it compares with texts; d = 512 for ViT-B/32.
+
+    Network, resize (TF1 bilinear, no antialiasing) and scaling are torch-fidelity's module; the file's float16 weights
+    compute in float32.
+
+    Args:
+        weights: path of a TorchScript archive as OpenAI publishes them; the file says which encoder it holds.
+        name: what protocols call it.
+
+    Raises:
+        ValueError: the file is not such a file.
+    """
+
+    metric_names = ("fd_clip", "kd_clip")
+    suffix = "_clip"
+
+    def __init__(self, weights: str, name: str) -> None:
+        super().__init__()
+        try:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+                # The name only says what would be downloaded, were there no path.
+                self.network = FeatureExtractorCLIP("clip-vit-b-32", ["clip"], feature_extractor_weights_path=weights)
+        except Exception as error:
+            # Whatever a wrong file makes the loader do, the user needs to know one thing.
+            raise ValueError(f"not a CLIP model in OpenAI's TorchScript layout: {in_one_line(error)}") from error
+        self.name = name
+        self.dimensions = int(self.network.model.visual.output_dim)
+        self.fingerprint = weights_fingerprint(self.network.model.state_dict())
+        self.requires_grad_(False).eval()
+
+    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Embeddings, not normalised to length 1; gray images are repeated to three channels."""
+        return self.network(images.expand(-1, 3, -1, -1))[0]
+
+
+class _DinoV2Network(FeatureExtractorDinoV2):
+    """torch-fidelity's module around a backbone that is there: its own constructor fetches whatever code is newest."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        FeatureExtractorBase.__init__(self, "dinov2", ["dinov2"])
+        self.feature_extractor_internal_dtype = torch.float32
+        self.model = backbone.float()
+
+
+class DinoV2Extractor(FeatureExtractor):
+    """DINOv2 (Oquab et al. 2023), the features of the FD-DINOv2 of Stein et al. 2023; d = 1024 for ViT-L/14.
+
+    The resize to 224x224 (TF1 bilinear, no antialiasing) and the scaling are torch-fidelity's module.
+
+    Args:
+        backbone: a network of facebookresearch/dinov2: images (n, 3, 224, 224) to class tokens (n, d); it is frozen.
+        name: what protocols call it.
+    """
+
+    metric_names = ("fd_dinov2", "kd_dinov2")
+    suffix = "_dinov2"
+
+    def __init__(self, backbone: nn.Module, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.dimensions = cast(int, backbone.embed_dim)
+        self.network = _DinoV2Network(backbone)
+        self.fingerprint = weights_fingerprint(backbone.state_dict())
+        self.requires_grad_(False).eval()
+
+    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Class tokens after the last normalisation; gray images are repeated to three channels."""
+        return self.network(images.expand(-1, 3, -1, -1))[0]
 
 
 class ClassifierExtractor(FeatureExtractor):
