@@ -71,7 +71,7 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 def in_one_line(error: Exception) -> str:
     """The kind of an error and the first line of its text: loaders append stack traces, or hundreds of names."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
 
 
 def fold_batch_norms(network: nn.Module) -> None:
