@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from imago.images import ImageSpec, to_signal
 from imago.likelihoods import Gaussian
 from imago.models.autoencoder import Autoencoder
-from imago.models.vae import VAE
+from imago.models.latent import gaussian_kl
+from imago.models.vae import VAE, not_huge
 from imago.noise import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
 from test_variational import WithoutDoubles
@@ -177,3 +178,25 @@ def test_an_autoencoder_needs_no_doubles_on_the_device(monkeypatch: pytest.Monke
 
     drawn = apple.draw_latents(2, Noise(0), labels)
     torch.testing.assert_close(drawn, plain.draw_latents(2, PerImageGenerator(0), labels), atol=1e-4, rtol=1e-4)
+
+
+def test_a_runaway_encoder_leaves_terms_and_gradients_finite() -> None:
+    """An encoder that asks for σ = e¹²⁰ would end in NaN; up to e³ its word counts."""
+    raw = torch.tensor([[-90.0, 0.0, 2.9, 3.0, 3.1, 120.0]], requires_grad=True)
+    log_scale = not_huge(raw)
+    assert torch.equal(log_scale[:, :4], raw[:, :4])
+    assert 3.09 < log_scale[0, 4].item() < 3.1
+    assert log_scale[0, 5].item() == 4
+    gaussian_kl(torch.full_like(raw, 100.0), log_scale).sum().backward()
+    assert bool(torch.isfinite(raw.grad).all())
+
+    spec = ImageSpec(1, 8, 8, levels=256)
+    model = make("vae", spec)
+    with torch.no_grad():
+        for parameter in model.net["encoder"].parameters():
+            parameter.mul_(50)
+    observed = model.observe(to_signal(images_of(spec, 4), 256), None)
+    assert observed[1].max().item() > 3
+    inference = model.infer(observed, None, lambda n, *shape: torch.randn(n, *shape))
+    (inference.kl.sum() + inference.parameters.square().mean()).backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)

@@ -25,6 +25,17 @@ from imago.models.base import Normal, OptimizerFactory
 from imago.models.latent import Inference, Latents, Variational, gaussian_kl
 from imago.schedules import Schedule
 
+LARGE = 3.0  # a log σ beyond anything that a posterior of use has
+
+
+def not_huge(log_scale: Latents) -> Latents:
+    """log σ itself up to LARGE, then bent towards LARGE + 1.
+
+    The prior has σ = 1, so q never needs more than that. But a step too long may leave an encoder that asks for
+    σ = e¹⁰ and more, and then the gradient, which grows with σ², breaks the rest of the network.
+    """
+    return torch.where(log_scale > LARGE, LARGE + torch.tanh(log_scale - LARGE), log_scale)
+
 
 class VAE(Variational):
     """One layer of latent variables.
@@ -86,7 +97,8 @@ class VAE(Variational):
 
     def observe(self, signal: Signal, labels: Labels | None) -> list[Tensor]:
         """μ and log σ of q(z|x), (n, latent) each."""
-        return list(self.net["encoder"](signal, labels).float().chunk(2, 1))
+        mean, log_scale = self.net["encoder"](signal, labels).float().chunk(2, 1)
+        return [mean, not_huge(log_scale)]
 
     def infer(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> Inference:
         """z = μ + σ ε (section 2.4), and the KL of appendix B."""
