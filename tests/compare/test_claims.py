@@ -189,6 +189,21 @@ def test_the_objective_that_learns_faster_at_the_start(make_run: MakeRun, quick:
     assert [run for run in found["density"].rows if run[0] == "gan"], "the usual objective speaks for the model"
 
 
+def test_runs_of_the_comparison_of_objectives_speak_for_the_model_only_without_another(make_run: MakeRun) -> None:
+    def gan(place: str, objective: str, distance: float, latent: int, seconds: float) -> Path:
+        config = of_model("gan", objective={"_target_": f"imago.models.gan.{objective}"}, latent=latent)
+        evaluation = [told(distance, "fd_classifier")]
+        return make_run(place, config=config, evaluation=evaluation, training_seconds=seconds)
+
+    compared = [gan("logs/a", "Minimax", 1.0, 7, 61.0), gan("logs/b", "NonSaturating", 2.0, 7, 61.0)]
+    pixels = make_run("logs/p", config=of_model("pixelcnn"), evaluation=[told(5.0, "fd_classifier")])
+    vae = make_run("logs/v", config=of_model("vae"), evaluation=[told(5.0, "fd_classifier")])
+    alone = ask(*compared, pixels, vae)["samples"]
+    assert [row for row in alone.rows if row[0] == "gan"] == [("gan", "2.00")]
+    beside = ask(*compared, pixels, vae, gan("logs/c", "NonSaturating", 3.0, 8, 60.0))["samples"]
+    assert [row for row in beside.rows if row[0] == "gan"] == [("gan", "3.00")]
+
+
 def test_other_settings_must_be_equal(make_run: MakeRun) -> None:
     runs = [
         make_run(

@@ -86,14 +86,18 @@ class Runs:
     Args:
         data: what they were trained on.
         records: the runs. Of several of a model the one that trained longest speaks, of those the newest. Generators
-            that learn by the minimax objective speak in the comparison of objectives alone.
+            that learn by the minimax objective speak in the comparison of objectives alone, and those that were trained
+            beside them elsewhere only where there is no other.
     """
 
     def __init__(self, data: Data, records: Iterable[Record]) -> None:
         self.data = data
         self.all = list(records)
         plain = [r for r in self.all if r.settings.get(OBJECTIVE) != MINIMAX]
-        self.usual = sorted(plain, key=lambda r: (r.training_seconds or 0, r.started), reverse=True)
+        compared = {_aside(r) for r in self.all if r.settings.get(OBJECTIVE) == MINIMAX}
+        self.usual = sorted(
+            plain, key=lambda r: (_aside(r) not in compared, r.training_seconds or 0, r.started), reverse=True
+        )
 
     @property
     def seconds(self) -> int:
@@ -398,7 +402,7 @@ def objective(runs: Runs) -> Answer:
         by_settings: dict[tuple[tuple[str, str], ...], dict[str, list[Record]]] = {}
         for r in runs.all:
             if r.model == model and r.settings.get(OBJECTIVE) in (MINIMAX, NON_SATURATING):
-                same = tuple(sorted((k, v) for k, v in r.settings.items() if not k.startswith(ASIDE)))
+                same = _aside(r)
                 by_settings.setdefault(same, {}).setdefault(r.settings[OBJECTIVE], []).append(r)
         for by_objective in by_settings.values():
             starts = _starts(by_objective)
@@ -533,6 +537,11 @@ def _newest(record: Record, name: str) -> Path | None:
 def _layout(record: Record) -> Layout | None:
     shape = record.data.shape
     return None if shape is None else Layout(shape[1], shape[2])
+
+
+def _aside(record: Record) -> tuple[tuple[str, str], ...]:
+    """The settings in which runs of one comparison of objectives agree."""
+    return tuple(sorted((key, str(value)) for key, value in record.settings.items() if not key.startswith(ASIDE)))
 
 
 def _rough(images: Tiles | None) -> Estimate | None:
