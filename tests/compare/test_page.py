@@ -374,3 +374,12 @@ def test_runs_of_very_different_lengths_are_drawn_over_powers_of_ten(
         browser.open(tmp_path / "board.html")
         assert browser.ask("document.getElementById('curve-logx').checked") is expected
     assert browser.complaints == []
+
+
+def test_of_a_tall_grid_the_page_carries_the_first_rows(tmp_path: Path) -> None:
+    tall = Image.fromarray(np.arange(90, dtype=np.uint8)[:, None].repeat(30, 1))
+    tall.save(tmp_path / "grid.png")
+    content = base64.b64decode(embedded(tmp_path / "grid.png").partition(",")[2])
+    with Image.open(io.BytesIO(content)) as carried:
+        assert carried.size == (30, 30)
+        assert (np.asarray(carried)[:, 0] == np.arange(30)).all()

@@ -15,10 +15,18 @@ WIDEST = 720
 def embedded(path: Path) -> str:
     """A picture as a ``data:`` address: small ones as they are; of large ones the pixels that tell something, as JPEG.
 
+    Of one that is more than twice as high as wide, the uppermost square: of a grid of many rows the first ones.
+
     Raises:
         OSError: it cannot be read as a picture.
     """
     content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        if picture.height > 2 * picture.width:
+            uppermost = io.BytesIO()
+            picture.crop((0, 0, picture.width, picture.width)).save(uppermost, "PNG")
+            content = uppermost.getvalue()
     with Image.open(io.BytesIO(content)) as picture:
         picture.load()
         if len(content) <= AS_IT_IS and picture.width <= WIDEST and picture.format in ("PNG", "JPEG"):
