@@ -74,6 +74,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.metrics.progress import progress_bar
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
+    from imago.models.latent import Variational
 
     path = file_of(checkpoint_path)
     checkpoint = read(path)
@@ -85,6 +86,11 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     metrics.prepare(data, device)
     for notice in metrics.notices:
         print(f"note: {notice}")
+    if settings.importance is not None and not isinstance(model, Variational):
+        raise UserError(
+            f"importance={settings.importance}: a {type(model).__name__} has no importance-weighted bound; models that "
+            f"have one are {', '.join(choices_of('model', Variational))}; leave importance=null"
+        )
     if settings.bound_steps is not None and not isinstance(model, Diffusion):
         raise UserError(
             f"bound_steps={settings.bound_steps}: a {type(model).__name__} has no sum over steps; models that have one "
@@ -154,7 +160,7 @@ def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
 
 
 SHOWN = (
-    *("extractor", "samples", "reference", "neighbours", "held_out", "held_out_value"),
+    *("extractor", "samples", "reference", "neighbours", "held_out"),
     *("weights", "seed", "repeats", "sampler", "network_calls"),
 )
 
@@ -168,6 +174,7 @@ def told(measurement: "Measurement", width: int) -> str:
             f"{key} {entry:.4g}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in shown.items()
         )
         number = f"{value:.4g}" + (f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else "")
+        number += f" (held-out {protocol['held_out_value']:.4g})" if "held_out_value" in protocol else ""
         return f"  {name:<{width}} {number:<18} {how}"
     sign = {"lower_bound": "≤ ", "exact": "= "}.get(str(protocol["likelihood"]), "  ")
     digits = 3 if name.endswith("bpd") else 2

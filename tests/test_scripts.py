@@ -302,6 +302,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "plain", ["batch_size=0"], r"batch_size=0: input should be greater than 0"),
     ("evaluate", "", ["checkpoint=[]"], r"checkpoint=\[\]: "),
     ("evaluate", "plain", ["repeats=0"], r"repeats=0: input should be greater than 0"),
+    ("evaluate", "plain", ["importance=9"], r"importance=9: a GAN has no importance-weighted .*leave importance=null"),
     ("evaluate", "plain", ["bound_steps=9"], r"bound_steps=9: a GAN has no sum .* are ddpm; leave bound_steps=null"),
     ("evaluate", "plain", ["n=3"], r"n: no such setting|Could not override"),
 ]

@@ -316,6 +316,9 @@ def samples(runs: Runs) -> Answer:
     found = runs.measured((*GANS, *rivals), FRECHET)
     answer.rows = [(m, _number(x, 2)) for m, (_, x) in sorted(found.items(), key=lambda e: e[1][1].value)]
     answer.pictures = _grids(found)
+    if not all(any(m in found for m in family) for family in (CONVOLUTIONAL, VAES)):  # the claim is about both
+        answer.needed = runs.lacking(m for m in (*GANS, *rivals) if m not in found)
+        return answer
     return _duel(answer, runs, found, GANS, rivals, "distance", 2)
 
 

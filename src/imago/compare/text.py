@@ -15,17 +15,23 @@ from rich.text import Text
 from imago.compare.board import Board, Cell, Column, Group
 from imago.compare.records import Record
 
+# Columns that a terminal has no room for; beginnings of their keys.
+ELSEWHERE = ("kid", "kd_", "precision", "recall", "density", "coverage", "inception_score", "authenticity", "copies")
 # Wide enough for all columns where the output goes into a file and has no width of its own.
 WIDE = 220
 
 
 def show(board: Board) -> None:
-    """Print a table for each data set, without the columns that are empty in it, and what is wrong with which run."""
+    """Print a table for each data set, without the columns that are empty in it, and what is wrong with which run.
+
+    What tells more of samples than their distance is left to the files.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDE)
     for group in board.groups:
-        columns = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+        filled = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+        columns = [c for c in filled if not c.key.startswith(ELSEWHERE)]
         table = Table(title=Text(str(group.data)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         table.add_column("run", overflow="fold", min_width=12)
         table.add_column("model", overflow="fold")
@@ -37,6 +43,9 @@ def show(board: Board) -> None:
             name = Text(f"{row.record.name} {row.record.when}")
             table.add_row(name, Text(row.record.model), *cells, Text(row.record.status))
         console.print(table)
+        more = [c.title for c in filled if c.key.startswith(ELSEWHERE)]
+        if more:
+            console.print(Text(f"in the files: {', '.join(more)}"), soft_wrap=True)
     for record in board.records:
         for defect in record.defects:
             console.print(Text(f"{record.path}: {defect}"), style="yellow", soft_wrap=True)

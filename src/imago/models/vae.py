@@ -29,12 +29,12 @@ LARGE = 3.0  # a log σ beyond anything that a posterior of use has
 
 
 def not_huge(log_scale: Latents) -> Latents:
-    """log σ itself up to LARGE, then bent towards LARGE + 1.
+    """log σ itself up to LARGE, beyond that growing as a logarithm.
 
     The prior has σ = 1, so q never needs more than that. But a step too long may leave an encoder that asks for
-    σ = e¹⁰ and more, and then the gradient, which grows with σ², breaks the rest of the network.
+    σ = e¹⁰⁰: then σ² is infinite, and the gradient not a number. A bend, unlike a limit, lets it find back.
     """
-    return torch.where(log_scale > LARGE, LARGE + torch.tanh(log_scale - LARGE), log_scale)
+    return torch.where(log_scale > LARGE, LARGE + torch.log1p((log_scale - LARGE).clamp(min=0)), log_scale)
 
 
 class VAE(Variational):
