@@ -132,7 +132,7 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     assert [result["name"] for result in results] == names, "the latter are not measured in training"
     assert re.search(r"precision_classifier +[\d.]+ .*neighbours 3", out)
     assert re.search(r"inception_score_classifier [\d.]+ ± [\d.]+ ", out)
-    assert re.search(r"authenticity_classifier +[\d.]+ .*held_out digits val, held_out_value 0", out)
+    assert re.search(r"authenticity_classifier +[\d.]+ \(held-out 0[\d.]*\) .*held_out digits val", out)
     for result in results[:2]:
         before = in_training[f"val/{result['name']}"]
         assert result["value"] == before["value"], "same weights, seed and sample count: the same number"
