@@ -96,10 +96,14 @@ def main(config: DictConfig) -> None:
             progress(there + done, settings.n)
     output.end()
     seconds = time.perf_counter() - began
-    pace = f"in {seconds:.2f} s, {done / seconds:,.0f} images/s"
+    rate = done / seconds
+    pace = f"in {seconds:.2f} s, {rate:,.0f} images/s" if rate >= 10 else f"in {seconds:.1f} s, {rate:.2g} images/s"
     if there:
         pace = f"of which {there:,} were there and " + (f"{done:,} were drawn {pace}" if done else "none was drawn")
     print(f"{output.path}: {settings.n:,} images {pace}")
+    lying = sum(1 for _ in output.path.rglob("*.png")) if output.path.is_dir() else 0
+    if lying > settings.n:
+        print(f"note: {lying - settings.n:,} more lie there, of a larger n")
 
 
 def in_batches(numbers: list[int], batch_size: int) -> Iterator[list[int]]:

@@ -1,8 +1,10 @@
 """sample.py into folders: images that are there are kept, missing ones are drawn, other settings are refused."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,9 @@ from PIL import Image
 
 from helpers import configuration, small
 from imago import cli
+from imago.errors import UserError
 from imago.models.gan import GAN
+from imago.outputs import Folder
 from imago.runs import Run
 from imago.training import train
 
@@ -252,3 +256,27 @@ def test_settings_say_what_the_images_depend_on(command: Command, runs: dict[str
     }  # fmt: skip
     assert kept["model"]["_target_"] == "imago.models.pixelcnn.PixelCNN"
     assert kept["checkpoint"]["images_seen"] == 64
+
+
+def test_processes_have_unfinished_files_of_their_own(tmp_path: Path) -> None:
+    """Those of the dead are removed, those of the living left alone."""
+    (tmp_path / "x").mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, living = (tmp_path / "x" / f".unfinished.{process}" for process in (dead.pid, os.getppid()))
+    left.touch()
+    living.touch()
+    folder = Folder(tmp_path / "x")
+    assert folder.begin({"seed": 0}, 1, None) == [0]
+    assert (left.exists(), living.exists()) == (False, True)
+    folder.add([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [living.name, "000000.png", "settings.json"]
+
+
+def test_what_cannot_be_written_on_the_way_ends_with_one_message(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "x")
+    (tmp_path / "x").mkdir()
+    folder.begin({"seed": 0}, 1, None)
+    (tmp_path / "x" / "000000.png").mkdir()
+    with pytest.raises(UserError, match=r"x: cannot be written \(.*\); choose another place"):
+        folder.add([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8))

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from imago.statistics import explained_share
+from imago.statistics import Estimate, explained_share, jackknife
 
 
 def test_it_is_one_minus_the_ratio_of_squared_distances() -> None:
@@ -30,3 +30,23 @@ def test_all_nothing_and_no_variance() -> None:
     groups = np.arange(4.0)[:, None, None] + np.zeros((4, 3, 2))
     one, none = explained_share(groups), explained_share(np.ones((4, 3, 2)))
     assert (one.value, one.error, none.value, none.error) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "value", "error"),
+    [
+        (Estimate(6.0, 0.3), Estimate(3.0, 0.0), 2.0, 0.1),
+        (Estimate(6.0, 0.0), Estimate(3.0, 0.3), 2.0, 0.2),
+        (Estimate(6.0, 0.3), Estimate(3.0, 0.3), 2.0, 0.05**0.5),
+        (Estimate(0.0, 0.3), Estimate(-3.0, 0.3), 0.0, 0.1),
+    ],
+)
+def test_a_ratio_has_the_errors_of_both(above: Estimate, below: Estimate, value: float, error: float) -> None:
+    ratio = above.over(below)
+    assert (ratio.value, ratio.error) == (pytest.approx(value), pytest.approx(error))
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x = np.array([1.0, 4.0, 9.0, 16.0])
+    without = (x.sum() - x) / 3
+    assert jackknife(without) == pytest.approx(x.std(ddof=1) / 2)

@@ -152,6 +152,9 @@ class Folder(Output):
                     "those to continue there, or choose another folder"
                 )
         try:
+            for left in self.path.glob(".unfinished.*"):  # by a kill
+                if not _is_running(left.suffix[1:]):
+                    left.unlink(missing_ok=True)
             write_atomically(file, json.dumps(new, indent=2) + "\n")
             for label in set() if labels is None else set(labels.tolist()):
                 (self.path / str(label)).mkdir(exist_ok=True)
@@ -161,10 +164,13 @@ class Folder(Output):
 
     def add(self, numbers: list[int], images: Images) -> None:
         """See :meth:`Output.add`."""
-        for number, image in zip(numbers, images.cpu(), strict=True):
-            unfinished = self.path / ".unfinished"  # one name: what a kill leaves behind is written over
-            to_pillow(image).save(unfinished, "PNG")
-            unfinished.replace(self._file(number))
+        unfinished = self.path / f".unfinished.{os.getpid()}"  # of this process alone: another may draw the same
+        try:
+            for number, image in zip(numbers, images.cpu(), strict=True):
+                to_pillow(image).save(unfinished, "PNG")
+                unfinished.replace(self._file(number))
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
     def end(self) -> None:
         """Every image is there already."""
@@ -189,6 +195,16 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"out={path}: cannot be written ({error.strerror}); choose another place")
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _is_whole(path: Path) -> bool:

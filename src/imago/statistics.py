@@ -16,7 +16,7 @@ class Estimate:
     def over(self, other: "Estimate") -> "Estimate":
         """In units of another one, whose error is independent."""
         value = self.value / other.value
-        return Estimate(value, abs(value) * float(np.hypot(self.error / self.value, other.error / other.value)))
+        return Estimate(value, float(np.hypot(self.error, value * other.error)) / abs(other.value))
 
     def __str__(self) -> str:
         return f"{self.value:.2f} ± {self.error:.2f}"

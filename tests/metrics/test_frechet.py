@@ -95,6 +95,22 @@ def test_is_exact_whatever_the_ranks_and_the_spectra(n: int, m: int, decay: floa
     assert distance(x, y) == pytest.approx(float(exact), rel=1e-9)
 
 
+@pytest.mark.parametrize("size", [1.0, 0.1, 1e-2])
+def test_singular_covariances_of_equal_rank_that_share_a_part_of_their_support(size: float) -> None:
+    """Different features are constant in each; neither rank is the lower one, and zeros are among the eigenvalues."""
+    d, dead = 120, 20
+    axes = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(9), dtype=torch.float64)).Q
+    x, y = (torch.randn(600, d, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (1, 2))
+    x[:, :dead], y[:, -dead:] = 0, 0
+    x[:, -dead:] *= size
+    y[:, :dead] *= size
+    x, y = x @ axes, y @ axes
+    spreads = [(part - part.mean(0)) / (len(part) - 1) ** 0.5 for part in (x, y)]
+    exact = (x.mean(0) - y.mean(0)).square().sum() + sum(s.square().sum() for s in spreads)
+    exact -= 2 * torch.linalg.svdvals(spreads[0] @ spreads[1].T).sum()
+    assert distance(x, y) == pytest.approx(float(exact), rel=1e-11)
+
+
 def test_clouds_without_extent_and_apart() -> None:
     zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     assert frechet_distance(zero, zero.diag(), one, zero.diag()) == 3, "two points"

@@ -199,6 +199,8 @@ class Clip(ExtractorChoice):
     def build(self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify) -> ClipExtractor:
         """See :meth:`ExtractorChoice.build`."""
         path, published = self.published.locate(data, weights, notify)
+        if not published:
+            notify(f"metrics.weights={weights}: a TorchScript archive is a program, and loading it runs it.")
         try:
             extractor = ClipExtractor(str(path), self.encoder if published else f"clip ({path.name})")
         except ValueError as error:
@@ -232,7 +234,8 @@ class DinoV2(ExtractorChoice):
         repository, commit = DINOV2_HUB.split(":")
         notify(
             f"metrics=dinov2 executes code of github.com/{repository} (commit {commit[:7]}) on this machine; it and "
-            f"its weights lie in {torch.hub.get_dir()}, downloaded if they were not there."
+            f"its weights lie in {torch.hub.get_dir()}, downloaded if they were not there; the weights are not "
+            "verified."
         )
         key = f"{DINOV2_HUB} {self.entry}"
         if key not in _failed_downloads:

@@ -59,7 +59,9 @@ def frechet_distance(
     With C₁ = RᵀR, Tr (C₁C₂)^½ comes from the symmetric R C₂ Rᵀ, which has the eigenvalues of C₁C₂ that are not 0: they
     are real and non-negative there, so that no complex square root has to be repaired, and no eigenvector is needed.
     Covariances may be singular (fewer samples than features): where eigenvalues come out that may be zeros, whose roots
-    would be a hundred million times their rounding errors, the covariance of lower rank is the one taken apart.
+    would be a hundred million times their rounding errors, the covariance of lower rank is the one taken apart; where
+    that does not help either, both are, since Tr (C₁C₂)^½ is the sum of the singular values of R₁R₂ᵀ: slower, and no
+    root is drawn.
 
     Raises:
         ValueError: something is infinite or not a number.
@@ -68,11 +70,14 @@ def frechet_distance(
         raise ValueError("a mean or a covariance is not finite: there is no distance")
     root = _triangular_root(covariance_1)
     values = torch.linalg.eigvalsh(_congruence(root, covariance_2))
-    if len(values) and values[0] < values[-1] * len(values) * torch.finfo(values.dtype).eps:
+    trace_root = values.clamp(min=0).sqrt().sum()
+    if _has_zeros(values):
         other = _triangular_root(covariance_2)
         if len(other.factor) < len(root.factor):
             values = torch.linalg.eigvalsh(_congruence(other, covariance_1))
-    trace_root = values.clamp(min=0).sqrt().sum()
+            trace_root = values.clamp(min=0).sqrt().sum()
+        if _has_zeros(values):
+            trace_root = torch.linalg.svdvals(root.in_order() @ other.in_order().T).sum()
     distance = (mean_1 - mean_2).square().sum() + covariance_1.trace() + covariance_2.trace() - 2 * trace_root
     return max(0.0, float(distance))
 
@@ -82,6 +87,15 @@ class _Root(NamedTuple):
 
     factor: Float64[Tensor, "r d"]
     order: Int64[Tensor, " d"]
+
+    def in_order(self) -> Float64[Tensor, "r d"]:
+        """R for the features as they are numbered, no longer triangular."""
+        return self.factor[:, self.order.argsort()]
+
+
+def _has_zeros(values: Float64[Tensor, " r"]) -> bool:
+    """Whether the smallest of ascending eigenvalues may be nothing but rounding."""
+    return len(values) > 0 and bool(values[0] < values[-1] * len(values) * torch.finfo(values.dtype).eps)
 
 
 def _triangular_root(covariance: Float64[Tensor, "d d"]) -> _Root:

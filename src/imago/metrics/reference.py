@@ -1,5 +1,6 @@
 """The other side of every distance: features of the training split, computed once per data set and extractor."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 
@@ -94,11 +95,12 @@ class KnownFeatures:
         cls, data: ImageDataModule, extractor: FeatureExtractor, batch_size: int, device: torch.device
     ) -> "KnownFeatures":
         """From the cache, or computed and kept there."""
-        cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, "features")
+        held_out = data.val.images[:_HELD_OUT]
+        digest = hashlib.sha256(held_out.contiguous().numpy().tobytes()).hexdigest()  # the fingerprint is of training
+        cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, f"features-{digest[:8]}")
         content = cache.load(name)
         if content is None or set(content) != {field.name for field in fields(cls)}:
             training = data.training_images()[: max(2, _AFFORDABLE // extractor.dimensions)]
-            held_out = data.val.images[:_HELD_OUT]
             total, done, parts = len(training) + len(held_out), 0, []
             with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
                 for images in (training, held_out):
