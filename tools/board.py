@@ -178,6 +178,9 @@ def photograph(runs: list[Path], picture: Path) -> None:
             browser.ask(
                 f"document.querySelectorAll('{others}').forEach((part) => part.hidden = part.style.display = 'none')"
             )
+            # Pictures far below the window are not loaded by themselves.
+            there = "[...document.images].filter((one) => one.getAttribute('src'))"
+            browser.ask(f"Promise.all({there}.map((one) => {{ one.loading = 'eager'; return one.decode(); }}))")
             browser.ask("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             browser.picture(Path(folder) / "page.png")
         finally:
