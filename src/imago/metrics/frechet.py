@@ -60,8 +60,8 @@ def frechet_distance(
     are real and non-negative there, so that no complex square root has to be repaired, and no eigenvector is needed.
     Covariances may be singular (fewer samples than features): where eigenvalues come out that may be zeros, whose roots
     would be a hundred million times their rounding errors, the covariance of lower rank is the one taken apart; where
-    that does not help either, both are, since Tr (C₁C₂)^½ is the sum of the singular values of R₁R₂ᵀ: slower, and no
-    root is drawn.
+    both are singular and that does not help, both are, since Tr (C₁C₂)^½ is the sum of the singular values of R₁R₂ᵀ:
+    slower, and no root is drawn.
 
     Raises:
         ValueError: something is infinite or not a number.
@@ -76,7 +76,7 @@ def frechet_distance(
         if len(other.factor) < len(root.factor):
             values = torch.linalg.eigvalsh(_congruence(other, covariance_1))
             trace_root = values.clamp(min=0).sqrt().sum()
-        if _has_zeros(values):
+        if _has_zeros(values) and max(len(root.factor), len(other.factor)) < len(covariance_1):
             trace_root = torch.linalg.svdvals(root.in_order() @ other.in_order().T).sum()
     distance = (mean_1 - mean_2).square().sum() + covariance_1.trace() + covariance_2.trace() - 2 * trace_root
     return max(0.0, float(distance))
