@@ -31,18 +31,23 @@ def trained(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    ("name", "changes", "shown", "expected"),
     [
-        ("ddpm", {"sampler": {"_target_": "imago.diffusion.samplers.DPMSolver", "steps": 3}}),
-        ("ddpm", {"sampler": {"eta": 0.5}}),
-        ("ddpm", {"variance": {"_target_": "imago.diffusion.variances.Large"}}),
-        ("ddpm", {"steps": 1000}),  # as it is
-        ("vae", {"observation_noise": False}),
-        ("autoencoder", {"fitted": False}),
+        (
+            "ddpm",
+            {"sampler": {"_target_": "imago.diffusion.samplers.DPMSolver", "steps": 3}},
+            "sampling",
+            "DPMSolver, 3 steps, uniform",
+        ),
+        ("ddpm", {"sampler": {"eta": 0.5}}, "sampling", "DDIM, 50 steps, uniform, eta 0.5"),
+        ("ddpm", {"variance": {"_target_": "imago.diffusion.variances.Large"}}, "network_calls", 50),
+        ("ddpm", {"steps": 1000}, "network_calls", 50),  # as it is
+        ("vae", {"observation_noise": False}, "observation_noise", False),
+        ("autoencoder", {"fitted": False}, "fitted", False),
     ],
 )
-def test_use_can_be_changed(name: str, changes: dict[str, Any]) -> None:
-    model_of(trained(name), averaged=False, changes=changes)
+def test_use_can_be_changed(name: str, changes: dict[str, Any], shown: str, expected: object) -> None:
+    assert getattr(model_of(trained(name), averaged=False, changes=changes), shown) == expected
 
 
 @pytest.mark.parametrize(
