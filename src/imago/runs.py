@@ -5,6 +5,7 @@ protocols, cost), ``curves.png``, ``samples/*.png``, ``checkpoints/last.ckpt`` a
 """
 
 import csv
+import gc
 import importlib.metadata
 import json
 import os
@@ -13,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +231,26 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """From here on the peak is measured anew, so that a run of a sweep does not report an earlier one's.
+
+    Of a process only Linux can do that; elsewhere its peak stays what it was.
+    """
+    gc.collect()  # what an earlier run left in cycles
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory so far, in MiB: of the GPU if that is the device, else of the process."""
+    """Largest memory since it was last forgotten, in MiB: of the GPU if that is the device, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

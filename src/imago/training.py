@@ -39,6 +39,7 @@ from imago.runs import (
     device_name,
     environment,
     find_resumable,
+    forget_peak_memory,
     peak_memory_mib,
     unused,
 )
@@ -72,6 +73,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         data.prepare()
         model = build_model(config, data.spec)
         trainer = build_trainer(config)
+        forget_peak_memory(trainer.strategy.root_device)
         checkpoint_path = find_checkpoint(settings, config)
         metrics: Evaluator = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
