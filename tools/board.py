@@ -30,7 +30,9 @@ MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end --
 UNWANTED = ("notices", "untrained", "train", "traceback", "wandb_id", "wandb_mode", "versions", "best")
 ROWS = 40  # of training, of a metrics.csv
 SHORTER = ("nats", "kid", "kd_", "peak_memory_mib")  # columns that the README does without
-PATH = re.compile(r"(?<![\w.~*-])/(?:[^\s/'\",=\[\]]+/)+([^\s/'\",=\[\]]*)")
+# Words of a command or message: addresses whole, everything else between spaces, quotes and brackets.
+WORD = re.compile(r"(?!file:)\w+://[^\s'\"]+|[^\s'\",=\[\](){}]+")
+ABSOLUTE = re.compile(r"(file://)?(/|~[^/\\]*[/\\]|\\\\|[A-Za-z]:[/\\])")  # here, at home, on a server, on Windows
 
 
 def collect(runs: Iterable[Path], folder: Path) -> list[str]:
@@ -66,7 +68,12 @@ def anonymous(value: Any) -> Any:
         return {key: anonymous(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [anonymous(entry) for entry in value]
-    return PATH.sub(r"\1", value) if isinstance(value, str) else value
+    return WORD.sub(_last_part, value) if isinstance(value, str) else value
+
+
+def _last_part(word: re.Match[str]) -> str:
+    parts = re.split(r"[/\\]", word[0].rstrip("/\\"))
+    return parts[-1] if ABSOLUTE.match(word[0]) and parts[-1] else word[0]
 
 
 def thin_config(text: str) -> str:
@@ -77,6 +84,8 @@ def thin_config(text: str) -> str:
 def thin_summary(text: str) -> str:
     """summary.json without absolute paths and what boards do not show."""
     kept = {key: entry for key, entry in json.loads(text).items() if key not in UNWANTED}
+    if "command" in kept:  # it can be typed again in the repository's folder
+        kept["command"] = re.sub(r"^python \S*?((src/)?\w+\.py)(?!\S)", r"python \1", kept["command"])
     return json.dumps(anonymous(kept), indent=1) + "\n"
 
 

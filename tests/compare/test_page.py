@@ -367,13 +367,29 @@ def test_runs_of_very_different_lengths_are_drawn_over_powers_of_ten(
 ) -> None:
     browser.complaints.clear()
     nothing = {"evaluation": None, "picture": None}
-    runs = [make_run("a", metrics=rows([300.0, 120.0]), **nothing),
+    runs = [make_run("a", metrics=rows([300.0, 120.0, 99.0]), **nothing),
             make_run("b", metrics=rows([9.0] * 40), **nothing)]  # fmt: skip
-    for chosen, expected in ((runs, True), (runs[1:], False)):
+    dots = [make_run("c", metrics=rows([9.0, 8.0]), **nothing), make_run("d", metrics=rows([7.0, 6.0]), **nothing)]
+    for chosen, expected in ((runs, True), (runs[1:], False), ([*runs, *dots], False)):
         write_page(Board(map(read_record, chosen)), tmp_path / "board.html")
         browser.open(tmp_path / "board.html")
         assert browser.ask("document.getElementById('curve-logx').checked") is expected
     assert browser.complaints == []
+
+
+def test_leaders_of_different_occasions_say_each_what_they_are(make_run: MakeRun, tmp_path: Path) -> None:
+    def measured(value: float) -> list[dict[str, object]]:
+        return [{"name": "fid", "value": value, "protocol": quality()}]
+
+    evaluated = [make_run(name, metrics=None, evaluation=measured(value)) for name, value in (("a", 2.0), ("b", 3.0))]
+    trained = make_run("c", metrics=None, summary={"metrics": {"val/fid": {"value": 1.0, "protocol": quality()}}})
+    pages = {}
+    for chosen in ((*evaluated,), (*evaluated, trained)):
+        write_page(Board(map(read_record, chosen)), tmp_path / "board.html")
+        text = (tmp_path / "board.html").read_text()
+        pages[len(chosen)] = text[text.index('<div class="lists">') : text.index("</section>")]
+    assert pages[2].count("<small>eval 10k</small>") == 1 == pages[2].count("<small>")
+    assert (pages[3].count("<small>eval 10k</small>"), pages[3].count("<small>val 10k</small>")) == (2, 1)
 
 
 def test_of_a_tall_grid_the_page_carries_the_first_rows(tmp_path: Path) -> None:

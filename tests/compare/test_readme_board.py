@@ -46,6 +46,24 @@ def test_a_number_that_someone_types_is_noticed(make_run: MakeRun, tmp_path: Pat
         tool.between("nothing", block)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("/data", "data"),
+        ("~/imago/data", "data"),
+        ("dir='/home/a/b.pt', more", "dir='b.pt', more"),
+        (r"C:\\data\\mnist", "mnist"),
+        ("C:/data/mnist/", "mnist"),
+        (r"\\\\server\\share\\x", "x"),
+        ("[file:///home/a/b,/c/d]", "[b,d]"),
+        ("see https://example.org/a/b?x=/c/d", "see https://example.org/a/b?x=/c/d"),
+        ("255 / 2, val/bpd, a/b, ./c, 100 images/s, //", "255 / 2, val/bpd, a/b, ./c, 100 images/s, //"),
+    ],
+)
+def test_paths_of_a_machine_keep_their_last_part(said: str, kept: str) -> None:
+    assert tool.anonymous({"key": [said]}) == {"key": [kept]}
+
+
 def test_a_record_says_the_same_as_its_run_without_the_machine(make_run: MakeRun, tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "data")
     cost = quality(seconds_per_sample=0.25, network_calls=100)

@@ -210,6 +210,16 @@ def test_a_manifold_of_principal_components_is_centred_on_the_codes() -> None:
     assert holds(picture, pictured(z + 0.1), 3)
 
 
+def test_a_manifold_of_many_dimensions_shows_those_that_vary_most_where_it_can() -> None:
+    def drawn(model: object, **settings: object) -> bytes:
+        return Manifold(side=3, **settings).draw(trained(model, corners()), quiet).tobytes()  # type: ignore[arg-type]
+
+    assert drawn(Encoding()) == drawn(Encoding(), plane="principal") != drawn(Encoding(), plane="axes")
+    assert drawn(Encoding(), axes=[0, 1]) == drawn(Encoding(), plane="axes"), "who names axes wants them"
+    assert drawn(Encoding(), base=7) == drawn(Encoding(), plane="axes", base=7)
+    assert drawn(Plain()) == drawn(Plain(), plane="axes"), "it cannot encode"
+
+
 # --- traversal --------------------------------------------------------------------------------------------------------
 
 

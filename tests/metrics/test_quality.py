@@ -315,3 +315,24 @@ def test_end_to_end_on_digits(tmp_path, monkeypatch):
     real, _ = metrics.measure(sampler(data.test.images))
     random, _ = metrics.measure(sampler(noise(data)))
     assert real.value < 0.05 * random.value
+
+
+def test_balls_of_few_images_hold_noise_and_the_protocol_says_so(tmp_path, monkeypatch):
+    """Why precision of some dozens of samples has a caveat: docs/metrics.md."""
+    from imago.data import ImageDataModule
+    from imago.data.sources import Digits
+
+    monkeypatch.chdir(tmp_path)
+    data = ImageDataModule(Digits(), dir=str(tmp_path))
+    data.prepare()
+    noisy = noise(data, 200)
+    found = {}
+    for count in (20, 200):
+        metrics = SampleQuality(Auto(), samples=count, subsets=10, thorough=True)
+        metrics.prepare(data, CPU)
+        found[count] = {m.name: m for m in metrics.measure(sampler(noisy))}
+    few, enough = (found[count]["precision_classifier"] for count in (20, 200))
+    assert few.value > 0.8 > 0.1 > enough.value
+    for name in ("precision", "recall", "density", "coverage"):
+        assert found[20][f"{name}_classifier"].protocol["caveat"].startswith("unreliable: the balls of 20 images")
+        assert found[200][f"{name}_classifier"].protocol["caveat"] == "none"

@@ -90,9 +90,14 @@ def _leaders(board: Board, labels: dict[Record, str]) -> Iterator[str]:
             if len(rivals) < 2 or not column.key.startswith(("nats", *FRECHET)):
                 continue
             first = sorted(rivals, key=lambda rival: rival[1].value)[:3]
-            lines = [f"<li><b>{html.escape(labels[r])}</b><span>{_text(cell)}</span></li>" for r, cell in first]
-            tag = html.escape(first[0][1].tag)
-            lists += f"<div><h4>{html.escape(column.title)} <small>{tag}</small></h4><ol>{''.join(lines)}</ol></div>"
+            tags = [f" <small>{html.escape(cell.tag)}</small>" for _, cell in first]
+            alike = len(set(tags)) == 1  # then said once, above
+            lines = [
+                f"<li><b>{html.escape(labels[r])}</b><span>{_text(cell)}{'' if alike else tag}</span></li>"
+                for (r, cell), tag in zip(first, tags, strict=True)
+            ]
+            title = html.escape(column.title) + (tags[0] if alike else "")
+            lists += f"<div><h4>{title}</h4><ol>{''.join(lines)}</ol></div>"
         if lists:
             yield f'<section><h3>{html.escape(str(group.data))}</h3><div class="lists">{lists}</div></section>'
 

@@ -1,5 +1,6 @@
 """Half-hidden images of the data, and how a model continues them."""
 
+import textwrap
 from typing import Annotated, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.noise import PerImageGenerator
@@ -17,6 +19,10 @@ from imago.pictures import picture_of
 
 Side = Literal["bottom", "right", "top", "left"]
 GRAY = 128
+NOT_EXACT = (
+    "Image, what is shown, completions. Each value is drawn given those before it, row by row: what is shown further "
+    "on has no influence, so these are no samples given all that is shown."
+)
 
 
 class Completion(Figure):
@@ -24,7 +30,7 @@ class Completion(Figure):
 
     A completion is drawn from the model's own distribution of the hidden values given the values before them. Hidden at
     the bottom, all that is known comes before: the completions are exact samples given it. Hidden elsewhere, what is
-    known further down is kept, and has no influence on the hidden values above it.
+    known further on is kept, and has no influence on the hidden values before it: a title says so.
 
     Args:
         images: rows of the figure: the first images of the split.
@@ -82,7 +88,11 @@ class Completion(Figure):
         masked = originals.where(known, torch.tensor(GRAY, dtype=torch.uint8))
         drawn = to_bytes(completed, model.spec.levels).cpu().unflatten(0, (self.images, self.completions))
         rows = torch.cat([originals[:, None], masked[:, None], drawn], 1)
-        return picture_of(rows.flatten(0, 1), columns=2 + self.completions)
+        columns = 2 + self.completions
+        if self.hide == "bottom":
+            return picture_of(rows.flatten(0, 1), columns)
+        title = textwrap.fill(NOT_EXACT, 9 * columns)  # letters as wide as the grid
+        return labelled(rows.flatten(0, 1), columns, title=title)
 
 
 def known_part(height: int, width: int, hide: Side, fraction: float) -> Bool[Tensor, "height width"]:

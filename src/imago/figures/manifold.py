@@ -24,8 +24,9 @@ class Manifold(Figure):
     Args:
         side: images in a row, and rows.
         plane: ``axes``: the coordinates are two dimensions of z. ``principal``: along the two leading principal
-            components of the codes of test images, in standard deviations from their mean.
-        axes: the two dimensions, horizontal and vertical; for ``axes``.
+            components of the codes of test images, in standard deviations from their mean. ``None``: ``axes``
+            where ``axes`` or ``base`` are given, z has two dimensions or the model cannot encode images.
+        axes: the two dimensions, horizontal and vertical; for ``axes``; ``None`` are the first two.
         base: the other dimensions, for ``axes``: ``None``: their mean, 0 but for a fit; a number: those of the prior
             draw of that seed.
         images: how many test images the components are computed of (of the class, for a conditional model).
@@ -37,15 +38,15 @@ class Manifold(Figure):
     def __init__(
         self,
         side: PositiveInt = 20,
-        plane: Literal["axes", "principal"] = "axes",
-        axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = [0, 1],  # noqa: B006 - never changed
+        plane: Literal["axes", "principal"] | None = None,
+        axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] | None = None,
         base: NonNegativeInt | None = None,
         images: PositiveInt = 1000,
         label: NonNegativeInt | None = None,
     ) -> None:
         self.side = side
-        self.plane = plane
-        self.axes = axes
+        self.plane = plane or ("axes" if axes is not None or base is not None else None)
+        self.axes = axes or [0, 1]
         self.base = base
         self.images = images
         self.label = label
@@ -58,14 +59,16 @@ class Manifold(Figure):
         assert isinstance(model, LatentModel)
         label = class_of(model, self.label)
         quantiles = normal_quantiles(self.side)
-        if self.plane == "axes":
+        many = model.latent > 2
+        plane = self.plane or ("principal" if many and isinstance(model, EncodingModel) else "axes")
+        if plane == "axes":
             z, values = self._along_axes(model, label, quantiles)
             across, up = (f"z[{axis}]" for axis in self.axes)
         else:
             z, values = self._along_components(trained, label, quantiles), (quantiles, quantiles)
             across, up = "first", "second principal component of the codes"
-        if model.latent > 2 and self.plane == "axes":
-            up += f", of {model.latent} dimensions; figure.plane=principal has those that vary most"
+        if many:
+            up += f", of {model.latent} dimensions"
         columns, rows = ([f"{round(value, 1) + 0.0:+.1f}" for value in axis.tolist()] for axis in values)
         return labelled(
             decoded(model, z, label, progress),

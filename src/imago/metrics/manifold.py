@@ -13,6 +13,7 @@ from torch import Tensor
 NEIGHBOURS = 3  # of precision and recall, as in their paper
 NEIGHBOURS_DENSITY = 5  # of density and coverage, as in theirs
 FEWEST = NEIGHBOURS_DENSITY + 1  # vectors on each side, so that each has that many neighbours
+FEW = 200  # below, balls are so wide that noise lies in them
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from imago.metrics.extractors import FeatureExtractor
 from imago.metrics.frechet import Moments, frechet_distance
 from imago.metrics.inception_score import inception_score
 from imago.metrics.kernel import kernel_distance
-from imago.metrics.manifold import FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, manifold_measures
+from imago.metrics.manifold import FEW, FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, manifold_measures
 from imago.metrics.neighbours import among, authentic
 from imago.metrics.network import Progress
 from imago.metrics.progress import progress_bar
@@ -229,7 +229,10 @@ class SampleQuality(Evaluator):
         count = min(len(features), len(known))
         chosen = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:count]
         found = manifold_measures(features[:count], known[chosen])
-        counts: Protocol = {"samples": count, "reference_images": count, "caveat": "none"}
+        caveat = (
+            f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more" if count < FEW else ""
+        )
+        counts: Protocol = {"samples": count, "reference_images": count, "caveat": caveat or "none"}
         neighbours = {
             "precision": NEIGHBOURS,
             "recall": NEIGHBOURS,

@@ -351,11 +351,13 @@ const curves = {
     this.draw();
   },
 
-  /* Distances fall by a factor of hundreds, likelihoods by little; runs of equal seconds may differ as much in images. */
+  /* Distances fall by a factor of hundreds, likelihoods by little; runs of equal seconds may differ as much in images.
+     A logarithmic axis has no place for the untrained model at 0: not where that would leave most curves a dot. */
   suggest() {
-    const far = this.runs().map((run) => Math.max(0, ...run.curves.filter((one) => this.metric.value in one.y).map((one) => one.x.at(-1)))).filter(Boolean);
+    const after = this.runs().map((run) => run.curves.filter((one) => this.metric.value in one.y).flatMap((one) => one.x).filter((x) => x > 0)).filter((x) => x.length);
+    const far = after.map((x) => x.at(-1)), lines = after.filter((x) => x.length > 1).length;
     const wide = byId("curve-logx");
-    if (!wide.dataset.chosen) wide.checked = Math.max(...far) > 10 * Math.min(...far);
+    if (!wide.dataset.chosen) wide.checked = Math.max(...far) > 10 * Math.min(...far) && lines > after.length / 2;
     const box = byId("curve-logy");
     if (!box.dataset.chosen) box.checked = /\/(fid|fd_|kid|kd_)/.test(this.metric.value);
   },
