@@ -14,7 +14,7 @@ from helpers import configuration
 from imago.config import build
 from imago.data import ImageDataModule
 from imago.errors import UserError
-from imago.figures.base import Trained
+from imago.figures.base import Progress, Trained
 from imago.figures.neighbours import Neighbours
 from imago.images import Images, to_bytes
 from imago.noise import PerImageGenerator
@@ -45,7 +45,12 @@ def trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
     return Trained(model, lambda: data)
 
 
-def shown(figure: Neighbours, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, dict[str, Any]]:
+def shown(
+    figure: Neighbours,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Tensor, dict[str, Any]]:
     """The images of the rows, (rows, 1 + neighbours, C, H, W), and what is written around them."""
     found: list[tuple[Tensor, dict[str, Any]]] = []
     true = imago.figures.neighbours.labelled
@@ -55,7 +60,7 @@ def shown(figure: Neighbours, trained: Trained, monkeypatch: pytest.MonkeyPatch)
         return true(images, columns, **words)
 
     monkeypatch.setattr(imago.figures.neighbours, "labelled", catch)
-    figure.draw(trained, lambda done, total: None)
+    figure.draw(trained, progress)
     return found[0]
 
 
@@ -99,6 +104,42 @@ def test_rows_have_the_distances_of_all_pairs(trained: Trained, monkeypatch: pyt
             distances[k, nearest[k, 1]] == pytest.approx(distances[k, nearest[k, 2]])
         )
     assert f"authentic: {authentic / 20:.1%}" in words["title"]
+
+
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_samples_beyond_the_first_batch_are_those_of_their_own_streams(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, space: Any
+) -> None:
+    """Sample k is training image k here: all are copies, so that the rows are in the order in which they were drawn."""
+    training = trained.data().training_images()
+    monkeypatch.setattr(trained.model, "generate", lambda n, labels, given: training[given.first : given.first + n])
+    seen: list[tuple[int, int]] = []
+    images, words = shown(
+        Neighbours(samples=205, rows=300, neighbours=1, space=space), trained, monkeypatch, lambda *s: seen.append(s)
+    )
+    expected = to_bytes(training[:205], trained.data().spec.levels)
+    assert torch.equal(images[:, 0], expected)
+    assert torch.equal(images[:, 1], expected)
+    assert words["title"].endswith("authentic: 0.0% of the samples; copies: 205")
+    assert seen == [(100, 205), (200, 205), (205, 205)]
+
+
+def test_a_sample_as_far_as_the_training_images_own_neighbour_is_not_authentic(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Black and black but for a pixel, among white ones; the samples are black but for one other pixel, and for two."""
+    white = trained.data().spec.levels - 1
+    training = trained.data().training_images()
+    training[:] = white
+    training[:2] = 0
+    training[1, 0, 0, 0] = white
+    drawn = torch.zeros_like(training[:2])
+    drawn[:, 0, 7, 6] = white
+    drawn[1, 0, 7, 7] = white
+    monkeypatch.setattr(trained.model, "generate", lambda n, labels, given: drawn)
+    _, words = shown(Neighbours(samples=2, neighbours=1, space="pixels"), trained, monkeypatch)
+    assert words["row_names"] == ["1 (1)", "1.41 (1)"]
+    assert "authentic: 50.0% of the samples" in words["title"]
 
 
 @pytest.mark.parametrize("trained", [["data.binarize=dynamic"]], indirect=True)

@@ -18,6 +18,7 @@ from imago.training import build_model
 
 OBJECTIVES = {"minimax": Minimax(), "non_saturating": NonSaturating()}
 SMALL = ["model.latent=5", "model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]
+DCGAN = ["model=dcgan", "model.latent=5", "model.generator.width=2", "model.discriminator.width=2"]
 
 
 def gan(folder: Path, *overrides: str) -> GAN:
@@ -70,22 +71,36 @@ def test_one_sample_moves_the_generator_in_proportion_to_its_slope(tmp_path: Pat
     assert (measured.norms["non_saturating"] > 0).all()
 
 
-def test_the_gradient_is_that_of_the_step_in_training(tmp_path: Path) -> None:
-    model = gan(tmp_path, *SMALL, "model.discriminator.dropout=0")
-    measured = ObjectiveGradients({"its own": model.objective}, batches=3, batch_size=7, seed=4).measure(
-        model, lambda *_: None
-    )
+@pytest.mark.parametrize("overrides", [[*SMALL, "model.discriminator.dropout=0"], DCGAN])
+def test_the_gradient_is_that_of_the_step_in_training(
+    tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch norm takes the moments of the batch there, and not its running ones."""
+    model = gan(tmp_path, *overrides)
+    figure = ObjectiveGradients({"its own": model.objective}, batches=3, batch_size=7, seed=4)
+    measured = figure.measure(model, lambda *_: None)
     z = PerImageGenerator(4).normal(21, 5)[7:14]
-    logits = model.discriminator(model.generator(z))
-    model.objective.generator(logits).mean().backward()
+    logits = model.train().discriminator(model.generator(z))
+    monkeypatch.setattr(model, "noise", lambda n, latent: z)
+    monkeypatch.setattr(model, "descend", lambda player, loss: loss.backward())
+    model.generator_step(7, None)
     total = torch.nn.utils.get_total_norm([p.grad for p in model.generator.parameters() if p.grad is not None])
     assert float(measured.norms["its own"][1]) == pytest.approx(float(total), rel=1e-5)
     assert measured.fooled[7:14].tolist() == pytest.approx(logits.sigmoid().tolist(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "overrides", [SMALL, ["model=dcgan", "model.generator.width=2", "model.discriminator.width=2"]]
-)
+def test_the_discriminator_drops_what_it_drops_in_training(tmp_path: Path) -> None:
+    model = gan(tmp_path, *SMALL, "model.discriminator.dropout=0.9")
+    measured = ObjectiveGradients({"its own": model.objective}, batches=2, batch_size=50).measure(
+        model, lambda *_: None
+    )
+    with torch.no_grad():
+        whole = model.discriminator(model.generator(PerImageGenerator(0).normal(100, 5))).sigmoid()
+    assert float(measured.fooled.std()) > 1.5 * float(whole.std())
+    assert measured.fooled.unique().numel() < 100, "of some, everything is dropped"
+
+
+@pytest.mark.parametrize("overrides", [SMALL, DCGAN])
 def test_nothing_of_the_model_or_the_random_numbers_changes(tmp_path: Path, overrides: list[str]) -> None:
     """Batch norm keeps running means, which a forward pass in training mode moves; dropout draws."""
     model = gan(tmp_path, *overrides)

@@ -1,7 +1,9 @@
 """metrics=dinov2: with a small network in the place of torch.hub's, and with torch.hub itself on a folder."""
 
 import socket
+import zipfile
 from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -74,6 +76,26 @@ def test_the_cache_of_torch_hub_needs_no_network(squares, filled, capfd):
     out, err = capfd.readouterr()
     assert "talk" in err
     assert out == ""
+
+
+def test_the_archive_of_the_commit_is_all_that_is_downloaded(squares, hub, tmp_path, monkeypatch):
+    """GitHub's interface, which would be asked whose the commit is, allows an address 60 questions an hour."""
+    repository, commit = choices.DINOV2_HUB.split(":")
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.mkdir(f"dinov2-{commit}")
+        archive.writestr(f"dinov2-{commit}/hubconf.py", TINY)
+    asked = []
+
+    def serve(request, *args, **kwargs):
+        asked.append(request.full_url)
+        return urlopen((tmp_path / "archive.zip").as_uri())
+
+    monkeypatch.setattr(torch.hub, "urlopen", serve)
+    extractor, _ = build(DinoV2(), squares(channels=3))
+    assert extractor.dimensions == 5
+    assert asked == [f"https://github.com/{repository}/zipball/{commit}"]
+    build(DinoV2(), squares(channels=3))
+    assert len(asked) == 1
 
 
 def test_features_are_torch_fidelitys(squares, filled, monkeypatch):

@@ -44,6 +44,17 @@ def test_equal_vectors_have_distance_zero_however_large_they_are() -> None:
     assert which.flatten().tolist() == list(range(9))
 
 
+def test_points_nearer_to_each_other_than_the_rounding_of_large_values_are_told_apart() -> None:
+    """|x|² + |y|² − 2xy errs by 0.01 here, the three smallest squared distances differ by less than 0.001."""
+    far = 1e7 * torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(30)[:, None]
+    steps = torch.tensor([0.03, 0.01, 0.02], dtype=torch.float64)
+    queries = far + 10 * torch.arange(60, dtype=torch.float64)[:, None]
+    points = (queries + steps).flatten()[:, None]
+    distances, which = nearest(queries, points, block=50)
+    assert which[:, 0].tolist() == list(range(1, 180, 3))
+    torch.testing.assert_close(distances, torch.full_like(distances, 0.01), rtol=0, atol=1e-8)
+
+
 def test_too_few_points_are_refused() -> None:
     with pytest.raises(ValueError, match="k=3: 2 points"):
         nearest(cloud(1, 1), cloud(2, 2), 3)
@@ -58,6 +69,13 @@ def test_authenticity_is_its_definition(spread: float) -> None:
     to_training = all_distances(samples, training)
     expected = to_training.amin(1) > own[to_training.argmin(1)]
     assert torch.equal(authentic(samples, training, torch.zeros(40, dtype=torch.bool), block=7), expected)
+
+
+def test_a_sample_as_far_as_the_training_images_own_neighbour_is_not_authentic() -> None:
+    """The definition asks for farther: at equal distances the sample is as near as a training image."""
+    training = torch.tensor([[0.0], [2.0], [10.0]])
+    samples = torch.tensor([[-1.5], [-2.0], [-2.5], [18.0], [18.5]])
+    assert authentic(samples, training, torch.zeros(5, dtype=torch.bool)).tolist() == [False, False, True, False, True]
 
 
 def test_memorised_samples_are_not_authentic_and_new_ones_are_as_often_as_training_images_among_each_other() -> None:
