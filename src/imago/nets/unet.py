@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Signal
@@ -66,7 +66,10 @@ def _layout(x: Tensor) -> torch.memory_format:
 
 
 class _NormSiLU(torch.autograd.Function):
-    """SiLU of group normalisation that keeps its input alone for the way back, and not what lies between the two."""
+    """SiLU of group normalisation that keeps its input alone for the way back, and not what lies between the two.
+
+    Its gradient has none of its own: torch refuses to differentiate it again.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -80,6 +83,7 @@ class _NormSiLU(torch.autograd.Function):
         return F.silu(normed, inplace=True).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """The normalisation once more, which costs less than the memory it would have taken."""
         x, weight, bias, mean, rstd = ctx.saved_tensors
