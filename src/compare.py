@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
     runs, empty = find_runs(places)
     if not runs:
         raise UserError(
-            f"runs={settings.runs}: {'; '.join(empty)}; a run holds config.yaml, summary.json or metrics.csv. "
+            f"{'; '.join(f'runs={line}' for line in empty)}; a run holds config.yaml, summary.json or metrics.csv. "
             "Train one with python src/train.py, or name the folder that holds yours"
         )
     out = Path(settings.out)

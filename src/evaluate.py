@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from imago import cli
 from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import UserError
+from imago.paths import checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from imago.metrics import Measurement
@@ -48,27 +50,38 @@ def main(config: DictConfig) -> None:
     metrics = values["metrics"]
     if "thorough" in metrics and metrics["thorough"] is None:
         metrics["thorough"] = True
-    check_node(metrics, "metrics")
     if isinstance(settings.checkpoint, str):
+        checkpoint_file(settings.checkpoint)
+        check_node(metrics, "metrics")
         evaluate(settings.checkpoint, settings, metrics)
         return
-    failed = []
-    for checkpoint in settings.checkpoint:
-        try:
-            evaluate(checkpoint, settings, metrics)
-        except Exception as error:  # whatever is wrong with one of them, the others are measured
-            failed.append(checkpoint)
-            told = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            print(f"checkpoint={checkpoint}: {' '.join(str(told).split())}", file=sys.stderr, flush=True)
+    # What is no file is said before torch is loaded and the others are measured.
+    found = [checkpoint for checkpoint in settings.checkpoint if carried_out(checkpoint_file, checkpoint)]
+    if found:
+        check_node(metrics, "metrics")
+    measured = [checkpoint for checkpoint in found if carried_out(evaluate, checkpoint, settings, metrics)]
+    failed = [checkpoint for checkpoint in settings.checkpoint if checkpoint not in measured]
     if failed:
         raise UserError(f"checkpoint: {len(failed)} of {len(settings.checkpoint)} not measured: {', '.join(failed)}")
+
+
+def carried_out(action: Callable[..., object], checkpoint: str, *arguments: object) -> bool:
+    """Do something with a checkpoint; whatever goes wrong is said in a line, and stops nothing."""
+    try:
+        action(checkpoint, *arguments)
+    except Exception as error:
+        told = " ".join(str(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
+        named = told.startswith("checkpoint=")
+        print(told if named else f"checkpoint={checkpoint}: {told}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any]) -> None:
     """Measure one checkpoint, print a table, and keep the results in evaluation.json."""
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.callbacks.quality import measure
-    from imago.checkpoints import average_of, file_of, model_of, read
+    from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
     from imago.metrics import Evaluator, measure_likelihood
     from imago.metrics.progress import progress_bar
@@ -76,7 +89,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.models.diffusion import Diffusion
     from imago.models.latent import Variational
 
-    path = file_of(checkpoint_path)
+    path = checkpoint_file(checkpoint_path)
     checkpoint = read(path)
     device = cli.device(settings.device)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)

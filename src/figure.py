@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from imago import cli
 from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import UserError
+from imago.paths import check_file_place, checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from imago.figures.base import Figure
@@ -32,8 +33,14 @@ def main(config: DictConfig) -> None:
     """Draw, and write to ``out``."""
     values = plain(config)
     settings = check_settings(values, Settings, groups=["figure"])
+    out = Path(settings.out)
+    if out.suffix != ".png":
+        raise UserError(f"out={out}: figures are PNG files; give a name ending in .png")
+    check_file_place(out)
+    if settings.checkpoint is not None:
+        checkpoint_file(settings.checkpoint)
+    # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
     check_node(values["figure"], "figure")
-    # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import model_of, read
     from imago.data import data_of
     from imago.figures.base import Trained, write
@@ -41,11 +48,6 @@ def main(config: DictConfig) -> None:
 
     choice = HydraConfig.get().runtime.choices["figure"]
     figure: Figure = build(values["figure"], "figure")
-    out = Path(settings.out)
-    if out.suffix != ".png":
-        raise UserError(f"out={out}: figures are PNG files; give a name ending in .png")
-    if not out.parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}; create it, or choose another place")
     trained = None
     if settings.checkpoint is not None:
         device = cli.device(settings.device)

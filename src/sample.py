@@ -1,5 +1,6 @@
 """Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64 out=samples.png``."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago import cli
 from imago.config import check_settings, choices_of, plain
-from imago.errors import UserError
+from imago.errors import Interrupted, UserError
+from imago.paths import check_sample_place, checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from imago.models.base import GenerativeModel
@@ -30,22 +32,43 @@ class Settings:
     model: dict[str, Any]
     seed: NonNegativeInt
     batch_size: PositiveInt
+    overwrite: bool
     device: str | None
 
 
 def main(config: DictConfig) -> None:
-    """Draw ``n`` images and write them to ``out``; those that are there already are left."""
+    """Draw, and where it is stopped say what is there."""
     settings = check_settings(plain(config), Settings)
-    import torch  # after Hydra has composed: mistakes in names need not wait for it
+    out = Path(settings.out)
+    check_sample_place(out, settings.overwrite)
+    checkpoint_file(settings.checkpoint)
+    try:
+        with cli.stoppable():
+            draw(settings)
+    except (KeyboardInterrupt, Interrupted):
+        if out.suffix:
+            left = "nothing was kept, because the file is written at the end; out=FOLDER keeps every image"
+        else:
+            there = sum(1 for _ in out.rglob("*.png"))
+            left = f"{there:,} images are there; the same command draws what is missing of {settings.n:,}"
+        print(f"{out}: stopped; {left}", file=sys.stderr)
+        raise
+
+
+def draw(settings: Settings) -> None:
+    """Draw ``n`` images and write them to ``out``; those that are there already are left."""
+    # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
+    import torch
 
     from imago.checkpoints import average_of, changed, model_of, read
     from imago.images import to_bytes
     from imago.metrics.progress import progress_bar
     from imago.models.autoregressive import Autoregressive
     from imago.noise import PerImageGenerator
-    from imago.outputs import output_for
+    from imago.outputs import OUTPUTS
 
-    output = output_for(Path(settings.out))
+    out = Path(settings.out)
+    output = OUTPUTS[out.suffix](out)
     device = cli.device(settings.device)
     checkpoint = read(settings.checkpoint)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model)
@@ -76,7 +99,7 @@ def main(config: DictConfig) -> None:
     }
     del checkpoint  # the optimisers' states
     model = model.to(device)
-    missing = output.begin(depends_on, settings.n, labels)
+    missing = output.begin(depends_on, model.spec, settings.n, labels)
     done, there = 0, settings.n - len(missing)
     began = time.perf_counter()
     with progress_bar("Sampling") as progress:
@@ -100,8 +123,8 @@ def main(config: DictConfig) -> None:
     pace = f"in {seconds:.2f} s, {rate:,.0f} images/s" if rate >= 10 else f"in {seconds:.1f} s, {rate:.2g} images/s"
     if there:
         pace = f"of which {there:,} were there and " + (f"{done:,} were drawn {pace}" if done else "none was drawn")
-    print(f"{output.path}: {settings.n:,} images {pace}")
-    lying = sum(1 for _ in output.path.rglob("*.png")) if output.path.is_dir() else 0
+    print(f"{out}: {settings.n:,} images {pace}")
+    lying = sum(1 for _ in out.rglob("*.png")) if out.is_dir() else 0
     if lying > settings.n:
         print(f"note: {lying - settings.n:,} more lie there, of a larger n")
 

@@ -8,16 +8,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from imago import cli
-from imago.config import plain
+from imago.config import check_experiment, plain
 from imago.errors import UserError
+from imago.paths import checkpoint_file
 
 
 def main(config: DictConfig) -> None:
     """One job."""
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
+    check_experiment(choices.get("experiment"), choices["model"])
+    if isinstance(config.resume, str) and config.resume != "auto":
+        checkpoint_file(config.resume, "resume")
     name = config.name or f"{choices['model']}-{choices['data']}"
-    from imago.runs import closing_words  # after Hydra has composed: mistakes in names need not wait for torch
+    from imago.runs import closing_words  # after Hydra has composed: mistakes in names and paths need not wait for it
     from imago.training import train
 
     if hydra.mode == RunMode.MULTIRUN and "strategy" in config.trainer:

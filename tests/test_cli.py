@@ -67,7 +67,8 @@ MISTAKES = [
     (["+trainer.accumulate_grad_batches=2"], r"accumulate_grad_batches=2: has no effect.*data\.batch_size"),
     (["model._target_=os.system"], r"model\._target_=os\.system: only .* can be constructed"),
     (["model.generator._target_=imago.nets.mlp.Nothing"], r"_target_=imago\.nets\.mlp\.Nothing: .*check the spelling"),
-    (["resume=nowhere.ckpt"], r"nowhere\.ckpt: no such file"),
+    (["resume=nowhere.ckpt"], r"^error: resume=nowhere\.ckpt: no such file"),
+    ([f"resume={ROOT / 'README.md'}"], r"^error: resume=.*README\.md: no checkpoint of this program; a checkpoint is"),
     (
         ["+schedule@model.schedule=cosine", "max_images=10", "model.schedule.warmup=20"],
         r"model\.schedule: end=10: must be larger",
@@ -81,8 +82,29 @@ MISTAKES = [
     (["seed=5000000000"], r"seed=5000000000: input should be less than 4294967296"),
     (["+model.optimizer.generator.foreach=true"], r"model\.optimizer: .*fused.*foreach"),
     (["model.objective=hinge"], r"model\.objective=hinge: .*write objective@model\.objective=hinge"),
-    (["objective=hinge"], r"objective: belongs to the model; choose with objective@model\.objective=NAME"),
-    (["sampler@model.sampler=ddim"], r"this model has none to replace; .*write \+sampler@model\.sampler=NAME"),
+    (["objective=hinge"], r"objective=hinge: belongs to the model; choose with objective@model\.objective=NAME"),
+    (
+        ["sampler@model.sampler=ddim"],
+        r"^error: sampler@model\.sampler=ddim: model=gan has no group sampler; its own are optimizer@model\..*"
+        r", objective@model\.objective, \+penalty@.*; leave it out, or choose a model that has one: ddpm$",
+    ),
+    (["distribution@model.distribution=softmax"], r"model=gan has no group distribution; .* has one: .*made, pixelcnn"),
+    (["model=vae", "noise@model.noise=cosine"], r"model=vae has no group noise; .*, distribution@.*: ddpm$"),
+    (["model=vae", "penalty=r1"], r"^error: penalty=r1: model=vae has no group penalty; .*: dcgan, gan$"),
+    (["sweep=lecture", "loss=hybrid"], r"^error: loss=hybrid: model=autoencoder has no group loss"),
+    (["optimizer@model.optimizer.net=sgd"], r"choose with .*\.generator=NAME or .*\.discriminator=NAME$"),
+    (
+        ["experiment=sngan", "model=gan"],
+        r"^error: experiment=sngan model=gan: this experiment is for model=dcgan; leave model=gan out, or leave the",
+    ),
+    (
+        ["model=ddpm", "experiment=wgan_gp"],
+        r"^error: experiment=wgan_gp model=ddpm: this experiment is for model=dcgan; .* one for it: ddpm_cifar10$",
+    ),
+    (
+        ["metrics=none", "metrics.samples=3"],
+        r"metrics\.samples: no such setting; there are none here; .* metrics=NAME$",
+    ),
     (["penalty@model.penalty=r1"], r"belongs to the model; choose with \+penalty@model\.penalty=NAME"),
     (["model.generator._target_=imago.runs.write_atomically"], r"only classes of .* can be constructed"),
     (["model.generator._target_=imago.data.module.Path"], r"only classes of .* can be constructed"),

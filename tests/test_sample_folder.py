@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from PIL import Image
 from helpers import configuration, small
 from imago import cli
 from imago.errors import UserError
+from imago.images import ImageSpec
 from imago.models.gan import GAN
 from imago.outputs import Folder
 from imago.runs import Run
@@ -100,7 +102,7 @@ def test_interrupted_and_continued_is_drawn_in_one_go(
     given = [f"checkpoint={runs[run].path}", "n=11", "batch_size=4", "seed=3"]
     code, out, err = command(*given, "out=whole")
     assert code == 0, err
-    assert re.search(r"^whole: 11 images in [\d.]+ s, [\d,]+ images/s$", out, re.M)
+    assert re.search(r"^whole: 11 images in [\d.]+ s, [\d,.]+ images/s$", out, re.M)
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, after)
         assert command(*given, "out=parts")[0] == 130
@@ -110,7 +112,7 @@ def test_interrupted_and_continued_is_drawn_in_one_go(
     code, out, err = command(*given, "out=parts")
     assert code == 0, err
     were = f"of which {after} were there and {11 - after} were drawn in" if after else "in"
-    assert re.search(rf"^parts: 11 images {were} [\d.]+ s, [\d,]+ images/s$", out, re.M), out
+    assert re.search(rf"^parts: 11 images {were} [\d.]+ s, [\d,.]+ images/s$", out, re.M), out
     assert content("parts") == content("whole")
 
 
@@ -239,13 +241,68 @@ def test_an_older_file_stays_until_the_new_one_is_complete(
     command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
     Path(out).write_text("older")
+    given = [f"checkpoint={runs['plain'].path}", "n=2", f"out={out}"]
+    code, _, err = command(*given)
+    assert (code, content(".")) == (2, {out: b"older"})
+    assert f"error: out={out}: is there already; give another name, or replace it with overwrite=true\n" in err
     with monkeypatch.context() as patch:
         patch.setattr(GAN, "generate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert command(f"checkpoint={runs['plain'].path}", "n=2", f"out={out}")[0] == 130
+        assert command(*given, "overwrite=true")[0] == 130
     assert content(".") == {out: b"older"}
-    assert command(f"checkpoint={runs['plain'].path}", "n=2", f"out={out}")[0] == 0
+    assert command(*given, "overwrite=true")[0] == 0
     assert set(content(".")) == {out}, "nothing else is left behind"
     assert Path(out).read_bytes() != b"older"
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("out", "left"),
+    [
+        ("x", "stopped; 4 images are there; the same command draws what is missing of 10"),
+        ("x.npz", "stopped; nothing was kept, because the file is written at the end; out=FOLDER keeps every image"),
+    ],
+)
+def test_a_signal_is_told_what_is_there(
+    command: Command,
+    runs: dict[str, Run],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    expected: int,
+    out: str,
+    left: str,
+) -> None:
+    given = [f"checkpoint={runs['plain'].path}", "n=10", "batch_size=4", f"out={out}"]
+    original, calls, before = GAN.generate, [0], signal.getsignal(signal.SIGTERM)
+
+    def stopped(self: GAN, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GAN, "generate", stopped)
+        code, _, err = command(*given)
+    assert (code, err.splitlines()[-1]) == (expected, f"{out}: {left}")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert len(content(".")) == (5 if out == "x" else 0)
+    assert command(*given)[0] == 0
+
+
+@pytest.mark.parametrize(("mode", "size", "told"), [("L", (9, 8), "9x8 pixels, L"), ("RGB", (8, 8), "8x8 pixels, RGB")])
+def test_another_picture_is_neither_counted_nor_replaced(
+    command: Command, runs: dict[str, Run], drawn: list[int], mode: str, size: tuple[int, int], told: str
+) -> None:
+    given = [f"checkpoint={runs['plain'].path}", "out=x"]
+    assert command(*given, "n=2")[0] == 0
+    Image.new(mode, size).save("x/000003.png")
+    before = content("x")
+    drawn.clear()
+    code, _, err = command(*given, "n=5")
+    assert (code, drawn, content("x")) == (2, [], before)
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert f"out=x: 000003.png is another picture ({told}) than the model's images (8x8 pixels, L); move it" in error
+    assert command(*given, "n=3")[0] == 0, "it is in nobody's way"
 
 
 def test_settings_say_what_the_images_depend_on(command: Command, runs: dict[str, Run]) -> None:
@@ -267,7 +324,7 @@ def test_processes_have_unfinished_files_of_their_own(tmp_path: Path) -> None:
     left.touch()
     living.touch()
     folder = Folder(tmp_path / "x")
-    assert folder.begin({"seed": 0}, 1, None) == [0]
+    assert folder.begin({"seed": 0}, ImageSpec(1, 4, 4), 1, None) == [0]
     assert (left.exists(), living.exists()) == (False, True)
     folder.add([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [living.name, "000000.png", "settings.json"]
@@ -276,7 +333,7 @@ def test_processes_have_unfinished_files_of_their_own(tmp_path: Path) -> None:
 def test_what_cannot_be_written_on_the_way_ends_with_one_message(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "x")
     (tmp_path / "x").mkdir()
-    folder.begin({"seed": 0}, 1, None)
+    folder.begin({"seed": 0}, ImageSpec(1, 4, 4), 1, None)
     (tmp_path / "x" / "000000.png").mkdir()
     with pytest.raises(UserError, match=r"x: cannot be written \(.*\); choose another place"):
         folder.add([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8))

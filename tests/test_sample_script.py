@@ -97,7 +97,7 @@ def test_the_bar_moves_within_a_batch(command: Command, runs: dict[str, Run], mo
     within = [k / 8 for k in range(1, 9)]  # digits have 8 rows
     assert shares == pytest.approx([*(0.6 * k for k in within), 0.6, *(0.6 + 0.4 * k for k in within), 1.0])
     shares.clear()
-    assert command(f"checkpoint={runs['gan'].path}", "n=5", "batch_size=3")[0] == 0
+    assert command(f"checkpoint={runs['gan'].path}", "n=5", "batch_size=3", "overwrite=true")[0] == 0
     assert shares == [0.6, 1.0]
 
 

@@ -60,7 +60,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 def test_a_picture_of_samples(command: Command, runs: dict[str, Run]) -> None:
     code, out, _ = command("sample", f"checkpoint={runs['plain'].path}", "n=7")
     assert code == 0
-    assert re.search(r"^samples\.png: 7 images in [\d.]+ s, [\d,]+ images/s$", out, re.MULTILINE)
+    assert re.search(r"^samples\.png: 7 images in [\d.]+ s, [\d,.]+ images/s$", out, re.MULTILINE)
     with Image.open("samples.png") as picture:
         assert picture.size == (8 * 28, 8 * 28)  # 3x3 cells of 9 pixels and a margin, 8 times enlarged
     assert [path.name for path in Path().iterdir()] == ["samples.png"], "nothing else is left behind"
@@ -68,7 +68,8 @@ def test_a_picture_of_samples(command: Command, runs: dict[str, Run]) -> None:
 
 def test_arrays_hold_the_models_samples_whatever_the_batch_size(command: Command, runs: dict[str, Run]) -> None:
     for batch_size in (3, 64):
-        given = [f"checkpoint={runs['plain'].best}", "n=10", "seed=5", f"batch_size={batch_size}", "out=x.npz"]
+        given = [f"checkpoint={runs['plain'].best}", "n=10", "seed=5", f"batch_size={batch_size}"]
+        given += ["out=x.npz", "overwrite=true"]
         assert command("sample", *given)[0] == 0
         with np.load("x.npz") as arrays:
             assert arrays.files == ["images"]
@@ -80,7 +81,7 @@ def test_arrays_hold_the_models_samples_whatever_the_batch_size(command: Command
 
 def test_averaged_weights_by_default_and_the_last_ones_on_request(command: Command, runs: dict[str, Run]) -> None:
     for averaged in (True, False):
-        given = [] if averaged else ["averaged=false"]
+        given = ["overwrite=true"] if averaged else ["averaged=false", "overwrite=true"]
         assert command("sample", f"checkpoint={runs['plain'].path}", "n=4", "out=x.npz", *given)[0] == 0
         model = load(runs["plain"].path, averaged=averaged)
         expected = model.sample(4, generator=PerImageGenerator(0)).permute(0, 2, 3, 1).numpy()
@@ -92,7 +93,7 @@ def test_classes(command: Command, runs: dict[str, Run]) -> None:
     model = load(runs["classes"].path)
     for given, expected in (("labels=[3,1]", [3, 1, 3, 1, 3]), ("labels=7", [7] * 5), ("labels=null", None)):
         code, _, err = command(
-            "sample", f"checkpoint={runs['classes'].path}", "n=5", "out=x.npz", "batch_size=2", given
+            "sample", f"checkpoint={runs['classes'].path}", "n=5", "out=x.npz", "overwrite=true", "batch_size=2", given
         )
         assert code == 0, err
         labels = None if expected is None else torch.tensor(expected)
@@ -186,7 +187,13 @@ def test_of_several_checkpoints_a_broken_one_stops_no_other(
         assert found == code, err
         assert "a/x.ckpt: 320 images seen" in out
         lines = [line for line in err.splitlines() if line.startswith(("checkpoint=", "error: "))]
-        beginnings = [f"checkpoint={f}/x.ckpt: " for f in folders if f != "a"]
+        # What is no checkpoint is said before the others are measured.
+        said = {
+            "b": "cannot be read, it is cut short or damaged; ",
+            "nowhere": "no such file",
+            "c": "c/evaluation.json: ",
+        }
+        beginnings = [f"checkpoint={folder}/x.ckpt: {said[folder]}" for folder in folders if folder != "a"]
         if code:
             beginnings.append("error: checkpoint: 3 of 4 not measured: b/x.ckpt, nowhere/x.ckpt, c/x.ckpt")
         assert len(lines) == len(beginnings)
@@ -278,7 +285,44 @@ def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[
 
 MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("sample", "", [], r"checkpoint: missing; give checkpoint=VALUE"),
-    ("sample", "", ["checkpoint=nowhere"], r"checkpoint nowhere: no such file; give the path"),
+    (
+        "sample",
+        "",
+        ["checkpoint=nowhere"],
+        r"^error: checkpoint=nowhere: no such file or folder; a checkpoint is a run",
+    ),
+    (
+        "sample",
+        "",
+        [f"checkpoint={ROOT / 'README.md'}"],
+        r"^error: checkpoint=.*README\.md: no checkpoint of this program; ",
+    ),
+    (
+        "evaluate",
+        "",
+        [f"checkpoint={ROOT / 'README.md'}"],
+        r"README\.md: no checkpoint of this program; a checkpoint is",
+    ),
+    (
+        "evaluate",
+        "",
+        ["checkpoint=."],
+        r"^error: checkpoint=\.: a folder without checkpoints/last\.ckpt; a checkpoint is",
+    ),
+    (
+        "sample",
+        "plain",
+        ["sampler=ddim"],
+        r"^error: sampler=ddim: .*of a checkpoint write \+sampler@model\.sampler=NAME$",
+    ),
+    (
+        "sample",
+        "plain",
+        ["out=images", "overwrite=true"],
+        r"overwrite=true: out=images is a folder, which is continued",
+    ),
+    ("sample", "plain", ["overwrite=3"], r"overwrite=3: input should be a valid boolean"),
+    ("sample", "plain", ["out=x.jpgg"], r"out=x\.jpgg: cannot write \.jpgg files; .*\.png"),
     ("sample", "plain", ["n=0"], r"n=0: input should be greater than 0"),
     ("sample", "plain", ["n=many"], r'n="many": input should be a valid integer'),
     ("sample", "plain", ["seed=-1"], r"seed=-1: "),

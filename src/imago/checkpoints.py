@@ -20,6 +20,7 @@ from imago.config import build, check_node, target
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
+from imago.paths import checkpoint_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,37 +42,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read(path)
 
 
-def file_of(path: str | Path) -> Path:
-    """The checkpoint file that a path means: itself, or the last one of a run directory.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.exists():
-        raise UserError(f"checkpoint {path}: no such file; give the path of a .ckpt file or of a run directory")
-    return path
-
-
 def read(path: str | Path) -> dict[str, Any]:
     """The dictionary in a checkpoint file, on the CPU.
 
     Raises:
         UserError: no such file, or not one of our checkpoints.
     """
-    path = file_of(path)
+    path = checkpoint_file(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise UserError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]}); use another one") from None
+        raise UserError(f"checkpoint={path}: cannot be read ({str(error).splitlines()[0]}); use another one") from None
     except Exception as error:
         if type(error).__name__ != "UnpicklingError":
             raise
-        raise UserError(f"checkpoint {path}: holds more than plain tensors and is refused; only load our own") from None
+        raise UserError(
+            f"checkpoint={path}: no checkpoint of this program: it holds objects beside numbers and text, which are "
+            "not loaded, because loading one can run code; give a run directory or a .ckpt file that train.py wrote"
+        ) from None
     if not isinstance(checkpoint, dict) or not {"config", "spec", "progress", "state_dict"} <= checkpoint.keys():
-        raise UserError(f"checkpoint {path}: not written by this framework; use a file that train.py wrote")
+        raise UserError(
+            f"checkpoint={path}: no checkpoint of this program: it lacks configuration or weights; give a run "
+            "directory or a .ckpt file that train.py wrote"
+        )
     return checkpoint
 
 

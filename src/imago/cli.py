@@ -8,10 +8,13 @@ them.
 import difflib
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 # Idle OpenMP threads shall sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
@@ -21,10 +24,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from imago.config import CONF, RELOCATED
+from imago.config import CONF, RELOCATED, check_experiment, defaults_of, groups_inside
 from imago.errors import Interrupted, UserError
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
@@ -52,7 +55,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
     def job(config: DictConfig) -> None:
-        code = report(lambda: task(config))
+        code = report(lambda: task(config), config_name)
         if code and HydraConfig.get().mode == RunMode.MULTIRUN and code < 128:
             raise JobFailed(code)
         if code:
@@ -67,10 +70,10 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
             raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
 
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
-    sys.exit(report(main))
+    sys.exit(report(main, config_name))
 
 
-def report(action: Callable[[], None]) -> int:
+def report(action: Callable[[], None], script: str) -> int:
     """Carry out an action; say what went wrong, in one message where it is the user's to mend; return the exit code."""
     try:
         action()
@@ -78,7 +81,7 @@ def report(action: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error, script)}", file=sys.stderr)
         return 2
     except JobFailed as error:
         return error.exit_code
@@ -92,8 +95,27 @@ def report(action: Callable[[], None]) -> int:
     return 0
 
 
-def explain(error: Exception) -> str:
-    """One line for an error of Hydra or OmegaConf: which override is wrong and what would be right."""
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, SIGTERM ends work by an exception, as Ctrl-C does, so that it can be said what was done."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def explain(error: Exception, script: str) -> str:
+    """One line for an error of Hydra or OmegaConf: which override is wrong and what would be right.
+
+    Args:
+        error: by which composing ended.
+        script: that was called, such as ``train``.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException):
         wanted = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
@@ -106,11 +128,16 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     group = re.search(r"Could not override '([^']+)'.*No match in the defaults list", text)
     named = group or unknown
-    relocated = RELOCATED.get(re.split("[@.]", named[1])[0]) if named else None
-    if named and relocated == named[1]:
-        return f"{named[1]}: this model has none to replace; to change the model of a checkpoint write +{named[1]}=NAME"
-    if named and relocated:
-        return f"{named[1]}: belongs to the model; choose with {relocated}=NAME"
+    experiment = re.search(r"In 'experiment/([^']+)'", text)
+    if named and experiment:  # it changes what this model does not have
+        try:
+            for model in _models():
+                check_experiment(experiment[1], model)
+        except UserError as mismatch:
+            return str(mismatch)
+    relocated = re.split("[@.]", named[1])[0] if named else ""
+    if named and relocated in RELOCATED:
+        return f"{_given(named[1])}: {_inside_the_model(relocated, script)}"
     if group:
         groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
         if group[1] in groups:
@@ -126,11 +153,52 @@ def explain(error: Exception) -> str:
             known = _siblings(cause)
             close = difflib.get_close_matches(detail[1], known, 1)
             remedy = f"did you mean {close[0]}? " if close else ""
-            remedy += f"known here are {', '.join(known) or 'none'}"
+            remedy += f"known here are {', '.join(known)}"
+            if not known:
+                remedy = f"there are none here; leave it out, or choose another {unknown[1].split('.')[0]}=NAME"
             if not known and unknown[1].startswith("model."):
                 remedy = f"to change the model of a checkpoint write +{unknown[1]}=VALUE"
         return f"{unknown[1]}: no such setting; {remedy}"
     return text
+
+
+def _inside_the_model(group: str, script: str) -> str:
+    """What to say of a choice from a group that lives inside the model, where there is none to replace."""
+    if script in ("sample", "evaluate", "figure"):
+        return f"to change the model of a checkpoint write +{group}@model.{group}=NAME"
+    if script != "train":
+        return "belongs to the models of train.py, and this script has none; leave it out, or see --help"
+    ways: list[str] = []
+    for model in _models():
+        inside = groups_inside(model)
+        if group not in inside:
+            models = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+            having = [name for name in models if group in groups_inside(name)]
+            own = [way for known in inside.values() for way in known]
+            return (
+                f"model={model} has no group {group}; its own are {', '.join(own)}; "
+                f"leave it out, or choose a model that has one: {', '.join(having)}"
+            )
+        ways += [f"{way}=NAME" for way in inside[group]]
+    return f"belongs to the model; choose with {' or '.join(dict.fromkeys(ways)) or f'{group}@model.{group}=NAME'}"
+
+
+def _models() -> list[str]:
+    """The models that train.py was called for: by name, by a sweep or experiment, or by default."""
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    named = given.get("model")
+    for group in ("sweep", "experiment"):
+        file = CONF / group / f"{given.get(group)}.yaml"
+        if named is None and file.is_file():
+            swept = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params.model")
+            named = swept or defaults_of(file).get("override /model")
+    named = named or defaults_of(CONF / "train.yaml")["model"]
+    return [name for name in named.split(",") if (CONF / "model" / f"{name}.yaml").is_file()]
+
+
+def _given(key: str) -> str:
+    """An override as it was given on the command line, or its key."""
+    return next((argument for argument in sys.argv[1:] if argument.split("=")[0] == key), key)
 
 
 def device(name: str | None) -> "torch.device":
@@ -153,4 +221,4 @@ def device(name: str | None) -> "torch.device":
 
 def _siblings(error: BaseException) -> list[str]:
     parent = getattr(error, "parent_node", None)
-    return sorted(map(str, parent)) if isinstance(parent, DictConfig) else []
+    return sorted(str(name) for name in parent if name != "_target_") if isinstance(parent, DictConfig) else []

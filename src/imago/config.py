@@ -48,19 +48,12 @@ ALLOWED_FUNCTIONS = (
     "imago.dashboards.tensorboard",
 )
 
-# Groups that live inside the model, and how to choose from them.
-RELOCATED = {
-    "distribution": "distribution@model.distribution",
-    "loss": "loss@model.loss",
-    "noise": "noise@model.noise",
-    "objective": "objective@model.objective",
-    "optimizer": "optimizer@model.optimizer.generator",
-    "penalty": "+penalty@model.penalty",
-    "prediction": "prediction@model.prediction",
-    "sampler": "sampler@model.sampler",
-    "schedule": "+schedule@model.schedule",
-    "variance": "variance@model.variance",
-}
+# Groups that live inside the model; of those that a model may be without, none is chosen at first.
+RELOCATED = (
+    *("distribution", "loss", "noise", "objective", "optimizer"),
+    *("penalty", "prediction", "sampler", "schedule", "variance"),
+)
+OPTIONAL = ("penalty", "schedule")
 
 # What a run may say about Lightning's trainer; the rest is the framework's.
 TRAINER_KEYS = (
@@ -241,6 +234,50 @@ def choices_of(group: str, base: type) -> list[str]:
     return names
 
 
+def groups_inside(model: str) -> dict[str, list[str]]:
+    """How to choose from the groups inside a choice of the model group: ``{"noise": ["noise@model.noise"]}``."""
+    file = CONF / "model" / f"{model}.yaml"
+    content = OmegaConf.load(file)
+    ways: dict[str, list[str]] = {}
+    for entry in defaults_of(file):
+        group, _, place = entry.lstrip("/").partition("@")
+        if place:
+            ways.setdefault(group, []).append(f"{group}@model.{place}")
+    return ways | {group: [f"+{group}@model.{group}"] for group in OPTIONAL if group in content}
+
+
+def defaults_of(file: Path) -> dict[str, Any]:
+    """What the defaults list of a yaml file chooses from groups: ``{"override /model": "dcgan"}``."""
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    listed = content.get("defaults", []) if isinstance(content, dict) else []
+    return {str(key): value for entry in listed if isinstance(entry, dict) for key, value in entry.items()}
+
+
+def check_experiment(experiment: str | None, model: str) -> None:
+    """Refuse an experiment for a model that it was not made for.
+
+    Args:
+        experiment: the choice of that group, if any.
+        model: the choice of the model group.
+
+    Raises:
+        UserError: saying which model it is for, and which experiments there are for this one.
+    """
+    if experiment is None:
+        return
+    files = sorted((CONF / "experiment").glob("*.yaml"))
+    models = {file.stem: defaults_of(file).get("override /model", model) for file in files}
+    made_for = models.get(experiment, model)
+    if made_for == model:
+        return
+    own = [name for name in models if models[name] == model]
+    others = f"choose one for it: {', '.join(own)}" if own else f"leave the experiment out (there is none for {model})"
+    raise UserError(
+        f"experiment={experiment} model={model}: this experiment is for model={made_for}; leave model={model} out, or "
+        f"{others}"
+    )
+
+
 def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
     """Check a node with a ``_target_`` against the target's signature, and the nodes below it.
 
@@ -287,7 +324,7 @@ def _check_names(given: Collection[str], known: Collection[str], key: str) -> No
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
             raise UserError(f"{_below(key, name)}: no such setting; {hint}")
 
 
@@ -305,7 +342,7 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         reasons = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] not in internal}
         group = next((name for name in reversed(key.split(".")) if name in RELOCATED), None)
         if not reasons and group is not None:
-            plus = "+" if RELOCATED[group].startswith("+") else ""
+            plus = "+" if group in OPTIONAL else ""
             raise UserError(f"{key}={value}: is a group of settings; write {plus}{group}@{key}={value}") from None
         raise UserError(f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}") from None
 

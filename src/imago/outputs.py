@@ -16,31 +16,29 @@ import torch
 from PIL import Image
 
 from imago.errors import UserError
-from imago.images import Images, Labels
+from imago.images import Images, ImageSpec, Labels
+from imago.paths import SETTINGS, unwritable
 from imago.pictures import picture_of, to_pillow
 from imago.runs import differences, write_atomically
 
 
 class Output(ABC):
-    """Where numbered images go; made before the first is drawn, so that a bad place costs nobody an image.
+    """Where numbered images go.
 
     Args:
-        path: of the file or folder.
-
-    Raises:
-        UserError: something else is there.
-        OSError: nothing can be written there.
+        path: of the file or folder, which :func:`~imago.paths.check_sample_place` has seen.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @abstractmethod
-    def begin(self, settings: Mapping[str, Any], n: int, labels: Labels | None) -> list[int]:
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """Say what is coming.
 
         Args:
             settings: all that the images depend on, beside their numbers; plain types.
+            spec: their shape.
             n: how many images there shall be.
             labels: the class of each, (n,), of a conditional model.
 
@@ -48,7 +46,7 @@ class Output(ABC):
             The numbers of the images that are not there yet, rising.
 
         Raises:
-            UserError: images of other settings are there.
+            UserError: images of other settings or of another shape are there.
         """
 
     @abstractmethod
@@ -65,14 +63,10 @@ class File(Output):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        if path.is_dir():
-            raise UserError(f"out={path}: is a folder; give another name")
-        with _replacing(path):  # nothing is written, the file stays what it was
-            pass
         self.images: list[Images] = []
         self.labels: Labels | None = None
 
-    def begin(self, settings: Mapping[str, Any], n: int, labels: Labels | None) -> list[int]:
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """See :meth:`Output.begin`; a file is always written anew."""
         self.labels = labels
         return list(range(n))
@@ -83,8 +77,11 @@ class File(Output):
 
     def end(self) -> None:
         """Write the file; an older one stays until the new one is complete."""
-        with _replacing(self.path) as unfinished:
-            self.write(unfinished, torch.cat(self.images))
+        try:
+            with _replacing(self.path) as unfinished:
+                self.write(unfinished, torch.cat(self.images))
+        except OSError as error:
+            raise unwritable(self.path, error) from None
 
     @abstractmethod
     def write(self, path: Path, images: Images) -> None:
@@ -118,33 +115,21 @@ class Folder(Output):
     folder is continued with the same settings only, and what is there is not drawn again.
     """
 
-    SETTINGS = "settings.json"
-
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        if path.exists() and not path.is_dir():
-            raise UserError(
-                f"out={path}: is a file, and a name without a suffix means a folder; give another name, .png or .npz"
-            )
-        others = path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir())
-        if others and not (path / self.SETTINGS).is_file():
-            raise UserError(
-                f"out={path}: a folder with files in it and no {self.SETTINGS}, so nothing says what they are samples "
-                "of; choose another folder, or empty it"
-            )
         self.labels: Labels | None = None
 
-    def begin(self, settings: Mapping[str, Any], n: int, labels: Labels | None) -> list[int]:
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """See :meth:`Output.begin`."""
         self.labels = labels
-        file, new = self.path / self.SETTINGS, json.loads(json.dumps(settings))
+        file, new = self.path / SETTINGS, json.loads(json.dumps(settings))
         if file.exists():
             try:
                 old = json.loads(file.read_text())
             except (ValueError, OSError):
                 old = None
             if not isinstance(old, dict):
-                raise UserError(f"out={self.path}: its {self.SETTINGS} cannot be read; choose another folder")
+                raise UserError(f"out={self.path}: its {SETTINGS} cannot be read; choose another folder")
             changed = differences(old, new)
             if changed:
                 raise UserError(
@@ -159,8 +144,8 @@ class Folder(Output):
             for label in set() if labels is None else set(labels.tolist()):
                 (self.path / str(label)).mkdir(exist_ok=True)
         except OSError as error:
-            raise _unwritable(self.path, error) from None
-        return [number for number in range(n) if not _is_whole(self._file(number))]
+            raise unwritable(self.path, error) from None
+        return [number for number in range(n) if not self._is_there(number, spec)]
 
     def add(self, numbers: list[int], images: Images) -> None:
         """See :meth:`Output.add`."""
@@ -170,10 +155,23 @@ class Folder(Output):
                 to_pillow(image).save(unfinished, "PNG")
                 unfinished.replace(self._file(number))
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise unwritable(self.path, error) from None
 
     def end(self) -> None:
         """Every image is there already."""
+
+    def _is_there(self, number: int, spec: ImageSpec) -> bool:
+        """Whether an image has been drawn: damaged ones are drawn again, somebody's other pictures are not touched."""
+        path = self._file(number)
+        found = _whole(path)
+        expected = (spec.width, spec.height), "L" if spec.channels == 1 else "RGB"
+        if found is not None and found != expected:
+            there, wanted = (f"{w}x{h} pixels, {mode}" for (w, h), mode in (found, expected))
+            raise UserError(
+                f"out={self.path}: {path.relative_to(self.path)} is another picture ({there}) than the model's images "
+                f"({wanted}); move it away, or choose another folder"
+            )
+        return found is not None
 
     def _file(self, number: int) -> Path:
         folder = self.path if self.labels is None else self.path / str(int(self.labels[number]))
@@ -187,14 +185,9 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         unfinished.touch()
         yield unfinished
-        if unfinished.stat().st_size:
-            unfinished.replace(path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"out={path}: cannot be written ({error.strerror}); choose another place")
 
 
 def _is_running(process: str) -> bool:
@@ -207,34 +200,17 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a PNG is there, with all its parts and their check sums."""
+def _whole(path: Path) -> tuple[tuple[int, int], str] | None:
+    """Of a PNG with all its parts and their check sums: (width, height) and Pillow's mode; else ``None``."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
+            found = picture.size, picture.mode
             picture.verify()
     except (OSError, SyntaxError, ValueError, struct.error):  # Pillow says the latter of damaged files
-        return False
-    return content.endswith(b"IEND\xaeB`\x82")  # its check sum is not looked at
+        return None
+    return found if content.endswith(b"IEND\xaeB`\x82") else None  # its check sum is not looked at
 
 
+# By the ending of the path; :data:`imago.paths.ENDINGS` are these.
 OUTPUTS: dict[str, type[Output]] = {".png": Grid, ".npz": Arrays, "": Folder}
-
-
-def output_for(path: Path) -> Output:
-    """What images are given to that shall end up at a path of this suffix.
-
-    Raises:
-        UserError: the suffix is none of the known ones, something else is there, or nothing can be written.
-    """
-    if path.suffix not in OUTPUTS:
-        raise UserError(
-            f"out={path}: cannot write {path.suffix} files; give a name ending in .png (one picture of all images) or "
-            ".npz (arrays), or a name without a suffix (a folder of PNG files)"
-        )
-    try:
-        if not path.parent.is_dir():
-            raise UserError(f"out={path}: there is no folder {path.parent}; create it, or choose another place")
-        return OUTPUTS[path.suffix](path)
-    except OSError as error:
-        raise _unwritable(path, error) from None

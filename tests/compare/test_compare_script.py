@@ -58,8 +58,9 @@ def test_places_can_be_a_list_a_glob_and_partly_empty(command: Command, make_run
 
 
 MISTAKES = [
-    (["runs=nowhere"], r"runs=nowhere: nowhere: no such folder; .*Train one with python src/train\.py"),
-    (["runs=empty"], r"runs=empty: empty: no run below it"),
+    (["runs=nowhere"], r"^error: runs=nowhere: no such folder; a run .*Train one with python src/train\.py"),
+    (["runs=[nowhere,empty]"], r"^error: runs=nowhere: no such folder; runs=empty: no run below it; a run "),
+    (["runs=empty"], r"^error: runs=empty: no run below it; a run "),
     (["runs=[]"], r"runs=\[\]"),
     (["runs=3"], r"runs=3: input should be a valid"),
     (["runs=logs", "out=file"], r"out=file: File exists: file; choose another folder"),

@@ -1,0 +1,80 @@
+"""What a path must be before torch is loaded for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imago.errors import UserError
+from imago.outputs import OUTPUTS
+from imago.paths import ENDINGS, checkpoint_file
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def test_a_run_means_its_last_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    file.parent.mkdir(parents=True)
+    torch.save({}, file)
+    assert checkpoint_file(tmp_path / "run") == checkpoint_file(str(file)) == file
+    with pytest.raises(UserError, match=r"^resume=.*: a folder without checkpoints/last\.ckpt; the newest run .*/run$"):
+        checkpoint_file(tmp_path, "resume")
+
+
+def test_what_is_no_checkpoint_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": torch.zeros(1000)}, "whole")
+    Path("cut").write_bytes(Path("whole").read_bytes()[:2000])
+    Path("empty").touch()
+    Path("text").write_text("# A title")
+    np.savez("arrays", images=np.zeros(3))
+    Path("folder").mkdir()
+    none = (
+        "no checkpoint of this program; a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder "
+    )
+    for name, message in {
+        "cut": "cannot be read, it is cut short or damaged; use another one",
+        "empty": none,
+        "text": none,
+        "arrays.npz": none,
+        "folder": "a folder without checkpoints/last.ckpt; a checkpoint is a run directory",
+        "nowhere": "no such file or folder; a checkpoint is a run directory",
+        "whole/below": "no such file or folder; ",
+        "x" * 300: "cannot be read (File name too long); use another one",
+    }.items():
+        with pytest.raises(UserError) as error:
+            checkpoint_file(name)
+        assert str(error.value).startswith(f"checkpoint={name}: {message}")
+
+
+def test_every_ending_has_a_writer() -> None:
+    assert set(ENDINGS) == set(OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "told"),
+    [
+        ("sample", ["checkpoint=nowhere"], "error: checkpoint=nowhere: no such file"),
+        ("sample", ["checkpoint=nowhere", "out=x.jpgg"], "error: out=x.jpgg: cannot write .jpgg files"),
+        ("evaluate", ["checkpoint=[nowhere,text]"], "checkpoint=text: no checkpoint of this program"),
+        ("figure", ["checkpoint=nowhere"], "error: checkpoint=nowhere: no such file"),
+        ("train", ["resume=nowhere"], "error: resume=nowhere: no such file"),
+        ("train", ["experiment=sngan", "model=gan"], "error: experiment=sngan model=gan: "),
+    ],
+)
+def test_a_slip_does_not_wait_for_torch(script: str, given: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("# A title")
+    program = (
+        f"import sys, {script}\nfrom imago import cli\nsys.argv = ['{script}.py', *sys.argv[1:]]\n"
+        f"try:\n    cli.run({script}.main, '{script}')\nfinally:\n    print('torch' in sys.modules)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *given],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "False\n"), ended.stderr
+    assert told in ended.stderr
