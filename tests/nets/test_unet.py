@@ -164,5 +164,5 @@ def test_under_autocast_the_norm_computes_in_full_and_keeps_half() -> None:
 def test_a_second_derivative_of_the_norm_is_refused() -> None:
     x = torch.randn(2, 8, 4, 4, requires_grad=True)
     (slope,) = torch.autograd.grad(NormSiLU(8)(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
-        (slope * x).sum().backward() if slope.requires_grad else slope.sum().backward()
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
