@@ -173,6 +173,14 @@ def test_multirun_jobs_are_apart_also_when_one_fails(command, tmp_path: Path) ->
     assert len({json.loads(path.read_text())["wandb_id"] for path in finished}) == 2
 
 
+def test_a_sweep_without_measurements(command, tmp_path: Path) -> None:
+    given = ["logger=csv", "metrics=none", "trainer=cpu", "model=gan,made", "max_seconds=null", "max_images=64"]
+    code, _, err = command("-m", "sweep=lecture", *given)
+    assert code == 0, err
+    finished = sorted(tmp_path.glob("logs/sweeps/*/*/summary.json"))
+    assert [json.loads(path.read_text())["status"] for path in finished] == ["completed", "completed"]
+
+
 def test_a_run_that_breaks_later_exits_1_and_leaves_its_summary(command, tmp_path: Path, monkeypatch) -> None:
     from imago.models.gan import GAN
 

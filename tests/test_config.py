@@ -124,6 +124,17 @@ def test_the_lecture_gives_every_family_the_same_data_and_seconds(composed: Any,
         assert config["model"]["schedule"] is None
 
 
+@pytest.mark.parametrize("sweep", GROUPS["sweep"])
+def test_a_sweep_can_go_unmeasured(composed: Any, sweep: str) -> None:
+    """What it says of the measurement means nothing then; what no measurement has is a mistake."""
+    config = composed(f"sweep={sweep}", "metrics=none")
+    check(config)
+    assert build(config["metrics"], "metrics").names == []
+    config["metrics"]["sample"] = 3
+    with pytest.raises(UserError, match=r"^metrics\.sample: no such setting; metrics=none measures nothing"):
+        build(config["metrics"], "metrics")
+
+
 def test_a_sweep_of_objectives_is_of_both(composed: Any) -> None:
     params = sweeper_params("sweep=objectives")
     objectives = params["objective@model.objective"].split(",")

@@ -1,5 +1,6 @@
 """The evaluator: how far are a model's samples from the training images?"""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,9 +86,19 @@ class Evaluator(ABC):
 
 
 class NoMetrics(Evaluator):
-    """Measures nothing."""
+    """Measures nothing.
 
-    def __init__(self) -> None:
+    Args:
+        settings: of :class:`SampleQuality`; a sweep sets some of them whatever is chosen, and here they mean nothing.
+
+    Raises:
+        UserError: it has no such setting.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        unknown = sorted(settings.keys() - inspect.signature(SampleQuality).parameters.keys())
+        if unknown:
+            raise UserError(f"metrics.{unknown[0]}: no such setting; metrics=none measures nothing and needs none")
         self.notices = []
 
     @property
