@@ -208,3 +208,11 @@ def test_make_prints_its_targets():
     assert result.returncode == 0
     for target in ("install", "demo", "test", "check", "bench"):
         assert re.search(rf"make {target} +\w", result.stdout)
+
+
+def test_the_gallery_has_a_picture_of_every_figure() -> None:
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    pictures = dict(re.findall(r"!\[(\w+)\]\((images/[^)]+\.png)\)", page))
+    assert set(pictures) == {path.stem for path in (ROOT / "conf" / "figure").glob("*.yaml")}
+    assert all((ROOT / "docs" / picture).exists() for picture in pictures.values())
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(pictures)

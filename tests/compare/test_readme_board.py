@@ -51,11 +51,11 @@ def test_a_number_that_someone_types_is_noticed(make_run: MakeRun, tmp_path: Pat
     [
         ("/data", "data"),
         ("~/imago/data", "data"),
-        ("dir='/home/a/b.pt', more", "dir='b.pt', more"),
+        ("dir='/srv/a/b.pt', more", "dir='b.pt', more"),
         (r"C:\\data\\mnist", "mnist"),
         ("C:/data/mnist/", "mnist"),
         (r"\\\\server\\share\\x", "x"),
-        ("[file:///home/a/b,/c/d]", "[b,d]"),
+        ("[file:///srv/a/b,/c/d]", "[b,d]"),
         ("see https://example.org/a/b?x=/c/d", "see https://example.org/a/b?x=/c/d"),
         ("255 / 2, val/bpd, a/b, ./c, 100 images/s, //", "255 / 2, val/bpd, a/b, ./c, 100 images/s, //"),
     ],
