@@ -64,6 +64,7 @@ def test_two_dimensional_gaussians_have_a_closed_form():
 def test_equal_clouds_have_distance_zero():
     x = features(40, 64, seed=1)  # singular covariance too
     assert distance(x, x) == pytest.approx(0, abs=1e-9 * float(moments(x).covariance.trace()))
+    assert min(distance(x, x) for x in (features(40, 8, seed=k) for k in range(20))) >= 0, "and never less by rounding"
 
 
 @pytest.mark.parametrize("n", [40, 500])

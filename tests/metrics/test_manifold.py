@@ -80,6 +80,17 @@ def test_the_reference_itself_is_all_within() -> None:
     assert copies.density >= 1
 
 
+def test_the_border_of_a_ball_belongs_to_it() -> None:
+    """Only the balls around 0, of radii 3 and 5, and the one around 1, of radius 4, reach below -2."""
+    grid = torch.arange(10.0)[:, None]
+    points = torch.tensor([[-3.0], [-5.0], [-6.0], [-100.0], [-200.0], [-300.0]])
+    measures = manifold_measures(points, grid)
+    assert measures.precision == pytest.approx(1 / 6), "-3, in the small ball"
+    assert measures.density == pytest.approx(3 / (5 * 6)), "-3 and -5 in the large one, and -3 in the one around 1"
+    assert measures.coverage == pytest.approx(2 / 10)
+    assert manifold_measures(grid, points).recall == pytest.approx(1 / 6)
+
+
 def test_too_few_vectors_are_refused() -> None:
     with pytest.raises(ValueError, match="5 samples and 60 reference vectors: 6 of each"):
         manifold_measures(cloud(5, 1), cloud(60, 2))

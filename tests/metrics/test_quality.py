@@ -97,6 +97,30 @@ def test_too_few_samples_are_said_beside_the_number(squares):
     assert "subsets of 30 instead of 50" in kernel.protocol["caveat"]
 
 
+def test_a_caveat_ends_where_its_reason_does(squares):
+    """57 images give 56 features a covariance of full rank; a split of 3 can name more than 2 classes, one of 2 not."""
+    data = squares()
+    for samples, told in ((56, "unreliable: 56 images"), (57, "none")):
+        assert quality(data, samples=samples).measure(sampler(noise(data)))[0].protocol["caveat"].startswith(told)
+    for samples, told in ((29, "unreliable: splits of 2 images for 2 classes"), (30, "none")):
+        found = quality(data, samples=samples, thorough=True).measure(sampler(noise(data)))
+        (score,) = [m for m in found if m.name == "inception_score_classifier"]
+        assert score.protocol["caveat"] == told
+
+
+def test_samples_of_one_class_are_precise_and_recall_that_class_alone(squares):
+    """Whatever the order of the training images: the ones that are compared with are a random choice."""
+    data = squares()
+    order = data.train.labels.argsort(stable=True)
+    data.train.images[:] = data.train.images[order]
+    data.train.labels[:] = data.train.labels[order]
+    bright = data.training_images()[data.train.labels == 1][:100]
+    found = {m.name: m.value for m in quality(data, samples=100, thorough=True).measure(sampler(bright))}
+    share = float(data.train.labels.double().mean())
+    assert found["precision_classifier"] > 0.75
+    assert found["recall_classifier"] == pytest.approx(share, abs=0.15)
+
+
 def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
     data = squares()
     metrics = quality(data, thorough=True)
@@ -119,9 +143,8 @@ def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
 
 def test_more_samples_than_training_images_are_measured_at_equal_counts(squares):
     data = squares()
-    found = quality(data, samples=400, thorough=True).measure(
-        sampler(data.training_images()[torch.randperm(300, generator=torch.Generator().manual_seed(1)).repeat(2)])
-    )
+    shuffled = data.training_images()[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
+    found = quality(data, samples=400, thorough=True).measure(sampler(torch.cat([shuffled, noise(data)])))
     assert [m.value for m in found[2:4]] == [1, 1], "the first 300 samples are all of the training images"
     assert (found[2].protocol["samples"], found[2].protocol["reference_images"]) == (300, 300)
 
@@ -155,6 +178,24 @@ def test_training_images_are_copies_and_held_out_images_are_not(squares, options
     assert unseen[1].value == 0
 
 
+def test_as_many_held_out_images_as_samples_are_judged_if_there_are_so_many(squares, monkeypatch):
+    data = squares()
+    data.val.images[20:] = data.training_images()[:20]
+
+    def held_out(samples):
+        measured = quality(data, samples=samples, thorough=True).measure(sampler(noise(data)))
+        found = {m.name: m.protocol for m in measured if "held_out" in m.protocol}
+        assert set(found) == {"authenticity_classifier", "copies"}
+        return [(p["held_out_images"], p["held_out_value"]) for p in found.values()]
+
+    (_, authentic), copied = held_out(20)
+    assert copied == (20, 0), "the copies are behind"
+    assert held_out(30) == [(30, pytest.approx(authentic * 2 / 3)), (30, pytest.approx(1 / 3))]
+    assert held_out(50) == [(40, pytest.approx(authentic / 2)), (40, 0.5)]
+    monkeypatch.setattr("imago.metrics.reference._HELD_OUT", 25)
+    assert held_out(50) == [(25, pytest.approx(authentic * 4 / 5)), (25, pytest.approx(1 / 5))]
+
+
 def test_all_training_images_count_not_only_the_kept_ones(squares, monkeypatch):
     monkeypatch.setattr("imago.metrics.reference._KEPT", 50)
     data = squares()
@@ -166,6 +207,10 @@ def test_all_training_images_count_not_only_the_kept_ones(squares, monkeypatch):
     found = {m.name: m for m in quality(data, samples=200, thorough=True).measure(sampler(data.training_images()))}
     assert found["authenticity_classifier"].protocol["reference_images"] == 100, "what is kept of larger data"
     assert found["authenticity_classifier"].value == 0 or found["copies"].value == 1
+    monkeypatch.setattr("imago.metrics.reference._AFFORDABLE", 1)
+    data = squares(count=298)
+    found = {m.name: m for m in quality(data, samples=200, thorough=True).measure(sampler(data.training_images()))}
+    assert found["authenticity_classifier"].protocol["reference_images"] == 2, "one, and its neighbour"
 
 
 def test_features_of_all_images_are_computed_once(squares, monkeypatch):

@@ -18,7 +18,8 @@ def inception_score(logits: Float[Tensor, "n classes"], splits: int = 10) -> tup
     if not 1 <= splits <= len(logits):
         raise ValueError(f"splits={splits}: must lie in 1..{len(logits)}, the number of samples")
     scores = []
-    for part in logits.double().tensor_split(splits):
+    borders = [k * len(logits) // splits for k in range(1, splits)]  # as in the paper's code, which may split unevenly
+    for part in logits.double().tensor_split(borders):
         log_p = part.log_softmax(1)
         marginal = log_p.logsumexp(0) - torch.tensor(len(part), dtype=torch.float64, device=part.device).log()
         scores.append((log_p.exp() * (log_p - marginal)).sum(1).mean().exp())
