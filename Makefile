@@ -19,7 +19,7 @@ WORKERS ?= 2
 BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format hooks bench board lock clean
+.PHONY: help install demo test test-all check format hooks bench board claims lock clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(STAMP) .venv/peers  ## Time ours against the others, side by side; writ
 
 board: $(STAMP)  ## Write the board of README.md and docs/board.md anew (RUNS='logs/sweeps/x/*' collects runs first)
 	$(RUN) tools/board.py $(RUNS)
+
+claims: $(STAMP)  ## Write the answers of docs/claims-NAME.md anew (NAME=mnist RUNS='logs/sweeps/x/*')
+	$(RUN) tools/claims.py $(NAME) $(RUNS)
 
 lock: $(STAMP)  ## Recreate the lock files from pyproject.toml (ARGS=--upgrade moves to the newest versions)
 	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o requirements.lock

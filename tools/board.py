@@ -10,7 +10,6 @@ import csv
 import json
 import re
 import shutil
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
+from photo import ROOT, photograph
 
 from imago.compare import READING, Board, Record, find_runs, read_record, short_tables, write_page
 from imago.compare.table import CLOCK
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "board"
 MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end -->")
 # Of a summary, what boards do not show.
@@ -168,36 +166,13 @@ def between(text: str, replacement: str) -> str:
     return f"{before}{first}\n\n{replacement}\n\n{last}{after}"
 
 
-def photograph(runs: list[Path], picture: Path) -> None:
-    """Take the picture of the page of these runs below its table, where a Chromium is installed."""
-    sys.path.append(str(ROOT / "tests"))
-    from browser import Browser, installed
-
-    if installed() is None:
-        print(f"no Chromium on this machine: {picture} stays as it is")
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        written = Path(folder) / "board.html"
-        write_page(Board(map(read_record, runs)), written)
-        browser = Browser(Path(folder) / "profile")
-        try:
-            browser.open(written, width=1500, height=900)
-            others = ":is(body > *, main > *):not(main, [aria-labelledby=h-curves], [aria-labelledby=h-cost], "
-            others += "[aria-labelledby=h-samples])"
-            browser.ask(
-                f"document.querySelectorAll('{others}').forEach((part) => part.hidden = part.style.display = 'none')"
-            )
-            # Pictures far below the window are not loaded by themselves.
-            there = "[...document.images].filter((one) => one.getAttribute('src'))"
-            browser.ask(f"Promise.all({there}.map((one) => {{ one.loading = 'eager'; return one.decode(); }}))")
-            browser.ask("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-            browser.picture(Path(folder) / "page.png")
-        finally:
-            browser.close()
-        # 256 colours take a third of the bytes; spread evenly, since by frequency all would go to the grays.
-        with Image.open(Path(folder) / "page.png") as taken:
-            few = taken.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-            few.save(picture, optimize=True)
+def photograph_board(runs: list[Path], picture: Path) -> None:
+    """Take the picture of the page of these runs below its table."""
+    others = ":is(body > *, main > *):not(main, [aria-labelledby=h-curves], [aria-labelledby=h-cost], "
+    others += "[aria-labelledby=h-samples])"
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(Board(map(read_record, runs)), Path(folder) / "board.html")
+        photograph(Path(folder) / "board.html", picture, width=1500, hidden=others)
 
 
 def main() -> None:
@@ -216,7 +191,7 @@ def main() -> None:
             shutil.rmtree(RECORDS, ignore_errors=True)
             shutil.copytree(Path(folder) / "board", RECORDS)
         print("\n".join([*said, *empty]), end="\n" if said or empty else "")
-        photograph(runs, ROOT / "docs" / "images" / "board.png")
+        photograph_board(runs, ROOT / "docs" / "images" / "board.png")
     board = board_of(RECORDS)
     readme = ROOT / "README.md"
     readme.write_text(between(readme.read_text(encoding="utf-8"), block(board)), encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from imago.compare import answers
 from imago.compare.board import Board
 from imago.compare.records import read_record
 
@@ -15,6 +16,7 @@ from .conftest import MakeRun, likelihood, quality, rows
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 tool = __import__("board")
+claims = __import__("claims")
 
 
 def test_the_readme_shows_what_its_records_say() -> None:
@@ -105,3 +107,25 @@ def test_what_cannot_be_collected_is_named_and_the_rest_is(make_run: MakeRun, tm
         "b: still running, left out",
         "c: damaged, left out: summary.json cannot be read (damaged or cut short)",
     ]
+
+
+def test_answers_are_written_below_what_a_person_wrote(make_run: MakeRun) -> None:
+    def answered(*runs: Path) -> list[object]:
+        return answers(Board(map(read_record, runs)))
+
+    one = make_run("a", evaluation=[{"name": "test/bpd", "value": 1.5, "protocol": likelihood("test")}])
+    page = claims.answered("# Head\n\nWritten by hand.\n\n## Claims\n\nold answers\n", answered(one))
+    assert page.startswith("# Head\n\nWritten by hand.\n\n## Claims\n\n1 of ")
+    assert "old answers" not in page
+    assert "### Which has a computable p(x)?" in page
+    assert "= 1.500" in page
+    assert claims.answered(page, answered(one)) == page, "once is enough"
+    with pytest.raises(SystemExit, match="lacks the heading"):
+        claims.answered("nothing", answered(one))
+    with pytest.raises(SystemExit, match="of one data set, these are of 2"):
+        claims.answered(page, answered(one, make_run("b", data="cifar10")))
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_pages_of_claims_have_their_place(name: str) -> None:
+    assert claims.HEADING in (ROOT / "docs" / f"claims-{name}.md").read_text(encoding="utf-8")
