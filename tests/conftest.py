@@ -4,7 +4,6 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported: spinning OpenMP threads cost 6x where cores are shared.
@@ -14,6 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+from helpers import Command
 
 torch.set_num_threads(1)
 install_import_hook("imago", "typecheck.check")  # every annotated shape and type in imago is checked at each call
@@ -40,9 +41,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def script(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., tuple[int, str, str]]:
+def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs a script of src/ in this process, in an empty folder; gives exit code, standard output and errors."""
     from imago import cli
 

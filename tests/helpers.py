@@ -1,5 +1,6 @@
 """What several tests use: configurations composed as the command line would, and small runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf"
+Command = Callable[..., tuple[int, str, str]]  # gives exit code, standard output and standard error
 
 
 def configuration(*overrides: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """figure.py on small runs: what the pictures show, and that every mistake is one message."""
 
 import re
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from helpers import configuration, small
-from imago import cli
+from helpers import Command, configuration, small
 from imago.checkpoints import load
 from imago.config import build
 from imago.data import ImageDataModule
@@ -26,8 +25,6 @@ from imago.runs import Run
 from imago.training import train
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-Command = Callable[..., tuple[int, str, str]]
 PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"]
 RUN = ["data=digits", "logger=csv", "metrics=none", "trainer=cpu", "max_images=160"]
 
@@ -45,20 +42,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs figure.py in this process, in an empty folder; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
+def command(script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs figure.py; see ``script``."""
     monkeypatch.setenv("IMAGO_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "figure.py"), *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(__import__("figure").main, "figure")
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return run
+    return partial(script, "figure")
 
 
 def digits(binarize: str | None) -> ImageDataModule:

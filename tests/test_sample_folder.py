@@ -6,8 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import configuration, small
-from imago import cli
+from helpers import Command, configuration, small
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models.gan import GAN
@@ -24,9 +22,6 @@ from imago.outputs import Folder
 from imago.runs import Run
 from imago.training import train
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-Command = Callable[..., tuple[int, str, str]]
 GAN_SIZES = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "max_images=160"]
 PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data.binarize=threshold"]
 
@@ -46,19 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs sample.py in this process, in an empty folder; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "sample.py"), *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(__import__("sample").main, "sample")
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return run
+def command(script: Command) -> Command:
+    """Runs sample.py; see ``script``."""
+    return partial(script, "sample")
 
 
 def content(folder: str) -> dict[str, bytes]:

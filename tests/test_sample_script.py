@@ -1,25 +1,21 @@
 """sample.py on autoregressive models: temperature, and a progress bar that moves within a batch."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers import configuration, small
-from imago import cli
+from helpers import Command, configuration, small
 from imago.callbacks.progress import Progress
 from imago.checkpoints import load
 from imago.noise import PerImageGenerator
 from imago.runs import Run
 from imago.training import train
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-Command = Callable[..., tuple[int, str, str]]
 PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data.binarize=threshold"]
 GAN = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]
 
@@ -35,19 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs sample.py in this process, in an empty folder; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "sample.py"), *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(__import__("sample").main, "sample")
-        captured = capsys.readouterr()
-        return int(exit_info.value.code or 0), captured.out, captured.err
-
-    return run
+def command(script: Command) -> Command:
+    """Runs sample.py; see ``script``."""
+    return partial(script, "sample")
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0, 0.3])

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import Command
+
 from .conftest import MakeRun, likelihood
 
 ROOT = Path(__file__).parents[2]
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

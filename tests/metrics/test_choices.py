@@ -1,7 +1,4 @@
 import hashlib
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,9 @@ from imago.errors import UserError
 from imago.metrics import Auto, Classifier, FeatureExtractor, Inception, InceptionExtractor, choices
 from imago.metrics.choices import INCEPTION_FILE, INCEPTION_SHA256, SHIPPED, network_from, train_on
 
-CPU = torch.device("cpu")
+from .conftest import CPU
+from .conftest import extractor_of as build
+
 DEAD = "http://127.0.0.1:9/weights.pth"
 
 
@@ -28,34 +27,15 @@ class StandIn(InceptionExtractor):
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch):
     monkeypatch.setattr(choices, "InceptionExtractor", StandIn)
-    monkeypatch.setattr(choices, "_failed_downloads", {})
     monkeypatch.setattr(choices, "_FIRST_USE_IMAGES", 500)
 
 
 SHA256 = hashlib.sha256(b"inception").hexdigest()
 
 
-def build(choice, data, weights=None):
-    notices = []
-    return choice.build(data, CPU, weights, notices.append), " ".join(notices)
-
-
 @pytest.fixture
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "good.pth").write_bytes(b"inception")
-    (folder / "bad.pth").write_bytes(b"tampered with")
-    requests = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            requests.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
-    server.server_close()
+def server(serve):
+    return serve({"good.pth": b"inception", "bad.pth": b"tampered with"})
 
 
 def test_published_address_is_torch_fidelitys():

@@ -1,10 +1,7 @@
 """metrics=clip: with a random encoder in the layout of the published files."""
 
 import hashlib
-import threading
 import warnings
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import get_args
 
@@ -21,7 +18,9 @@ from imago.data.sources import Digits
 from imago.errors import UserError
 from imago.metrics import Clip, ClipExtractor, SampleQuality, choices
 
-CPU = torch.device("cpu")
+from .conftest import CPU
+from .conftest import extractor_of as build
+
 DEAD = "http://127.0.0.1:9/clip.pt"
 
 
@@ -61,20 +60,10 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch):
-    monkeypatch.setattr(choices, "_failed_downloads", {})
-
-
 def theirs(path: Path) -> FeatureExtractorCLIP:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return FeatureExtractorCLIP("clip-vit-b-32", ["clip"], feature_extractor_weights_path=str(path)).eval()
-
-
-def build(choice, data, weights=None):
-    notices = []
-    return choice.build(data, CPU, weights and str(weights), notices.append), " ".join(notices)
 
 
 def test_features_are_torch_fidelitys(file):
@@ -141,24 +130,12 @@ def test_choices_are_torch_fidelitys_with_their_addresses():
 
 
 @pytest.fixture
-def server(file, tmp_path_factory, monkeypatch):
+def server(file, serve, monkeypatch):
     """Serves the tiny encoder, which takes the place of the published one, and something else."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setitem(feature_extractor_clip.MODEL_METADATA["clip-vit-b-32"], "hash", digest)
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "good.pt").write_bytes(file.read_bytes())
-    (folder / "bad.pt").write_bytes(b"tampered with")
-    requests = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            requests.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
-    server.server_close()
+    return serve({"good.pt": content, "bad.pt": b"tampered with"})
 
 
 def test_it_is_downloaded_once_and_checked(squares, server, file):

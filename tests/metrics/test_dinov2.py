@@ -13,7 +13,9 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtra
 from imago.errors import UserError
 from imago.metrics import DinoV2, DinoV2Extractor, SampleQuality, choices
 
-CPU = torch.device("cpu")
+from .conftest import CPU
+from .conftest import extractor_of as build
+
 TINY = """
 import torch
 
@@ -42,7 +44,6 @@ def hub(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise URLError("no route to host")
 
-    monkeypatch.setattr(choices, "_failed_downloads", {})
     monkeypatch.setattr(torch.hub, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setenv("XFORMERS_DISABLED", "1")
@@ -56,11 +57,6 @@ def filled(hub):
     folder.mkdir(parents=True)
     (folder / "hubconf.py").write_text(TINY)
     return folder
-
-
-def build(choice, data, weights=None):
-    notices = []
-    return choice.build(data, CPU, weights, notices.append), " ".join(notices)
 
 
 def test_the_cache_of_torch_hub_needs_no_network(squares, filled, capfd):
