@@ -118,13 +118,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
         made_at |= {"changes": settings.model} if settings.model else {}
         kept = keep([made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements], path)
-        width = max(len(m.name) for m in measurements)
-        for m in measurements:
-            print(told(m, width))
-        caveats = {m.protocol["caveat"]: None for m in measurements}
-        for caveat in caveats:
-            if caveat != "none":
-                print(f"  note: {caveat}")
+        print("\n".join(table(measurements)))
         print(f"  {time.perf_counter() - began:.1f} s; kept in {kept}", flush=True)
 
     if settings.likelihood and isinstance(
@@ -172,29 +166,55 @@ def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
     return combined
 
 
-SHOWN = (
-    *("extractor", "samples", "reference", "neighbours", "held_out"),
-    *("weights", "seed", "repeats", "sampler", "network_calls"),
-)
+# What a protocol's entry means to a reader, in this order; the rest is in evaluation.json.
+SHOWN = {
+    "data": "of {}",
+    "extractor": "features {}",
+    "samples": "{:,} samples",
+    "reference": "against {}",
+    "images": "{:,} images",
+    "binarization": "binarised: {}",
+    "weights": "{} weights",
+    "sampler": "{}",
+    "network_calls": "network calls {:,}",
+    "seed": "seed {}",
+    "repeats": "mean of {} seeds",
+    "neighbours": "k = {}",
+    "draws": "{:,} draws",
+    "bound_terms": "{} terms",
+}
 
 
-def told(measurement: "Measurement", width: int) -> str:
-    """A measurement in one line: its name in so many columns, its number, and what to know of it."""
+def table(measurements: "list[Measurement]") -> list[str]:
+    """A line for each measurement, with what holds of it alone; what holds of all is said once, above them."""
+    told = [
+        {key: text.format(m.protocol[key]) for key, text in SHOWN.items() if m.protocol.get(key) not in (None, "none")}
+        for m in measurements
+    ]
+    common = {key: text for key, text in told[0].items() if all(other.get(key) == text for other in told)}
+    numbers = [number_of(m) for m in measurements]
+    widths = [max(len(m.name) for m in measurements), max(map(len, numbers))]
+    lines = [f"  {', '.join(common.values())}"]
+    for m, number, known in zip(measurements, numbers, told, strict=True):
+        alone = ", ".join(text for key, text in known.items() if key not in common)
+        lines.append(f"    {m.name:<{widths[0]}}  {number:<{widths[1]}}  {alone}".rstrip())
+    caveats: dict[str, list[str]] = {}
+    for m in measurements:
+        caveats.setdefault(str(m.protocol["caveat"]), []).append(m.name)
+    return [*lines, *(f"  † {', '.join(names)}: {caveat}" for caveat, names in caveats.items() if caveat != "none")]
+
+
+def number_of(measurement: "Measurement") -> str:
+    """A measurement with its error, = or ≤, what held-out images have, and a † if there is a caveat."""
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
+    doubt = "" if protocol["caveat"] == "none" else " †"
     if "likelihood" not in protocol:
-        shown = {key: protocol[key] for key in SHOWN if key in protocol}
-        how = ", ".join(
-            f"{key} {entry:.4g}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in shown.items()
-        )
-        number = f"{value:.4g}" + (f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else "")
-        number += f" (held-out {protocol['held_out_value']:.4g})" if "held_out_value" in protocol else ""
-        return f"  {name:<{width}} {number:<18} {how}"
+        error = f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else ""
+        held_out = f" (held-out {protocol['held_out_value']:.4g})" if "held_out_value" in protocol else ""
+        return f"{value:.4g}{error}{held_out}{doubt}"
     sign = {"lower_bound": "≤ ", "exact": "= "}.get(str(protocol["likelihood"]), "  ")
     digits = 3 if name.endswith("bpd") else 2
-    number = f"{sign}{value:.{digits}f} ± {protocol['standard_error']:.{digits}f}"
-    told_of = ("data", "images", "binarization", "weights", "draws", "bound_terms")
-    how = ", ".join(f"{key} {protocol[key]}" for key in told_of if key in protocol)
-    return f"  {name:<{width}} {number:<18} {how}"
+    return f"{sign}{value:,.{digits}f} ± {protocol['standard_error']:.{digits}f}{doubt}"
 
 
 def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:

@@ -125,15 +125,17 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     given = [f"checkpoint={run.path}", "metrics=classifier", "metrics.samples=80"]
     code, out, err = command("evaluate", *given)
     assert code == 0, err
-    assert re.search(r"fd_classifier +[\d.]+ +extractor classifier \(digits, shipped\), samples 80, .*averaged", out)
+    assert "  features classifier (digits, shipped), 80 samples, against digits train, averaged weights" in out
+    assert re.search(r"fd_classifier +[\d.]+", out)
     results = json.loads((run.path / "evaluation.json").read_text())
     in_training = run.summary["metrics"]
     more = ["precision", "recall", "density", "coverage", "inception_score", "authenticity"]
     names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more), "copies"]
     assert [result["name"] for result in results] == names, "the latter are not measured in training"
-    assert re.search(r"precision_classifier +[\d.]+ .*neighbours 3", out)
-    assert re.search(r"inception_score_classifier [\d.]+ ± [\d.]+ ", out)
-    assert re.search(r"authenticity_classifier +[\d.]+ \(held-out 0[\d.]*\) .*held_out digits val", out)
+    assert re.search(r"precision_classifier +[\d.]+ † .*k = 3", out)
+    assert "† precision_classifier, recall_classifier, density_classifier, coverage_classifier: unreliable" in out
+    assert re.search(r"inception_score_classifier +[\d.]+ ± [\d.]+", out)
+    assert re.search(r"authenticity_classifier +[\d.]+ \(held-out 0[\d.]*\)", out)
     for result in results[:2]:
         before = in_training[f"val/{result['name']}"]
         assert result["value"] == before["value"], "same weights, seed and sample count: the same number"
@@ -162,7 +164,8 @@ def test_repeats_give_mean_and_deviation_over_seeds(command: Command, runs: dict
     for more in (["seed=5"], ["seed=6"], ["seed=7"], ["seed=5", "repeats=3"]):
         code, out, err = command("evaluate", *given, *more)
         assert code == 0, err
-    assert re.search(r"fd_classifier [\d.]+ ± [\d.]+ .*seed 5, repeats 3", out)
+    assert "seed 5, mean of 3 seeds\n" in out
+    assert re.search(r"fd_classifier +[\d.]+ ± [\d.]+", out)
     results = json.loads((run.path / "evaluation.json").read_text())
     for name in ("fd_classifier", "kd_classifier"):
         *single, whole = [result for result in results if result["name"] == name]
@@ -225,8 +228,11 @@ def explicit(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> None:
     code, out, err = command("evaluate", f"checkpoint={explicit.path}", "metrics=none")
     assert code == 0, err
-    assert re.search(r"^  test/bpd  = 0\.\d{3} ± 0\.\d{3} +data digits test, images 180, binari.*averaged$", out, re.M)
-    assert re.search(r"^  test/nats = \d+\.\d\d ± \d+\.\d\d ", out, re.M)
+    assert re.search(
+        r"^  of digits test, 180 images, binarised: white with probability .*, averaged weights$", out, re.M
+    )
+    assert re.search(r"^    test/bpd   = 0\.\d{3} ± 0\.\d{3} †$", out, re.M)
+    assert re.search(r"^    test/nats  = \d+\.\d\d ± \d+\.\d\d †$", out, re.M)
     results = json.loads((explicit.path / "evaluation.json").read_text())
     assert [r["name"] for r in results] == ["test/bpd", "test/nats"]
     assert results[0]["value"] == pytest.approx(results[1]["value"] / 64 / np.log(2))
@@ -256,25 +262,35 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
     )
 
 
-def test_a_bound_is_printed_as_one() -> None:
+def test_what_holds_of_all_numbers_is_said_once_and_a_bound_is_printed_as_one() -> None:
     import evaluate
     from imago.metrics import Measurement
 
     protocol: dict[str, str | int | float | bool] = {
         "data": "mnist test",
-        "images": 3,
+        "images": 3000,
         "binarization": "none",
         "weights": "last",
         "standard_error": 0.25,
+        "caveat": "none",
+        "likelihood": "exact",
     }
-    bound = Measurement("test/nats", 90.5, {**protocol, "likelihood": "lower_bound"})
-    assert evaluate.told(bound, 9).startswith("  test/nats ≤ 90.50 ± 0.25 ")
-    assert evaluate.told(Measurement("test/nats", 90.5, {**protocol, "likelihood": "exact"}), 9).startswith(
-        "  test/nats = 90.50 ± 0.25 "
-    )
-    assert evaluate.told(Measurement("elbo/part", 0.5, {**protocol, "likelihood": "part"}), 9).startswith(
-        "  elbo/part   0.50 ± 0.25 "
-    )
+    bound = {"likelihood": "lower_bound", "caveat": "from a bound"}
+    assert evaluate.table(
+        [
+            Measurement("test/nats", 1090.5, protocol),
+            Measurement("test/bpd", 1.5, protocol | bound),
+            Measurement("iw/nats", 80.0, protocol | bound | {"draws": 1000}),
+            Measurement("elbo/part", 0.5, protocol | {"likelihood": "part"}),
+        ]
+    ) == [
+        "  of mnist test, 3,000 images, last weights",
+        "    test/nats  = 1,090.50 ± 0.25",
+        "    test/bpd   ≤ 1.500 ± 0.250 †",
+        "    iw/nats    ≤ 80.00 ± 0.25 †   1,000 draws",
+        "    elbo/part    0.50 ± 0.25",
+        "  † test/bpd, iw/nats: from a bound",
+    ]
 
 
 def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def check_sample_place(path: Path, overwrite: bool) -> None:
 
     Args:
         path: ends in one of ``ENDINGS``.
-        overwrite: a file that is there may be replaced.
+        overwrite: arrays that are there may be replaced. A picture may always, as those of figure.py.
 
     Raises:
         UserError: another ending, something else is there, or nothing can be written.
@@ -81,7 +81,7 @@ def check_sample_place(path: Path, overwrite: bool) -> None:
         )
     if path.suffix:
         check_file_place(path)
-        if path.exists() and not overwrite:
+        if path.suffix == ".npz" and path.exists() and not overwrite:
             raise UserError(f"out={path}: is there already; give another name, or replace it with overwrite=true")
         return
     if overwrite:

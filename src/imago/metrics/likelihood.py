@@ -120,7 +120,7 @@ def measure_likelihood(
     for name, parts in found.items():
         nats = torch.cat(parts)
         more: Protocol = {"draws": importance or 0} if name.startswith("iw/") or name == "elbo/gap" else {}
-        more |= {"likelihood": "part", "caveat": PARTS.get(name, "a part of the bound")} if "elbo/" in name else {}
+        more |= {"likelihood": "part", "caveat": PARTS.get(name, "none")} if "elbo/" in name else {}
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         measured += [_mean(bits, bits_per_dim(nats, model.spec), protocol | more), _mean(name, nats, protocol | more)]
     return measured
