@@ -1,16 +1,18 @@
 """The likelihood of a split of the data under a model that knows it, exactly or by a bound."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float64
 
 from imago.config import choices_of
 from imago.data import ImageDataModule
 from imago.errors import UserError
-from imago.images import bits_per_dim
+from imago.images import Images, Labels, bits_per_dim
 from imago.metrics.network import Progress
 from imago.metrics.quality import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
@@ -66,8 +68,6 @@ def measure_likelihood(
         )
     available = len({"train": data.train, "val": data.val, "test": data.test}[split])
     count = available if images is None else min(images, available)
-    found: dict[str, list[torch.Tensor]] = {}
-    done = 0
     terms_visited: Protocol = {}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
@@ -75,36 +75,11 @@ def measure_likelihood(
             stack.enter_context(model.visiting(bound_steps))
             terms_visited = {"bound_terms": model.bound_terms}
         torch.manual_seed(0)
-        for batch in data.batches(split, batch_size):
-            before_batch()
-            shown = batch.images[: count - done]
-            labels = batch.labels[: count - done] if model.conditional and batch.labels is not None else None
-
-            def step(part: int, parts: int, seen: int = done, batch_images: int = len(shown)) -> None:
-                if progress is not None and importance is None:
-                    progress(seen + batch_images * part // parts, count)
-                before_batch()
-
-            noise = PerImageGenerator(0, first=done, device=model.device)
-            terms = model.measured_terms(shown, labels, noise, progress=step)
-            values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
-            if importance is not None and isinstance(model, Variational):
-
-                def report(draws: int, _: int, seen: int = done, batch_images: int = len(shown)) -> None:
-                    if progress is not None and importance is not None:
-                        progress(seen * importance + batch_images * draws, count * importance)
-                    before_batch()
-
-                noise = PerImageGenerator(1, first=done, device=model.device)
-                bound = model.importance_weighted(shown, labels, k=importance, generator=noise, progress=report)
-                values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
-            for name, nats in values.items():
-                found.setdefault(name, []).append(nats.cpu().double())  # in this order: not every device has float64
-            done += len(shown)
-            if progress is not None:
-                progress(done * (importance or 1), count * (importance or 1))
-            if done == count:
-                break
+        work = _Work(count, importance or 1, progress, before_batch)
+        parts = [
+            _nats(model, shown, labels, first, importance, work)
+            for first, shown, labels in _batches(data, split, batch_size, count, model.conditional)
+        ]
     protocol: Protocol = {
         "data": f"{data.name} {split}",
         "data_fingerprint": data.fingerprint,
@@ -117,13 +92,77 @@ def measure_likelihood(
         "caveat": _caveat(model, data, count, available),
     }
     measured = []
-    for name, parts in found.items():
-        nats = torch.cat(parts)
+    for name in parts[0]:
+        nats = torch.cat([part[name] for part in parts])
         more: Protocol = {"draws": importance or 0} if name.startswith("iw/") or name == "elbo/gap" else {}
         more |= {"likelihood": "part", "caveat": PARTS.get(name, "none")} if "elbo/" in name else {}
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         measured += [_mean(bits, bits_per_dim(nats, model.spec), protocol | more), _mean(name, nats, protocol | more)]
     return measured
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How far a measurement has come, told after each step, which may be abandoned.
+
+    Args:
+        images: in all.
+        each: steps of an image that are worth telling.
+        progress: called with (steps so far, steps in all).
+        before: called before each step; may raise.
+    """
+
+    images: int
+    each: int
+    progress: Progress | None
+    before: Callable[[], None]
+
+    def tell(self, steps: int) -> None:
+        if self.progress is not None:
+            self.progress(steps, self.images * self.each)
+        self.before()
+
+
+def _batches(
+    data: ImageDataModule, split: Literal["train", "val", "test"], batch_size: int, count: int, labelled: bool
+) -> Iterator[tuple[int, Images, Labels | None]]:
+    """The first ``count`` images of a split: the number of the first one, the images, and their labels."""
+    first = 0
+    for batch in data.batches(split, batch_size):
+        images = batch.images[: count - first]
+        yield first, images, batch.labels[: count - first] if labelled and batch.labels is not None else None
+        first += len(images)
+        if first == count:
+            return
+
+
+def _nats(
+    model: ExplicitModel, images: Images, labels: Labels | None, first: int, importance: int | None, work: _Work
+) -> dict[str, Float64[torch.Tensor, " n"]]:
+    """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound."""
+    work.before()
+
+    def step(part: int, parts: int) -> None:
+        if importance is None:
+            work.tell(first + len(images) * part // parts)
+        else:
+            work.before()
+
+    terms = model.measured_terms(images, labels, PerImageGenerator(0, first=first, device=model.device), progress=step)
+    values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
+    if importance is not None and isinstance(model, Variational):
+        noise = PerImageGenerator(1, first=first, device=model.device)
+        bound = model.importance_weighted(
+            images,
+            labels,
+            k=importance,
+            generator=noise,
+            progress=lambda draws, _: work.tell(first * importance + len(images) * draws),
+        )
+        values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
+    if work.progress is not None:
+        work.progress((first + len(images)) * work.each, work.images * work.each)
+    return {name: nats.cpu().double() for name, nats in values.items()}  # in this order: not every device has float64
 
 
 PARTS = {"elbo/gap": "the distance of two bounds: KL(q(z|x) || p(z|x)) is as large or larger"}
