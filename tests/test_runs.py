@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from imago.errors import UserError
@@ -18,7 +19,9 @@ from imago.runs import (
     differences,
     environment,
     find_resumable,
+    forget_peak_memory,
     identity,
+    peak_memory_mib,
     unused,
     write_atomically,
 )
@@ -177,3 +180,18 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
     wanted += ["val/bpd = 1.5 ± 0.012", "val/nats ≤ 80 ± 1.5", "val/large 19,514 ± 7,512"]
     for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync"]:
         assert expected in words
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="a process's peak can be forgotten on Linux alone"
+)
+def test_a_run_does_not_report_the_memory_of_an_earlier_one() -> None:
+    device = torch.device("cpu")
+    forget_peak_memory(device)
+    before = peak_memory_mib(device)
+    large = torch.zeros(300 * 2**20, dtype=torch.uint8)
+    assert peak_memory_mib(device) > before + 290
+    del large
+    assert peak_memory_mib(device) > before + 290, "it is a peak"
+    forget_peak_memory(device)
+    assert peak_memory_mib(device) < before + 100
