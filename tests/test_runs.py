@@ -182,9 +182,7 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
         assert expected in words
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="a process's peak can be forgotten on Linux alone"
-)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of a process")
 def test_a_run_does_not_report_the_memory_of_an_earlier_one() -> None:
     device = torch.device("cpu")
     forget_peak_memory(device)

@@ -98,8 +98,9 @@ class ObjectiveGradients(Figure):
         shares = slopes.twinx()
         each = torch.full_like(measured.fooled, 1 / len(measured.fooled))
         shares.hist(measured.fooled.numpy(), bins=BINS, range=(0, 1), weights=each.numpy(), color="gray", alpha=0.35)
-        shares.set_ylabel("share of the samples (gray)", fontsize=8)
         shares.set_ylim(0, 1.05)
+        shares.tick_params(axis="y", colors="gray", labelsize=8)
+        slopes.set_title(f"{slopes.get_title()}\ngray, right: share of the samples", fontsize=10)
         for k, (name, norms) in enumerate(measured.norms.items()):
             mean, deviation = float(norms.mean()), float(norms.std())
             bars.bar(name.replace("_", " "), mean, yerr=deviation, color=f"C{k}", capsize=4)
