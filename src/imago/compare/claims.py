@@ -163,7 +163,8 @@ def budgets(runs: Runs) -> str:
         return f"No run says how long it trained. {lacking}".strip()
     low, high = min(times, key=times.__getitem__), max(times, key=times.__getitem__)
     if times[high] <= EQUAL * times[low]:
-        said = f"All trained equally long: {times[low]:,.0f} to {times[high]:,.0f} s."
+        shortest, longest = f"{times[low]:,.0f}", f"{times[high]:,.0f}"
+        said = f"All trained equally long: {shortest if shortest == longest else f'{shortest} to {longest}'} s."
     else:
         said = f"They trained for {times[low]:,.0f} s ({low}) to {times[high]:,.0f} s ({high}), so unequally long."
     return f"{len(times)} of {len(FAMILIES)} models. {said} {lacking}".strip()
