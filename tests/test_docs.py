@@ -1,0 +1,59 @@
+"""Every command of README.md and docs/ is one that the scripts accept today, and every link leads somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from imago.config import CONF, check
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAGS = ("-m", "--help", "--cfg", "job")
+COMMAND = re.compile(r"^ {4}(?:\w+=\S+ +)*python src/(\w+)\.py((?: .*)?)$")
+
+
+def commands() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Each command as it stands there, with its script and its overrides; places to fill in have one name."""
+    found = {}
+    for page in PAGES:
+        text = re.sub(r" *\\\n +", " ", page.read_text(encoding="utf-8"))
+        for line in text.splitlines():
+            if match := COMMAND.match(line):
+                script, given = match[1], re.sub(r"<[^>]+>", "pixelcnn", match[2].partition("  #")[0])
+                words = [word for word in shlex.split(given, comments=True) if word not in FLAGS]
+                found[f"{script} {' '.join(words)}"] = (script, tuple(words))
+    return found
+
+
+def first_choices(overrides: tuple[str, ...]) -> list[str]:
+    """Of a sweep's choices the first: ``a=1,2`` becomes ``a=1``, ``a=[1,2]`` stays."""
+    return [re.sub(r"^([^=\[{]+=[^,\[{]*),.*", r"\1", override) for override in overrides]
+
+
+FOUND = commands()
+
+
+def test_there_are_commands() -> None:
+    assert len(FOUND) > 80
+    assert {script for script, _ in FOUND.values()} >= {"train", "evaluate", "sample", "figure", "compare", "dashboard"}
+
+
+@pytest.mark.parametrize("command", FOUND)
+def test_a_documented_command_is_accepted(command: str) -> None:
+    script, overrides = FOUND[command]
+    # What a sweep changes is Hydra's, and composed with its own part of the configuration.
+    chosen = [o for o in first_choices(overrides) if not o.startswith(("hydra.", "checkpoint="))]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(script, chosen, return_hydra_config=False)
+    if script == "train":
+        check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
