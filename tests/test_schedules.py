@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers import configuration
+from imago.config import check
 from imago.images import Batch, ImageSpec
 from imago.schedules import Cosine, LinearDecay, Schedule, Warmup
 from imago.training import build_model
@@ -20,12 +21,30 @@ from imago.training import build_model
     ],
 )
 def test_values_by_hand(schedule: Schedule, points: dict[int, float]) -> None:
-    assert {seen: schedule(seen) for seen in points} == pytest.approx(points)
+    assert {seen: schedule(seen, 0.3) for seen in points} == pytest.approx(points)
+
+
+def test_without_an_end_the_share_of_the_run_decides() -> None:
+    shares = (0.0, 0.25, 0.5, 1.0)
+    assert [LinearDecay(None)(10**9, share) for share in shares] == pytest.approx([1, 0.75, 0.5, 0])
+    assert [Cosine(None)(10**9, share) for share in shares] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0])
+    assert Cosine(None, warmup=100)(25, 0.5) == pytest.approx(0.25 * 0.5)
+    with pytest.raises(ValueError, match=r"start=5: needs an end in images; give max_images, or .*start=0"):
+        LinearDecay(None, start=5)
+
+
+@pytest.mark.parametrize("limits", ["max_seconds=1000", "max_updates=100"])
+def test_a_recipe_with_a_schedule_runs_by_other_limits(limits: str) -> None:
+    config = configuration("model=vae", "data=mnist", "max_images=null", limits)
+    check(config)
+    model = build_model(config, ImageSpec(1, 4, 4))
+    assert model.schedule is not None
+    assert model.schedule(10**9, 0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("schedule", [Warmup(997), LinearDecay(2000, 500), Cosine(2000, 300)])
 def test_factors_stay_in_range_and_do_not_jump(schedule: Schedule) -> None:
-    factors = torch.tensor([schedule(seen) for seen in range(2500)])
+    factors = torch.tensor([schedule(seen, 0.3) for seen in range(2500)])
     assert factors.min() >= 0
     assert factors.max() <= 1
     assert factors.diff().abs().max() < 0.004

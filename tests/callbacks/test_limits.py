@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from lightning import Callback, Trainer
 
 from imago.callbacks import limits
 from imago.callbacks.common import Periodic
@@ -51,8 +52,15 @@ def test_seconds_end_the_run(toy: Any, fit: Any, clock: Clock) -> None:
             clock.now += 2
 
     model.losses = Slow()
-    fit(model, 50, limit)
+    told = []
+
+    class Told(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            told.append(pl_module.done)
+
+    fit(model, 50, limit, Told())
     assert len(losses) == 3  # 2, 4, 6 seconds
+    assert told == pytest.approx([0, 0.4, 0.8]), "for schedules without an end"
     assert limit.reached(model) == "max_seconds=5.0"
 
 

@@ -63,16 +63,18 @@ class Limits(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        assert isinstance(pl_module, GenerativeModel)
         self._start = time.monotonic()
+        pl_module.done = self.fraction(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop at a limit; with several processes the first one's clock decides."""
+        """Stop at a limit, tell the model how far it is; with several processes the first one's clock decides."""
         assert isinstance(pl_module, GenerativeModel)
-        stop = self.reached(pl_module) is not None
+        stop, pl_module.done = self.reached(pl_module) is not None, self.fraction(pl_module)
         if trainer.world_size > 1 and self.max_seconds is not None:
-            stop = trainer.strategy.broadcast(stop)
+            stop, pl_module.done = trainer.strategy.broadcast((stop, pl_module.done))
         if stop:
             trainer.should_stop = True
 

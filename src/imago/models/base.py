@@ -70,6 +70,7 @@ class GenerativeModel(LightningModule, ABC):
         self.conditional = conditional
         self.classes = spec.classes if conditional else 0
         self.schedule = schedule
+        self.done = 0.0  # share of the run, which the run keeps up to date
         self.gradient_clip = gradient_clip
         self.images_seen = 0
         self.batches_seen = 0
@@ -231,7 +232,7 @@ class GenerativeModel(LightningModule, ABC):
                     return
             self.record(f"gradient_norm/{player}", norm)
         if self.schedule is not None:
-            factor = self.schedule(self.images_seen)
+            factor = self.schedule(self.images_seen, self.done)
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["initial_lr"]
         optimizer.step()
