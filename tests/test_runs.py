@@ -182,6 +182,16 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
         assert expected in words
 
 
+def test_of_another_class_its_name_is_told_and_not_its_settings() -> None:
+    old = {"model": {"_target_": "imago.models.gan.GAN", "latent": 8, "penalty": None}, "seed": 0}
+    new = {"model": {"_target_": "imago.models.vae.VAE", "latent": 9}, "seed": 0}
+    assert differences(old, new) == ["model: GAN there, VAE now"]
+    penalty = {"_target_": "imago.models.gan.R1", "weight": 1.0}
+    assert differences(old, {**old, "model": {**old["model"], "penalty": penalty}}) == [
+        "model.penalty: None there, R1 now"
+    ]
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of a process")
 def test_a_run_does_not_report_the_memory_of_an_earlier_one() -> None:
     device = torch.device("cpu")

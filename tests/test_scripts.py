@@ -300,6 +300,7 @@ def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[
 
 
 MISTAKES: list[tuple[str, str, list[str], str]] = [
+    ("evaluate", "", ["checkpoint=a", "logs/b"], r"^error: logs/b: cannot be read; write KEY=VALUE, .* KEY=\[A,B\]"),
     ("sample", "", [], r"checkpoint: missing; give checkpoint=VALUE"),
     (
         "sample",

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -117,6 +117,8 @@ def explain(error: Exception, script: str) -> str:
         script: that was called, such as ``train``.
     """
     text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B], the special in quotes"
     if isinstance(error, MissingConfigException):
         wanted = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
         if wanted:

@@ -100,13 +100,18 @@ def unused(path: Path) -> Path:
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """The keys at which two plain configurations differ, with both values."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+    """The keys at which two plain configurations differ, with both values; of different classes their names alone."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("_target_") == new.get("_target_"):
         found = []
         for name in sorted({*old, *new}):
             found += differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
         return found
-    return [] if old == new else [f"{key}: {old} there, {new} now"]
+    return [] if old == new else [f"{key}: {_class_of(old)} there, {_class_of(new)} now"]
+
+
+def _class_of(value: Any) -> Any:
+    """The class that a configuration names, or the value itself."""
+    return str(value["_target_"]).rpartition(".")[2] if isinstance(value, Mapping) and "_target_" in value else value
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The progress bar."""
 
+import re
 from typing import Any
 
 import pytest
@@ -24,7 +25,11 @@ def test_plain_lines_without_a_terminal(toy: Any, fit: Any, tmp_path: Any, capsy
     assert "s left" in lines[4]
     assert "\x1b" not in captured.err, "no control characters in a log file"
     assert "%" not in captured.out
-    assert bar.subtask("measuring") is None
+    report = bar.subtask("measuring")
+    for done in (0, 1, 4):
+        report(done, 4)
+    err = capsys.readouterr().err
+    assert re.fullmatch(r" +measuring\n +measuring: 25% · \d+ s left\n", err), "nothing of the first and the last step"
 
 
 def test_lines_come_at_intervals(toy: Any, fit: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +65,8 @@ def test_a_bar_on_a_terminal(toy: Any, fit: Any, tmp_path: Any, capsys: pytest.C
     assert "measuring samples" in err
     assert "100%" in err
     assert "160 images · loss" in err
-    assert bar.subtask("later") is None, "the terminal was given back"
+    bar.subtask("later")
+    assert capsys.readouterr().err == "       later\n", "the terminal was given back"
 
 
 @pytest.mark.usefixtures("terminal")

@@ -173,7 +173,8 @@ def test_the_order_of_sampling_times_decides(make_run: MakeRun, slow: float, ver
     assert {row[0]: row[3] for row in answer.rows}["vae"] == f"{2e-4 / min(1e-4, slow):,.3g}×"
     assert answer.words.startswith("The fastest autoregressive model, made, takes")
     assert "; the slowest VAE or GAN, vae, " in answer.words
-    assert f"{max(times.values()) / min(times.values()):,.3g} times that)" in answer.words
+    ratio = max(times.values()) / min(times.values())
+    assert f"{ratio:,.0f} times that)" in answer.words if ratio >= 1000 else f"{ratio:.3g} times that)" in answer.words
 
 
 def test_times_of_another_machine_are_not_compared(make_run: MakeRun) -> None:
@@ -222,7 +223,10 @@ def test_the_fastest_and_the_best_of_either_side_tell_the_cost_in_bits(make_run:
     assert words.endswith("; after the same time pixelcnn has +0.250 ± 0.500 bits/dim over row_lstm.")
     words = ask(*runs[:3], run("diagonal_bilstm", 800, 0.5, seconds=20.0))["training"].words
     assert "; after 10 s against 20 s pixelcnn has +0.750" in words
-    words = ask(*runs[:3], run("diagonal_bilstm", 800, 0.5, seconds=30.0, images=17))["training"].words
+    other = run("diagonal_bilstm", 800, 0.5, seconds=30.0, images=17)
+    words = ask(*runs[:3], other)["training"].words
+    assert words.endswith("; after the same time pixelcnn has +0.250 ± 0.500 bits/dim over row_lstm."), "one protocol"
+    words = ask(*runs[:2], other)["training"].words
     assert words.endswith("; bits of both by one protocol are missing.")
 
 
@@ -471,3 +475,26 @@ def test_the_page_is_complete_and_safe(make_run: MakeRun, tmp_path: Path) -> Non
     assert "https://" not in page
     for answer in found[0][1]:
         assert f"### {answer.claim}" in (tmp_path / "claims.md").read_text()
+
+
+def test_who_was_measured_by_more_protocols_speaks_in_the_one_that_all_have(make_run: MakeRun) -> None:
+    def in_training(bpd: float, kind: str) -> dict[str, Any]:
+        return {"metrics": {"val/bpd": {"value": bpd, "protocol": likelihood("val", kind, standard_error=0.01)}}}
+
+    evaluated = told(1.1, kind="lower_bound", standard_error=0.01)
+    made = make_run("logs/made", config=of_model("made"), summary=in_training(1.0, "exact"))
+    vae = make_run("logs/vae", config=of_model("vae"), summary=in_training(1.3, "lower_bound"), evaluation=[evaluated])
+    found = ask(made, vae)
+    assert found["direct"].verdict == "agrees"
+    assert [row[:2] for row in found["direct"].rows] == [("made", "= 1.000 ± 0.010"), ("vae", "≤ 1.300 ± 0.010")]
+    assert [row[3:] for row in found["density"].rows] == [
+        ("= 1.000 ± 0.010", "val 10k"),
+        ("≤ 1.300 ± 0.010", "val 10k"),
+    ]
+    both = make_run(
+        "logs/again", config=of_model("made"), summary=in_training(1.0, "exact"), training_seconds=2.0,
+        evaluation=[told(0.9, standard_error=0.01)],
+    )  # fmt: skip
+    found = ask(both, vae)
+    assert [row[1] for row in found["direct"].rows] == ["= 0.900 ± 0.010", "≤ 1.100 ± 0.010"], "test before validation"
+    assert {row[4] for row in found["density"].rows} == {"test 10k"}

@@ -348,3 +348,25 @@ def test_numbers_compare_whatever_machine_drew_the_samples_but_not_with_other_ne
     assert ruler(neighbours=3, device="NVIDIA H200", seconds_per_sample=0.001) == plain
     for changes in ({"neighbours": 5}, {"neighbours": 3, "splits": 10}, {"neighbours": 3, "repeats": 5}):
         assert ruler(**changes) != plain
+
+
+def test_the_distance_of_the_untrained_model_is_not_that_of_the_run(make_run: MakeRun) -> None:
+    header = "images_seen,updates,val/fd_classifier,val/nats,time/training_seconds\n"
+    stopped = make_run("a", metrics=f"{header}0,0,16.5,500,\n100,1,,90,\n", status="interrupted", images_seen=100)
+    record = read_record(stopped)
+    assert record.headline("fd_classifier") is None
+    nats = record.headline("nats")
+    assert nats is not None
+    assert nats.value == 90
+    begun = make_run("b", metrics=f"{header}0,0,16.5,500,\n", images_seen=0, checkpoint=None)
+    untrained = read_record(begun).headline("fd_classifier")
+    assert untrained is not None, "of a run that has seen nothing it is"
+
+
+def test_of_one_name_each_protocol_has_its_number(make_run: MakeRun) -> None:
+    evaluation = [
+        {"name": "fid", "value": value, "protocol": quality(samples=n)}
+        for value, n in ((3.0, 10), (2.0, 10), (1.0, 99))
+    ]
+    record = read_record(make_run("a", metrics=None, evaluation=evaluation))
+    assert sorted(m.value for m in record.by_ruler("fid").values()) == [1.0, 2.0], "the newest of each"

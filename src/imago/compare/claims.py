@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from imago.compare.board import FRECHET, Board, duration
+from imago.compare.board import FRECHET, Board, duration, si
 from imago.compare.grids import Layout, Tiles, of_originals, roughness, steering, tiles
 from imago.compare.records import Data, Measured, Record
 from imago.statistics import Estimate
@@ -113,16 +113,19 @@ class Runs:
     def measured(self, models: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[Record, Measured]]:
         """One number of each model, all of one protocol: of the name and protocol that most models have.
 
+        A run that was measured by several protocols speaks in the one that it shares with the others; of two that
+        equally many have, the test split comes before the validation split, and more images before fewer.
+
         Args:
             names: beginnings of the names, in the order in which they are preferred.
         """
         found: dict[tuple[str, str], dict[str, tuple[Record, Measured]]] = {}
         for record in self.usual:
             for name in {m.name for m in record.measured if m.name.startswith(names)}:
-                m = record.headline(name)
-                if m is not None and math.isfinite(m.value) and record.model in models:
-                    found.setdefault((name, m.ruler), {}).setdefault(record.model, (record, m))
-        best = max(found.values(), key=lambda by_model: (len(by_model), _samples_of(by_model)), default={})
+                for ruler, m in record.by_ruler(name).items():
+                    if math.isfinite(m.value) and record.model in models:
+                        found.setdefault((name, ruler), {}).setdefault(record.model, (record, m))
+        best = max(found.values(), key=_weight, default={})
         return {model: best[model] for model in models if model in best}
 
     def on_one_machine(self, records: dict[str, Record]) -> dict[str, Record]:
@@ -144,8 +147,10 @@ class Runs:
         return [self.command("lecture", f"model={listed}")] if listed else []
 
 
-def _samples_of(by_model: dict[str, tuple[Record, Measured]]) -> int:
-    return max(m.count or 0 for _, m in by_model.values())
+def _weight(by_model: dict[str, tuple[Record, Measured]]) -> tuple[int, int, int]:
+    """How many models a protocol has, how many of them not on the validation split, and of how many images."""
+    measured = [m for _, m in by_model.values()]
+    return len(measured), sum(m.split != "val" for m in measured), max(m.count or 0 for m in measured)
 
 
 def answers(board: Board) -> list[tuple[Runs, list[Answer]]]:
@@ -176,13 +181,17 @@ def density(runs: Runs) -> Answer:
         "Which has a computable p(x)?",
         "Autoregressive models have; VAE and diffusion have a bound; GANs and autoencoders have none.",
         "The kind that each run reports, and the number that it measured: = exact, ≤ a bound.",
-        head=("model", "kind", "nats", "bits/dim"),
+        head=("model", "kind", "nats", "bits/dim", "of"),
     )
     records = runs.first(FAMILIES)
+    shared = {name: runs.measured(FAMILIES, (name,)) for name in ("nats", "bpd")}
     against: list[str] = []
     by_kind: dict[str, list[str]] = {"exact": [], "lower_bound": [], "none": []}
     for model, r in records.items():
-        nats, bpd = r.headline("nats"), r.headline("bpd")
+        nats, bpd = (
+            found[model][1] if model in found and found[model][0] is r else r.headline(name)
+            for name, found in shared.items()
+        )
         if r.likelihood in by_kind:
             by_kind[r.likelihood].append(model)
         if r.likelihood != KINDS[model]:
@@ -191,7 +200,8 @@ def density(runs: Runs) -> Answer:
             against.append(f"{model} has a number, though it reports none")
         elif nats is not None and not math.isfinite(nats.value):
             against.append(f"{model} measured {nats.value}")
-        answer.rows.append((model, r.likelihood.replace("_", " "), _number(nats, 2), _number(bpd, 3)))
+        of = "–" if bpd is None else bpd.split if bpd.count is None else f"{bpd.split} {si(bpd.count)}"
+        answer.rows.append((model, r.likelihood.replace("_", " "), _number(nats, 2), _number(bpd, 3), of))
     answer.needed = runs.lacking(m for m in FAMILIES if m not in records)
     words = {"exact": "exactly", "lower_bound": "through a bound", "none": "not at all"}
     said = "; ".join(f"{words[kind]}: {', '.join(models)}" for kind, models in by_kind.items() if models)
@@ -232,7 +242,7 @@ def sampling(runs: Runs) -> Answer:
     for model, t in costs.items():
         calls = records[model].sampling.network_calls  # type: ignore[union-attr]
         times_slower = t / min(costs.values())
-        answer.rows.append((model, duration(t), "–" if calls is None else f"{calls:,}", f"{times_slower:,.3g}×"))
+        answer.rows.append((model, duration(t), "–" if calls is None else f"{calls:,}", f"{_times(times_slower)}×"))
     slow = {m: t for m, t in costs.items() if m in AUTOREGRESSIVE}
     fast = {m: t for m, t in costs.items() if m in (*VAES, *GANS)}
     answer.needed = runs.lacking(m for m in FAMILIES if m not in costs)
@@ -243,7 +253,7 @@ def sampling(runs: Runs) -> Answer:
         answer.words = (
             f"The fastest autoregressive model, {a}, takes {duration(x)}; the slowest VAE or GAN, {b}, {duration(y)}. "
             f"Of all, {fastest} is fastest ({duration(costs[fastest])}) and {slowest} slowest "
-            f"({duration(costs[slowest])}, {costs[slowest] / costs[fastest]:,.3g} times that)."
+            f"({duration(costs[slowest])}, {_times(costs[slowest] / costs[fastest])} times that)."
         )
     return answer
 
@@ -259,7 +269,7 @@ def training(runs: Runs) -> Answer:
     models = (*CONVOLUTIONAL, *RECURRENT)
     records = runs.on_one_machine(runs.first(models, lambda r: bool(r.images_seen and r.training_seconds)))
     speeds = {m: (r.images_seen or 0) / (r.training_seconds or 1) for m, r in records.items()}
-    bits = {m: x for m, r in records.items() if (x := r.headline("bpd")) and math.isfinite(x.value)}
+    bits = {m: x for m, (r, x) in runs.measured(models, ("bpd",)).items() if r is records.get(m)}
     for m, r in records.items():
         answer.rows.append((m, f"{speeds[m]:,.3g}", f"{r.training_seconds:,.0f} s", _number(bits.get(m), 3)))
     cnn, rnn = ([speeds[m] for m in side if m in speeds] for side in (CONVOLUTIONAL, RECURRENT))
@@ -276,7 +286,7 @@ def training(runs: Runs) -> Answer:
         for side in (CONVOLUTIONAL, RECURRENT)
     ]
     a, b = best
-    if a is not None and b is not None and bits[a].ruler == bits[b].ruler:
+    if a is not None and b is not None:
         cost = bits[a].value - bits[b].value
         times = [records[m].training_seconds or 0 for m in (a, b)]
         equal = "the same time" if max(times) <= EQUAL * min(times) else f"{times[0]:,.0f} s against {times[1]:,.0f} s"
@@ -321,6 +331,10 @@ def samples(runs: Runs) -> Answer:
         answer.needed = runs.lacking(m for m in (*GANS, *rivals) if m not in found)
         return answer
     return _duel(answer, runs, found, GANS, rivals, "distance", 2)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def _duel(

@@ -277,7 +277,9 @@ def _samplings(record: Record, names: list[str]) -> dict[str, list[dict[str, Any
     """Of each quality of samples every measurement with its cost: a run may be sampled in many ways."""
     found: dict[str, list[dict[str, Any]]] = {}
     for m in record.measured:
-        if m.name in names and m.seconds_per_sample is not None and math.isfinite(m.value):
+        # Of a model as it was trained one is enough: several by other protocols are no choice that one has.
+        shown = bool(m.changes) or m is record.headline(m.name)
+        if shown and m.name in names and m.seconds_per_sample is not None and math.isfinite(m.value):
             changes = ", ".join(f"{key} {value}" for key, value in flat(m.changes))
             point = {"v": m.value, "seconds_per_sample": m.seconds_per_sample, "network_calls": m.network_calls}
             found.setdefault(m.name, []).append(point | {"ruler": m.ruler, "how": m.protocol.get("sampler") or changes})

@@ -205,7 +205,18 @@ class Record:
         Of the model as it was trained; on the test split rather than the validation split, and by evaluate.py rather
         than during training; of as many images as possible; the newest of those.
         """
-        return _first([m for m in self.measured if m.name == name and not m.changes])
+        return _first(self.plain(name))
+
+    def plain(self, name: str) -> list[Measured]:
+        """All measurements of a name of the model as it was trained."""
+        return [m for m in self.measured if m.name == name and not m.changes]
+
+    def by_ruler(self, name: str) -> dict[str, Measured]:
+        """Of each protocol by which a name was measured the one that :meth:`headline` would choose."""
+        rulers: dict[str, list[Measured]] = {}
+        for m in self.plain(name):
+            rulers.setdefault(m.ruler, []).append(m)
+        return {ruler: best for ruler, found in rulers.items() if (best := _first(found)) is not None}
 
     @property
     def sampling(self) -> Measured | None:
@@ -314,7 +325,8 @@ def _measurements(record: Record, summary: Mapping[str, Any]) -> None:
     known = {m.name for m in record.measured}
     kind = {"likelihood": summary["likelihood"]} if summary.get("likelihood") in RELATIONS else {}
     for name, value in record.table.last.items():
-        if name.startswith("val/") and _bare(name) not in known:
+        untrained = record.table.last_at[name] == 0 and record.images_seen
+        if name.startswith("val/") and _bare(name) not in known and not untrained:
             likelihood = kind if _bare(name) in ("nats", "bpd") else {}
             record.measured.append(Measured(_bare(name), value, "val", likelihood))
     path = record.path / "evaluation.json"

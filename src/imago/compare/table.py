@@ -36,11 +36,13 @@ class Table:
     Attributes:
         blocks: the curves, thinned.
         last: the last value of every column, images seen and time too.
+        last_at: after how many images that was.
         problems: what is wrong with the file; empty if nothing is.
     """
 
     blocks: list[Block] = field(default_factory=list)
     last: dict[str, float] = field(default_factory=dict)
+    last_at: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -64,6 +66,7 @@ def read_table(path: Path) -> Table:
     if damaged:
         table.problems.append(f"{damaged} damaged row{'s' if damaged > 1 else ''} left out")
     table.last = columns.last
+    table.last_at = {name: points[-1][0] for name, points in columns.values.items()}
     table.blocks = columns.blocks()
     return table
 

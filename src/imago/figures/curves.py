@@ -82,7 +82,7 @@ def drawn(panels: dict[str, dict[str, Curve]], title: str) -> "Figure":
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))  # a run of no images has an axis too
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("images seen")
