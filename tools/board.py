@@ -27,7 +27,8 @@ MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end --
 # Of a summary, what boards do not show.
 UNWANTED = ("notices", "untrained", "train", "traceback", "wandb_id", "wandb_mode", "versions", "best")
 ROWS = 40  # of training, of a metrics.csv
-SHORTER = ("nats", "kid", "kd_", "peak_memory_mib")  # columns that the README does without
+# Columns that the README does without.
+SHORTER = ("nats", "kid", "kd_", "density", "coverage", "inception_score", "authenticity", "copies", "peak_memory_mib")
 # Words of a command or message: addresses whole, everything else between spaces, quotes and brackets.
 WORD = re.compile(r"(?!file:)\w+://[^\s'\"]+|[^\s'\",=\[\](){}]+")
 ABSOLUTE = re.compile(r"(file://)?(/|~[^/\\]*[/\\]|\\\\|[A-Za-z]:[/\\])")  # here, at home, on a server, on Windows
