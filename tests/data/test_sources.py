@@ -83,7 +83,7 @@ def test_damaged_idx_files_are_refused(name: str, content: bytes, message: str, 
         MNIST().load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(bytes(1000))[:-9]])
+@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(bytes(1000))[:-9]], ids=["no gzip", "cut short"])
 def test_damaged_gzip_files_are_refused(content: bytes, tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw", packed=True)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(content)
