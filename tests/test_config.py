@@ -281,7 +281,7 @@ def test_nothing_outside_the_allow_list_is_built_at_any_depth(composed: Any, tmp
 def test_build_gives_what_the_node_describes() -> None:
     warmup = build({"_target_": "imago.schedules.Warmup"}, "x", images=10)
     assert isinstance(warmup, Warmup)
-    assert warmup(5) == 0.5
+    assert warmup(5, 0.0) == 0.5
     with pytest.raises(UserError, match=r"^x: end=1: must be larger than start=2"):
         build({"_target_": "imago.schedules.LinearDecay", "end": 1, "start": 2}, "x")
 

@@ -267,9 +267,11 @@ def test_a_signal_is_told_what_is_there(
             os.kill(os.getpid(), number)
         return original(self, *arguments)
 
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a job in the background
     with monkeypatch.context() as patch:
         patch.setattr(GAN, "generate", stopped)
         code, _, err = command(*given)
+    signal.signal(signal.SIGINT, ignored)
     assert (code, err.splitlines()[-1]) == (expected, f"{out}: {left}")
     assert signal.getsignal(signal.SIGTERM) is before
     assert len(content(".")) == (5 if out == "x" else 0)
