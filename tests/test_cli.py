@@ -109,7 +109,7 @@ MISTAKES = [
     (["model.generator._target_=imago.runs.write_atomically"], r"only classes of .* can be constructed"),
     (["model.generator._target_=imago.data.module.Path"], r"only classes of .* can be constructed"),
     (["model.latent="], r"latent"),
-    (["model.latent=[1,"], r"^error: model\.latent=\[1,: cannot be read; write KEY=VALUE, several values as "),
+    (
         ["model.latent=[1,"],
         r"^error: model\.latent=\[1,: cannot be read; write KEY=VALUE, several values as KEY=\[A,B\]",
     ),
