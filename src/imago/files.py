@@ -1,0 +1,129 @@
+"""Files that are whole or absent, whoever is killed, and locks that end with their process."""
+
+import errno
+import fcntl
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+# What stands beside a file while it is written: hidden, and never taken for the file.
+UNFINISHED = ".unfinished"
+
+
+class AlreadyLocked(Exception):  # noqa: N818 - not an error of the program
+    """Another process holds the lock."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing, that takes the place of ``path`` when the block ends well.
+
+    Readers see the old file or the new one, after a power cut too. A link at ``path`` is replaced, not followed, and
+    the temporary beside it is always a file of our own, so a folder that others can write to is no danger. Permissions
+    are those that the umask gives to any new file. Whatever goes wrong, nothing is left behind but the old file; what a
+    kill leaves, :func:`remove_litter` removes.
+
+    Args:
+        path: the file; its folder exists.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    unfinished = _sibling(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.fdopen(os.open(unfinished, flags, 0o666), "w+b")
+    try:
+        with file:
+            _try_lock(file.fileno())  # held while it is written: that is how litter is told from work
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step, in UTF-8; see :func:`replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def text_of(file: BinaryIO, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """The file of :func:`replacing` for writers of text, such as ``csv``."""
+    wrapped = io.TextIOWrapper(file, encoding="utf-8", newline=newline, write_through=True)
+    try:
+        yield wrapped
+        wrapped.flush()
+    finally:
+        wrapped.detach()
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Keep others out of what a lock file stands for; the kernel lets go of it when this process ends, however.
+
+    On file systems without locks nothing is kept out.
+
+    Args:
+        path: the lock file; created where it is missing, and left. A link there is not followed.
+        wait: for others to finish.
+
+    Raises:
+        AlreadyLocked: another process has it, and ``wait`` is false.
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        if wait:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        elif not _try_lock(descriptor):
+            raise AlreadyLocked(str(path))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove what killed writers left in a folder; what somebody is writing stays."""
+    with suppress(OSError):
+        for path in folder.glob(f".*{UNFINISHED}"):
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    if _try_lock(descriptor):
+                        path.unlink(missing_ok=True)
+                finally:
+                    os.close(descriptor)
+
+
+def _sibling(path: Path) -> Path:
+    """A name beside ``path`` that nobody else has, not longer than a name may be."""
+    return path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}{UNFINISHED}")
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Whether the lock is ours now, or the file system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the new name outlive a power cut, where folders can be synced."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
