@@ -1,6 +1,8 @@
 """Images: two representations and one way between them."""
 
+import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +59,16 @@ def test_spec_says_what_an_image_is() -> None:
     assert str(ImageSpec(1, 4, 4, 2)) == "1x4x4, 2 levels"
 
 
+def test_spec_names_its_classes() -> None:
+    spec = ImageSpec(1, 8, 8, 256, 3, ["cat", "newt", "dog"], [20, 0, 1])
+    assert str(spec) == str(ImageSpec(1, 8, 8, 256, 3))  # fingerprints of data are made from it
+    assert (spec.class_names, spec.class_counts) == (("cat", "newt", "dog"), (20, 0, 1))
+    assert ImageSpec(**json.loads(json.dumps(spec.as_dict()))) == spec
+    assert (spec.trained, spec.class_name(1)) == ((0, 2), "newt")
+    old = ImageSpec(1, 8, 8, 256, 3)
+    assert (old.trained, old.class_name(1)) == ((0, 1, 2), "1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,8 +78,12 @@ def test_spec_says_what_an_image_is() -> None:
         ((1, 8, 8, 1), r"levels=1: must lie in 2\.\.256"),
         ((1, 8, 8, 257), r"levels=257: must lie in 2\.\.256"),
         ((1, 8, 8, 256, -1), "classes=-1"),
+        ((1, 8, 8, 256, 2, ("a",)), "class_names has 1 entries for 2 classes"),
+        ((1, 8, 8, 256, 0, (), (3,)), "class_counts has 1 entries for 0 classes"),
+        ((1, 8, 8, 256, 2, (), (3, -1)), "class_counts="),
+        ((1, 8, 8, 256, 2, (), (0, 0)), "class_counts="),
     ],
 )
-def test_impossible_specs_are_refused(arguments: tuple[int, ...], message: str) -> None:
+def test_impossible_specs_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageSpec(*arguments)

@@ -5,8 +5,9 @@ Inside a model they may become a *signal*: floating point in [-1, 1]. The two fu
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -34,6 +35,8 @@ class ImageSpec:
         width: pixels from left to right; images need not be square.
         levels: number of values a pixel can take: 256, or 2 for binarised data.
         classes: number of classes, 0 for unlabelled data.
+        class_names: of each class, in the order of the labels; empty where they are not known.
+        class_counts: training images of each class; empty where they are not known, then all count the same.
     """
 
     channels: int
@@ -41,6 +44,8 @@ class ImageSpec:
     width: int
     levels: int = 256
     classes: int = 0
+    class_names: Sequence[str] = ()
+    class_counts: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):
@@ -50,6 +55,12 @@ class ImageSpec:
             raise ValueError(f"ImageSpec.levels={self.levels}: must lie in 2..256")
         if self.classes < 0:
             raise ValueError(f"ImageSpec.classes={self.classes}: must be 0 (unlabelled) or more")
+        for name in ("class_names", "class_counts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from files
+            if len(getattr(self, name)) not in (0, self.classes):
+                raise ValueError(f"ImageSpec.{name} has {len(getattr(self, name))} entries for {self.classes} classes")
+        if self.class_counts and (min(self.class_counts) < 0 or not any(self.class_counts)):
+            raise ValueError(f"ImageSpec.class_counts={self.class_counts}: must be 0 or more, one of them more")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,9 +72,18 @@ class ImageSpec:
         """Number of values in one image: channels * height * width."""
         return math.prod(self.shape)
 
-    def as_dict(self) -> dict[str, int]:
-        """Plain integers, as stored in checkpoints and summaries."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts and lists of them, as stored in checkpoints and summaries."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The classes that have training images, rising; all, where the counts are not known."""
+        return tuple(k for k in range(self.classes) if not self.class_counts or self.class_counts[k])
+
+    def class_name(self, label: int) -> str:
+        """What a class is called: its name, or its number where there is no name."""
+        return self.class_names[label] if self.class_names else str(label)
 
     def __str__(self) -> str:
         labels = f", {self.classes} classes" if self.classes else ""

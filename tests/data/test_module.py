@@ -44,7 +44,7 @@ def test_prepare_reads_once_and_gives_the_spec() -> None:
     data.prepare_data()
     data.setup("fit")
     assert source.loads == 1
-    assert data.spec == ImageSpec(3, 4, 6, levels=256, classes=4)
+    assert data.spec == ImageSpec(3, 4, 6, 256, 4, "abcd", (5, 5, 5, 5))
     assert (data.name, data.description) == ("ramps", "ramps: 20, 10, 10")
 
 
@@ -181,7 +181,7 @@ def test_real_data_is_fingerprinted_in_no_time(data_dir: Path) -> None:
     config = OmegaConf.merge({"seed": 0}, {"data": OmegaConf.load(CONF / "cifar10.yaml")})
     data = instantiate(config.data, dir=str(data_dir))
     data.prepare()
-    assert data.spec == ImageSpec(3, 32, 32, 256, 10)
+    assert str(data.spec) == "3x32x32, 256 levels, 10 classes"
     assert (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
     assert json.dumps(data.fingerprint)
     batch = next(iter(data.train_dataloader()))

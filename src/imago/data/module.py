@@ -92,7 +92,9 @@ class ImageDataModule(lightning.LightningDataModule):
         if self.binarize:
             levels = 2
         channels, height, width = self.train.images.shape[1:]
-        self.spec = ImageSpec(channels, height, width, levels, len(splits.classes))
+        labels, classes = self.train.labels, splits.classes
+        counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
+        self.spec = ImageSpec(channels, height, width, levels, len(classes), classes, counts)
 
     def prepare_data(self) -> None:
         """Lightning's name for :meth:`prepare`."""

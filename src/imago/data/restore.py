@@ -23,9 +23,10 @@ def data_of(checkpoint: Mapping[str, Any], directory: str | None) -> ImageDataMo
     check_node(node, "data")
     data: ImageDataModule = build(node, "data")
     data.prepare()
-    if data.spec.as_dict() != checkpoint["spec"]:
+    trained_on = ImageSpec(**checkpoint["spec"])
+    if str(data.spec) != str(trained_on):
         raise UserError(
-            f"dir={node['dir']}: its images are {data.spec}, the model was trained on "
-            f"{ImageSpec(**checkpoint['spec'])}; give the folder of those as dir=FOLDER"
+            f"dir={node['dir']}: its images are {data.spec}, the model was trained on {trained_on}; give the folder of "
+            "those as dir=FOLDER"
         )
     return data
