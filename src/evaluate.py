@@ -174,6 +174,7 @@ SHOWN = {
     "reference": "against {}",
     "images": "{:,} images",
     "binarization": "binarised: {}",
+    "classes": "classes {}",
     "weights": "{} weights",
     "sampler": "{}",
     "network_calls": "network calls {:,}",

@@ -85,7 +85,8 @@ def draw(settings: Settings) -> None:
         labels = given[torch.arange(settings.n) % len(given)]
         model.check_labels(labels, settings.n)
     elif model.conditional:
-        labels = PerImageGenerator(settings.seed).integers(settings.n, model.classes)
+        labels = model.draw_labels(settings.n, PerImageGenerator(settings.seed))
+    drawn_as = "as in training" if model.conditional and model.spec.class_counts else None
     depends_on = {
         "checkpoint": {
             "weights": fingerprint(model),
@@ -95,7 +96,7 @@ def draw(settings: Settings) -> None:
         "model": changed(checkpoint["config"]["model"], settings.model),
         "temperature": model.temperature if isinstance(model, Autoregressive) else None,
         "seed": settings.seed,
-        "labels": None if given is None else given.tolist(),
+        "labels": drawn_as if given is None else given.tolist(),
     }
     del checkpoint  # the optimisers' states
     model = model.to(device)
@@ -106,7 +107,7 @@ def draw(settings: Settings) -> None:
         for numbers in in_batches(missing, settings.batch_size):
             generator = PerImageGenerator(settings.seed, first=numbers[0], device=device)
             if given is None and model.conditional:
-                generator.integers(len(numbers), model.classes)  # the labels above: the first number of each stream
+                model.draw_labels(len(numbers), generator)  # the labels above: the first number of each stream
             base, count = there + done, len(numbers)
 
             def report(step: int, steps: int, base: int = base, count: int = count) -> None:

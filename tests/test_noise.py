@@ -107,6 +107,18 @@ def test_integers_are_uniform_on_their_range(high: int) -> None:
     assert high == 1 or stats.chisquare(counts.numpy()).pvalue > 0.001
 
 
+def test_choices_are_as_frequent_as_their_weights() -> None:
+    drawn = PerImageGenerator(2).choices(100_000, [20, 0, 1, 0])
+    counts = torch.bincount(drawn, minlength=4)
+    assert drawn.dtype == torch.int64
+    assert counts[[1, 3]].tolist() == [0, 0]
+    assert stats.chisquare(counts[[0, 2]].numpy(), [100_000 * 20 / 21, 100_000 / 21]).pvalue > 0.001
+    assert torch.equal(PerImageGenerator(2, first=90).choices(10, [20, 0, 1, 0]), drawn[90:100])
+    u = PerImageGenerator(2).uniform(1000)
+    assert torch.equal(PerImageGenerator(2).choices(1000, [1, 3]), (u >= 0.25).long()), "by inversion"
+    assert torch.equal(PerImageGenerator(2).choices(1000, [7] * 10), PerImageGenerator(2).integers(1000, 10))
+
+
 def test_the_global_generators_are_left_alone() -> None:
     before = random_state()
     generator = PerImageGenerator(0)

@@ -7,6 +7,7 @@ arithmetic is exact, so the uniform numbers agree bit for bit between devices.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -87,3 +88,8 @@ class PerImageGenerator:
     def integers(self, n: int, high: int, *shape: int) -> Tensor:
         """int64 (n, *shape), uniform on 0..high-1."""
         return (self._open_unit(n, shape) * high).long()
+
+    def choices(self, n: int, weights: Sequence[int]) -> Tensor:
+        """int64 (n,): k with probability weights[k] / sum(weights), by inversion of the cumulated weights."""
+        ends = torch.tensor(weights, device=self.device).cumsum(0).double()
+        return torch.searchsorted(ends, self._open_unit(n, ()) * ends[-1], right=True)

@@ -1,6 +1,7 @@
 """Measuring likelihood during training, and the best checkpoint by it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from imago.callbacks.log import TrainingLog
 from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import read
 from imago.data import ImageDataModule
+from imago.data.base import ImageSet
 from imago.data.sources import Digits
 from imago.metrics import Evaluator, Measurement, measure_likelihood
 from imago.runs import CSVLogger, Run
@@ -178,3 +180,16 @@ def test_a_number_that_is_none_is_never_the_best(fit: Any, tmp_path: Path, digit
     assert math.isnan(entry["value"])
     assert 0 < entry["best"] < 1
     assert read(run.best)["progress"]["images_seen"] == 32
+
+
+def test_nothing_is_measured_of_classes_without_training_images(
+    fit: Any, tmp_path: Path, digits: ImageDataModule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = [len(digits.train)] + [0] * 9
+    model = Pixels(replace(digits.spec, class_counts=counts), conditional=True)
+    digits.train = ImageSet(digits.train.images, torch.zeros(len(digits.train), dtype=torch.int64))
+    digits.val = ImageSet(digits.val.images, torch.ones(len(digits.val), dtype=torch.int64))
+    run = Run(tmp_path)
+    fit(model, 2, MeasureLikelihood(16, run), data=digits)
+    assert "metrics" not in run.summary
+    assert capsys.readouterr().err.count("none of the 180 validation images is of a class") == 1

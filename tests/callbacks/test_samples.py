@@ -9,6 +9,7 @@ from PIL import Image
 
 from imago.callbacks.averaging import WeightAveraging
 from imago.callbacks.samples import SampleGrid
+from imago.images import ImageSpec
 from imago.noise import PerImageGenerator
 from imago.pictures import grid, picture_of
 from imago.runs import Run
@@ -49,6 +50,11 @@ def test_a_column_shows_a_class(toy: Any, fit: Any, tmp_path: Path) -> None:
     fit(model, 1, SampleGrid(10**6, run, rows=2, columns=4))
     (path,) = run.samples.glob("*.png")
     assert (cells(path, 2, 4) // 100)[..., 0, 0].tolist() == [[0, 1, 2, 0]] * 2
+    path.unlink()
+    model.spec = ImageSpec(1, 4, 4, 256, 3, (), (5, 0, 1))  # no class 1 in training, so no column
+    fit(model, 2, SampleGrid(10**6, run, rows=2, columns=4))
+    (path,) = run.samples.glob("*.png")
+    assert (cells(path, 2, 4) // 100)[..., 0, 0].tolist() == [[0, 2, 0, 2]] * 2
 
 
 def test_pictures_of_many_shapes() -> None:

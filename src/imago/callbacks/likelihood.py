@@ -1,11 +1,14 @@
 """The likelihood of the validation split during training, for models that know it."""
 
+import sys
 from collections.abc import Callable
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from pydantic import PositiveInt
 
 from imago.callbacks.measuring import Measuring
+from imago.data import ImageDataModule
+from imago.data.base import seen_by
 from imago.metrics import Measurement, measure_likelihood
 from imago.models.base import ExplicitModel, GenerativeModel
 from imago.runs import Run
@@ -41,10 +44,25 @@ class MeasureLikelihood(Measuring):
         self.images = images
         self.bound_steps = bound_steps
         self.batch_size = batch_size
+        self.possible = True
 
     def headline(self, model: GenerativeModel) -> str | None:
         """Bits per dimension."""
-        return "val/bpd" if isinstance(model, ExplicitModel) else None
+        return "val/bpd" if isinstance(model, ExplicitModel) and self.possible else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the untrained model, where there is something to measure it with."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, GenerativeModel)
+        if isinstance(pl_module, ExplicitModel) and not len(seen_by(pl_module, data.val)):
+            self.possible = False
+            if trainer.is_global_zero:
+                print(
+                    f"note: the likelihood is not measured during training: none of the {len(data.val)} validation "
+                    "images is of a class that has training images",
+                    file=sys.stderr,
+                )
+        super().on_train_start(trainer, pl_module)
 
     def measure(
         self,

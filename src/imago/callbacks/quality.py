@@ -86,6 +86,8 @@ def measure(
     spent = [0.0, 0.0]  # seconds of sampling, and images
     measurements = metrics.measure(sample, progress)
     for m in measurements:
+        if model.conditional:
+            m.protocol.update(classes="as in training" if model.spec.class_counts else "uniform")
         m.protocol.update(weights="averaged" if averaged else "last", seed=seed, network_calls=model.network_calls)
         if model.sampling:
             m.protocol.update(sampler=model.sampling)

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from imago.callbacks.averaging import sampling_weights
 from imago.callbacks.common import Periodic
 from imago.callbacks.log import clock_paused
-from imago.data.base import ImageSet
+from imago.data.base import ImageSet, seen_by
 from imago.images import Images, Signal, to_bytes, to_images
 from imago.models.base import GenerativeModel, evaluating
 from imago.models.latent import EncodingModel
@@ -38,8 +38,11 @@ class ReconstructionGrid(Periodic):
         """Draw and write the grid."""
         if not trainer.is_global_zero or not isinstance(model, EncodingModel):
             return
+        part = seen_by(model, trainer.datamodule.val)  # type: ignore[attr-defined]
+        if not len(part):  # a conditional model of a class that has training images alone
+            return
         with clock_paused(trainer), sampling_weights(trainer, model):
-            images, columns = pairs(model, trainer.datamodule.val, self.rows, self.columns)  # type: ignore[attr-defined]
+            images, columns = pairs(model, part, self.rows, self.columns)
             picture = picture_of(images, columns)
             self.run.samples.mkdir(exist_ok=True)
             picture.save(self.run.samples / f"reconstructions-{model.images_seen:010d}.png")

@@ -19,11 +19,13 @@ from imago.runs import Run
 class SampleGrid(Periodic):
     """Draws a grid every so many images into ``samples/`` and W&B; one class a column for conditional models.
 
+    Classes without training images have no column.
+
     Args:
         every: number of images between two grids.
         run: the run directory.
         rows: rows of the grid.
-        columns: columns of the grid; a conditional model's column k shows class k modulo the number of classes.
+        columns: columns of the grid; a conditional model's columns show the classes in turn.
         seed: of the random streams of the images.
     """
 
@@ -41,7 +43,8 @@ class SampleGrid(Periodic):
         if not trainer.is_global_zero:
             return
         n = self.rows * self.columns
-        labels = torch.arange(n) % self.columns % model.classes if model.conditional else None
+        classes = torch.tensor(model.spec.trained)
+        labels = classes[torch.arange(n) % self.columns % len(classes)] if model.conditional else None
         generator = PerImageGenerator(self.seed, device=model.device)
         progress = find(trainer, Progress)
         with clock_paused(trainer), sampling_weights(trainer, model):

@@ -26,6 +26,7 @@ RULER = (
     "images",
     "binarization",
     "conditional",
+    "classes",
     "draws",
     "extractor",
     "extractor_fingerprint",

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from imago.errors import UserError
+from imago.models.base import GenerativeModel
 
 DEFAULT_DIRECTORY = "data"
 
@@ -30,6 +32,14 @@ class ImageSet:
     def part(self, index: slice | Tensor) -> "ImageSet":
         """The images at ``index`` with their labels: a view for a slice, a copy for a tensor of numbers."""
         return ImageSet(self.images[index], None if self.labels is None else self.labels[index])
+
+
+def seen_by(model: GenerativeModel, part: ImageSet) -> ImageSet:
+    """The images that a model can be asked about: for a conditional one, those of classes with training images."""
+    if not model.conditional or part.labels is None:
+        return part
+    known = torch.isin(part.labels, torch.tensor(model.spec.trained))
+    return part if known.all() else part.part(known.nonzero().flatten())
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,10 @@ class ImageDataModule(lightning.LightningDataModule):
     def _fixed_train(self) -> ImageSet:
         return _drawn_once(self.train, seed=0) if self.binarize == "dynamic" else self.train
 
+    def split(self, name: Literal["train", "val", "test"]) -> ImageSet:
+        """A split as models see it; a dynamic one in one fixed draw."""
+        return self._fixed_train if name == "train" else {"val": self.val, "test": self.test}[name]
+
     def train_dataloader(self) -> BatchStream:
         """The batches of training, from the one on that the model has reached (``batches_seen``), for this process.
 
@@ -161,7 +165,7 @@ class ImageDataModule(lightning.LightningDataModule):
 
         The tensors are views of the data: do not change them in place.
         """
-        chosen = self._fixed_train if split == "train" else {"val": self.val, "test": self.test}[split]
+        chosen = self.split(split)
         for first in range(0, len(chosen), batch_size):
             part = chosen.part(slice(first, first + batch_size))
             yield Batch(part.images, part.labels)

@@ -35,7 +35,7 @@ class Arithmetic(Figure):
         images: vectors of each class: training images, or draws, of which there may be fewer for rare classes.
         examples: single vectors.
         seed: of the draws.
-        label: the class that everything is decoded as, conditional models only; ``None`` is class 0.
+        label: the class that everything is decoded as, conditional models only; ``None`` is its first.
     """
 
     family = LatentModel

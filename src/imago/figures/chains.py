@@ -22,7 +22,7 @@ class Chains(Figure):
         images: rows of each part.
         stations: moments of each chain.
         seed: of the noise.
-        label: the class, conditional models only; ``None`` is class 0.
+        label: the class, conditional models only; ``None`` is its first.
     """
 
     family = Diffusion

@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from imago.data.base import seen_by
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import labelled
@@ -67,7 +68,7 @@ class Completion(Figure):
         trained = needed(trained)
         model, data = trained.model, trained.data()
         assert isinstance(model, Autoregressive)
-        split = {"val": data.val, "test": data.test}[self.split]
+        split = seen_by(model, {"val": data.val, "test": data.test}[self.split])
         if self.images > len(split):
             raise UserError(f"figure.images={self.images}: {data.name} {self.split} has {len(split)}; give fewer")
         part = split.part(slice(self.images))

@@ -28,7 +28,7 @@ class Interpolation(Figure):
         pairs: 2k and 2k+1, of the first test images (of the class, for a conditional model) or of the prior's draws.
         steps: vectors on each way, with its ends.
         seed: of the draws.
-        label: the class, conditional models only; ``None`` is class 0.
+        label: the class, conditional models only; ``None`` is its first.
     """
 
     family = LatentModel

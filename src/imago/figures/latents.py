@@ -23,10 +23,10 @@ FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def class_of(model: GenerativeModel, label: int | None) -> int | None:
-    """The class that a figure shows: of a conditional model ``label``, 0 by default; ``None`` of another one.
+    """The class that a figure shows: of a conditional model ``label``, by default its first; ``None`` of another one.
 
     Raises:
-        UserError: a label for an unconditional model, or no class of the model.
+        UserError: a label for an unconditional model, or no class that the model has seen.
     """
     if not model.conditional:
         if label is not None:
@@ -34,7 +34,14 @@ def class_of(model: GenerativeModel, label: int | None) -> int | None:
         return None
     if label is not None and label >= model.classes:
         raise UserError(f"figure.label={label}: the model has classes 0..{model.classes - 1}; give one of them")
-    return label or 0
+    if label is None:
+        return model.spec.trained[0]
+    if label not in model.spec.trained:
+        raise UserError(
+            f"figure.label={label}: class {model.spec.class_name(label)} has no training images, so the model never "
+            "saw it; give another one"
+        )
+    return label
 
 
 def repeated(label: int | None, n: int) -> Labels | None:

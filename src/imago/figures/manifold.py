@@ -30,7 +30,7 @@ class Manifold(Figure):
         base: the other dimensions, for ``axes``: ``None``: their mean, 0 but for a fit; a number: those of the prior
             draw of that seed.
         images: how many test images the components are computed of (of the class, for a conditional model).
-        label: the class, conditional models only; ``None`` is class 0.
+        label: the class, conditional models only; ``None`` is its first.
     """
 
     family = LatentModel

@@ -115,7 +115,7 @@ class ObjectiveGradients(Figure):
         The model and torch's random generators stay as they were.
         """
         source = PerImageGenerator(self.seed, device=model.device)
-        labels = source.integers(self.size, model.classes).to(model.device) if model.conditional else None
+        labels = model.draw_labels(self.size, source).to(model.device) if model.conditional else None
         z = model.draw_latents(self.size, source, labels)
         player, judge = (copy.deepcopy(part).train() for part in (model.generator, model.discriminator))
         parameters = list(player.parameters())

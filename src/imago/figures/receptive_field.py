@@ -103,7 +103,8 @@ def influence(model: Autoregressive, inputs: int, seed: int) -> Float[Tensor, "h
     net = copy.deepcopy(model.net).to("cpu", torch.float64).eval()
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(spec.levels, (inputs, *spec.shape), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(model.classes, (inputs,), generator=generator) if model.conditional else None
+    trained = torch.tensor(spec.trained)
+    labels = trained[torch.randint(len(trained), (inputs,), generator=generator)] if model.conditional else None
     signal = to_signal(images, spec.levels, torch.float64).requires_grad_()
     parameters = net(signal, labels)[:, :, spec.height // 2, spec.width // 2]
     direction = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)

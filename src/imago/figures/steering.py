@@ -18,6 +18,7 @@ from matplotlib.figure import Figure as Drawing
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from imago.data.base import seen_by
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.completion import GRAY
@@ -129,10 +130,10 @@ class Steering(Figure):
     def _originals(self, trained: Trained, model: Autoregressive) -> tuple[Images, Labels | None]:
         if self.source == "samples":
             source = PerImageGenerator(self.seed, device=model.device)
-            labels = source.integers(self.images, model.classes) if model.conditional else None
+            labels = model.draw_labels(self.images, source) if model.conditional else None
             return model.sample(self.images, labels=labels, generator=source), labels
         data = trained.data()
-        split = {"val": data.val, "test": data.test}[self.source]
+        split = seen_by(model, {"val": data.val, "test": data.test}[self.source])
         if self.images > len(split):
             raise UserError(f"figure.images={self.images}: {data.name} {self.source} has {len(split)}; give fewer")
         part = split.part(slice(self.images))

@@ -26,7 +26,7 @@ class Traversal(Figure):
         image: number of the test image (of the class, for a conditional model), for models with an encoder.
         images: test images (of the class) whose codes say which dimensions are active.
         seed: of the draw from the prior, for models without one.
-        label: the class, conditional models only; ``None`` is class 0.
+        label: the class, conditional models only; ``None`` is its first.
     """
 
     family = LatentModel

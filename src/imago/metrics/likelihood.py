@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from imago.config import choices_of
 from imago.data import ImageDataModule
+from imago.data.base import ImageSet, seen_by
 from imago.errors import UserError
 from imago.images import Images, Labels, bits_per_dim
 from imago.metrics.network import Progress
@@ -41,7 +42,8 @@ def measure_likelihood(
     image every time.
 
     Args:
-        model: with the weights to be judged. A conditional one is given the labels: log p(x | label).
+        model: with the weights to be judged. A conditional one is given the labels: log p(x | label). Of a class
+            without training images it knows nothing, so images of it are left out, which the caveat says.
         data: prepared.
         split: its images in their fixed order, a dynamically binarised split in its one fixed draw.
         averaged: whether the model has averaged weights; for the protocol.
@@ -58,7 +60,8 @@ def measure_likelihood(
         ``elbo/gap``, the nats between the two bounds. Protocols have the standard error of the mean over the images.
 
     Raises:
-        UserError: images or labels that the model was not made for, or importance weights of a model without them.
+        UserError: images or labels that the model was not made for, none that it knows the class of, or importance
+            weights of a model without them.
     """
     if importance is not None and not isinstance(model, Variational):
         able = ", ".join(choices_of("model", Variational))
@@ -66,8 +69,14 @@ def measure_likelihood(
             f"importance={importance}: a {type(model).__name__} has no importance-weighted bound; models that have one "
             f"are {able}; leave importance=null"
         )
-    available = len({"train": data.train, "val": data.val, "test": data.test}[split])
-    count = available if images is None else min(images, available)
+    whole = data.split(split)
+    part = seen_by(model, whole)
+    if not len(part):
+        raise UserError(
+            f"{data.name} {split}: no image is of a class that has training images; measure another split, or train "
+            "with conditional=false"
+        )
+    count = len(part) if images is None else min(images, len(part))
     terms_visited: Protocol = {}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
@@ -78,7 +87,7 @@ def measure_likelihood(
         work = _Work(count, importance or 1, progress, before_batch)
         parts = [
             _nats(model, shown, labels, first, importance, work)
-            for first, shown, labels in _batches(data, split, batch_size, count, model.conditional)
+            for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional)
         ]
     protocol: Protocol = {
         "data": f"{data.name} {split}",
@@ -89,7 +98,7 @@ def measure_likelihood(
         "conditional": model.conditional,
         **terms_visited,
         "weights": "averaged" if averaged else "last",
-        "caveat": _caveat(model, data, count, available),
+        "caveat": _caveat(model, data, count, len(part), len(whole) - len(part)),
     }
     measured = []
     for name in parts[0]:
@@ -123,17 +132,11 @@ class _Work:
         self.before()
 
 
-def _batches(
-    data: ImageDataModule, split: Literal["train", "val", "test"], batch_size: int, count: int, labelled: bool
-) -> Iterator[tuple[int, Images, Labels | None]]:
-    """The first ``count`` images of a split: the number of the first one, the images, and their labels."""
-    first = 0
-    for batch in data.batches(split, batch_size):
-        images = batch.images[: count - first]
-        yield first, images, batch.labels[: count - first] if labelled and batch.labels is not None else None
-        first += len(images)
-        if first == count:
-            return
+def _batches(part: ImageSet, batch_size: int, labelled: bool) -> Iterator[tuple[int, Images, Labels | None]]:
+    """Batch by batch the number of the first image, the images, and their labels."""
+    for first in range(0, len(part), batch_size):
+        few = part.part(slice(first, first + batch_size))
+        yield first, few.images, few.labels if labelled else None
 
 
 def _nats(
@@ -178,7 +181,7 @@ def _mean(name: str, values: torch.Tensor, protocol: Protocol) -> Measurement:
     return Measurement(name, float(values.mean()), protocol | {"standard_error": error})
 
 
-def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: int) -> str:
+def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: int, unknown: int) -> str:
     said = []
     if model.likelihood == "lower_bound":
         said.append("from a lower bound of the likelihood: the true value is smaller or equal")
@@ -186,6 +189,8 @@ def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: 
         said.append("of the model without guidance, which samples have")
     if count < available:
         said.append(f"of the first {count} of {available} images")
+    if unknown:
+        said.append(f"without {unknown} images of classes that have no training images")
     if data.binarize:
         said.append("compares with the same binarisation only")
     return "; ".join(said) or "none"

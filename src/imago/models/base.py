@@ -122,8 +122,8 @@ class GenerativeModel(LightningModule, ABC):
 
         Args:
             n: number of images.
-            labels: int64 (n,), the class of each image; conditional models only, which draw classes uniformly without
-                it.
+            labels: int64 (n,), the class of each image; conditional models only, which without it draw classes as
+                :meth:`draw_labels` does.
             generator: the random stream of each image. Image k depends on its own stream alone, not on ``n``.
             progress: called with (steps done, steps in all) by models that draw all images step by step.
 
@@ -134,7 +134,7 @@ class GenerativeModel(LightningModule, ABC):
             UserError: labels given to an unconditional model, or labels that are not classes of the data.
         """
         if labels is None and self.conditional:
-            labels = generator.integers(n, self.classes)
+            labels = self.draw_labels(n, generator)
         if labels is not None:
             self.check_labels(labels, n)
             labels = labels.to(self.device)
@@ -152,11 +152,20 @@ class GenerativeModel(LightningModule, ABC):
         if self._progress is not None:
             self._progress(done, total)
 
+    def draw_labels(self, n: int, generator: PerImageGenerator) -> Labels:
+        """Classes (n,) of a conditional model, as frequent as in the training split: the first number of each stream.
+
+        Uniform where the model does not know the frequencies.
+        """
+        counts = self.spec.class_counts
+        return generator.choices(n, counts) if counts else generator.integers(n, self.classes)
+
     def check_labels(self, labels: Tensor, n: int) -> None:
         """Refuse labels that the model was not made for.
 
         Raises:
-            UserError: an unconditional model, another number than ``n``, or classes that do not exist.
+            UserError: an unconditional model, another number than ``n``, classes that do not exist, or that had no
+                training images.
         """
         if not self.conditional:
             raise UserError("labels given to an unconditional model: train it with conditional=true, or leave them out")
@@ -167,6 +176,14 @@ class GenerativeModel(LightningModule, ABC):
                 f"labels from {int(labels.min())} to {int(labels.max())}: the model was trained on classes "
                 f"0..{self.classes - 1}"
             )
+        trained = self.spec.trained
+        if len(trained) < self.classes:
+            unknown = sorted(set(labels.tolist()).difference(trained))
+            if unknown:
+                raise UserError(
+                    f"labels={unknown[0]}: class {self.spec.class_name(unknown[0])} has no training images, so the "
+                    f"model never saw it; give other labels, such as {trained[0]} ({self.spec.class_name(trained[0])})"
+                )
 
     def checked(self, images: Images, labels: Labels | None) -> tuple[Images, Labels | None]:
         """Images and labels on the model's device.

@@ -371,7 +371,7 @@ class Diffusion(ExplicitModel):
         if stations < 2:
             raise UserError(f"stations={stations}: the chain has at least its two ends; give 2 or more")
         if labels is None and self.conditional:
-            labels = generator.integers(n, self.classes)
+            labels = self.draw_labels(n, generator)
         if labels is not None:
             self.check_labels(labels, n)
             labels = labels.to(self.device)
