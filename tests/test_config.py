@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import NonNegativeInt, PositiveFloat
@@ -15,6 +16,7 @@ from imago.checkpoints import model_of
 from imago.config import Settings, build, check, check_node, check_settings, plain, target
 from imago.errors import UserError
 from imago.figures.base import Figure
+from imago.images import ImageSpec
 from imago.schedules import Warmup
 
 GROUPS = {
@@ -65,18 +67,18 @@ def test_every_file_of_every_group_composes(composed: Any, group: str, name: str
     config = composed(*(choice.format(name) for choice in CHOOSE.get(group, [f"{group}={{}}"])))
     settings = check(config)
     assert isinstance(settings, Settings)
-    named = list(targets(config))
+    named = [(key, t) for key in config for t in targets(config[key])]
     assert len(named) > 5
-    assert all(callable(target(t, "test")) for t in named)
+    assert all(callable(target(t, key)) for key, t in named)
     own = list(targets(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))))
-    assert set(own) <= set(named), "the choice has arrived"
+    assert set(own) <= {t for _, t in named}, "the choice has arrived"
 
 
 @pytest.mark.parametrize("name", GROUPS["figure"])
 def test_every_figure_composes(composed: Any, name: str) -> None:
     config = composed(f"figure={name}", of="figure")
     check_node(config["figure"], "figure")
-    assert issubclass(target(config["figure"]["_target_"], "test"), Figure)  # type: ignore[arg-type]
+    assert issubclass(target(config["figure"]["_target_"], "figure"), Figure)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", GROUPS["data"])
@@ -239,23 +241,50 @@ def test_an_interpolation_that_leads_nowhere_is_named(composed: Any) -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": "os.system"}, r"x\._target_=os\.system: only .* can be constructed"),
-        ({"_target_": 3}, "x._target_=3: only"),
-        ({"_target_": "imago.metrics.quality.torch"}, "only classes of"),
-        ({"_target_": "imago.runs.write_atomically"}, "only classes of"),
-        ({"_target_": "imago.models.base.frozen"}, "only classes of"),
-        ({"_target_": "imago.schedules.Warmup", "_args_": [3]}, "x._args_: not offered|_args_: no such setting"),
+        ({"_target_": "os.system"}, r"model\._target_=os\.system: only .* can be constructed in model"),
+        ({"_target_": 3}, "model._target_=3: only"),
+        ({"_target_": "imago.models.base.torch"}, "can be constructed"),
+        ({"_target_": "imago.runs.write_atomically"}, "can be constructed"),
+        ({"_target_": "imago.models.base.frozen"}, "can be constructed"),
+        ({"_target_": "imago.models.base.UserError"}, "can be constructed"),
+        ({"_target_": "imago.data.sources.MNIST"}, "only classes of imago.models, .* can be constructed in model"),
+        ({"_target_": "imago.metrics.DinoV2"}, "can be constructed in model"),
+        ({"_target_": "imago.callbacks.checkpoints.Checkpoints"}, "can be constructed in model"),
+        ({"_target_": "lightning.Trainer"}, "can be constructed in model"),
+        ({"_target_": "torch.hub.load"}, "can be constructed in model"),
+        ({"_target_": "torch.optim.torch.hub.load"}, "check the spelling"),
+        ({"_target_": "imago.schedules..Warmup"}, "can be constructed"),
+        ({"_target_": "imago.models.__builtins__"}, "can be constructed"),
+        ({"_target_": "imago.schedules.Warmup", "_args_": [3]}, r"model\._args_: not offered|_args_: no such setting"),
         ({"_target_": "imago.schedules.Nothing"}, "check the spelling"),
-        ({"_target_": "imago.schedules.Warmup"}, r"x\.images: missing"),
-        ({"_target_": "imago.schedules.Warmup", "images": 0}, r"x\.images=0: input should be greater than 0"),
-        ({"_target_": "imago.schedules.Warmup", "images": 1, "image": 1}, r"x\.image: no such setting; did you mean"),
-        ({"images": 1}, "x: nothing chosen"),
-        (7, "x=7: expected a group of settings"),
+        ({"_target_": "imago.schedules.Warmup"}, r"model\.images: missing"),
+        ({"_target_": "imago.schedules.Warmup", "images": 0}, r"model\.images=0: input should be greater than 0"),
+        (
+            {"_target_": "imago.schedules.Warmup", "images": 1, "image": 1},
+            r"model\.image: no such setting; did you mean",
+        ),
+        ({"images": 1}, "model: nothing chosen"),
+        (7, "model=7: expected a group of settings"),
     ],
 )
 def test_a_wrong_node_is_named(node: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_node(node, "x")
+        check_node(node, "model")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("data.source", "imago.data.sources.folder._FolderFiles"),
+        ("data", "imago.metrics.DinoV2"),
+        ("metrics.extractor", "imago.data.sources.MNIST"),
+        ("logger.x", "imago.dashboards.Path"),
+        ("elsewhere", "imago.schedules.Warmup"),
+    ],
+)
+def test_a_group_is_made_of_its_own_packages(key: str, name: str) -> None:
+    with pytest.raises(UserError, match="can be constructed in"):
+        target(name, key)
 
 
 def test_what_only_the_program_knows_cannot_be_configured(composed: Any) -> None:
@@ -269,7 +298,7 @@ def test_nothing_outside_the_allow_list_is_built_at_any_depth(composed: Any, tmp
     evil = {"_target_": "os.mkdir", "path": str(tmp_path / "evil")}
     for node in (evil, {"_target_": "imago.schedules.Warmup", "images": [{"deeper": evil}]}):
         with pytest.raises(UserError, match=r"_target_=os\.mkdir: only .* can be constructed"):
-            build(node, "x")
+            build(node, "model")
     model = composed()["model"]
     model["generator"]["hidden"] = [evil]
     spec = {"channels": 1, "height": 4, "width": 4, "levels": 256, "classes": 0}
@@ -279,11 +308,42 @@ def test_nothing_outside_the_allow_list_is_built_at_any_depth(composed: Any, tmp
 
 
 def test_build_gives_what_the_node_describes() -> None:
-    warmup = build({"_target_": "imago.schedules.Warmup"}, "x", images=10)
+    warmup = build({"_target_": "imago.schedules.Warmup"}, "model", images=10)
     assert isinstance(warmup, Warmup)
     assert warmup(5, 0.0) == 0.5
-    with pytest.raises(UserError, match=r"^x: end=1: must be larger than start=2"):
-        build({"_target_": "imago.schedules.LinearDecay", "end": 1, "start": 2}, "x")
+    with pytest.raises(UserError, match=r"^model: end=1: must be larger than start=2"):
+        build({"_target_": "imago.schedules.LinearDecay", "end": 1, "start": 2}, "model")
+
+
+def test_a_partial_node_becomes_a_function_of_the_rest(composed: Any) -> None:
+    model = composed("model=gan")["model"]
+    made = build(model, "model", spec=ImageSpec(1, 4, 4))
+    generator, discriminator = made.configure_optimizers()
+    assert isinstance(generator, torch.optim.Adam)
+    assert list(generator.param_groups[0]["betas"]) == model["optimizer"]["generator"]["betas"]
+    assert discriminator is not generator
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a ${b} c", "$${x}"])
+def test_a_text_is_never_an_interpolation(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^model\.images: .* holds an interpolation"):
+        build({"_target_": "imago.schedules.Warmup", "images": value}, "model")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "imago.schedules.Warmup", "image": 3}, "^model: TypeError: .*argument"),
+        (
+            {"_target_": "imago.schedules.Warmup", "images": {"_target_": "imago.schedules.Warmup"}},
+            "^model.images: Type",
+        ),
+        ({"images": 3}, "^model._target_=None: only"),
+    ],
+)
+def test_whatever_a_constructor_says_names_the_place(node: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(node, "model")
 
 
 @pytest.mark.parametrize(("script", "group"), [("evaluate", "metrics"), ("figure", "figure")])

@@ -7,6 +7,7 @@ both the documentation of a range and its check), the top level against :class:`
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -17,36 +18,33 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from imago.errors import UserError
+from imago.untrusted import check_plain, shortened
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# What a configuration may construct. Anything else is refused before it is imported.
-# Classes of these packages, defined there and not only imported there, and a few functions.
-ALLOWED_PACKAGES = (
-    "imago.models",
-    "imago.diffusion",
-    "imago.nets",
-    "imago.likelihoods",
-    "imago.schedules",
-    "imago.data",
-    "imago.metrics",
-    "imago.callbacks",
-    "imago.figures",
-    "torch.optim",
-)
-ALLOWED_FUNCTIONS = (
-    "lightning.Trainer",
-    "imago.data.folder_data",
-    "imago.dashboards.wandb",
-    "imago.dashboards.tensorboard",
-)
+# What each group may construct: classes of these packages, defined there and not only imported there, or these very
+# functions and classes. Anything else is refused before it is imported. A model opens no file and asks no network, so
+# neither does what a checkpoint says of its model.
+PACKAGES = {
+    "model": ("models", "diffusion", "nets", "likelihoods", "schedules"),
+    "data": ("data",),
+    "metrics": ("metrics",),
+    "callbacks": ("callbacks",),
+    "figure": ("figures",),
+}
+ALLOWED = {group: tuple(f"imago.{package}." for package in packages) for group, packages in PACKAGES.items()}
+ALLOWED["model"] += ("torch.optim.",)
+ALLOWED["figure"] += ALLOWED["model"]
+ALLOWED_BY_NAME = {
+    "data": ("imago.data.folder_data",),
+    "trainer": ("lightning.Trainer",),
+    "logger": ("imago.dashboards.wandb", "imago.dashboards.tensorboard"),
+}
 
 # Groups that live inside the model; of those that a model may be without, none is chosen at first.
 RELOCATED = (
@@ -83,6 +81,9 @@ REFUSED_TRAINER_KEYS = {
     "logger": "use the logger group",
 }
 PRECISIONS = ("32-true", "bf16-mixed")
+
+# By which constructors refuse values that passed the check against their signatures.
+CONSTRUCTION = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, MemoryError)
 
 S = TypeVar("S")
 
@@ -205,21 +206,27 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
 def target(name: Any, key: str) -> Callable[..., Any]:
     """The class or function that a ``_target_`` names.
 
+    Args:
+        name: its full name.
+        key: where it stands; the first part is the group, which says what is allowed.
+
     Raises:
-        UserError: outside the allow-list, or no such thing.
+        UserError: not allowed there, or no such thing.
     """
-    allowed = tuple(f"{package}." for package in ALLOWED_PACKAGES)
-    refused = UserError(
-        f"{key}._target_={name}: only classes of {', '.join(ALLOWED_PACKAGES)} can be constructed from a configuration"
-    )
-    if not isinstance(name, str) or not (name.startswith(allowed) or name in ALLOWED_FUNCTIONS):
+    group = re.split(r"\W", key, maxsplit=1)[0]
+    packages, by_name = ALLOWED.get(group, ()), ALLOWED_BY_NAME.get(group, ())
+    able = ", ".join([*by_name, *(f"classes of {package[:-1]}" for package in packages)]) or "nothing"
+    refused = UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}")
+    if not isinstance(name, str) or not re.fullmatch(r"([a-zA-Z]\w*\.)+[a-zA-Z]\w*", name, re.ASCII):
+        raise refused
+    if not name.startswith(packages) and name not in by_name:
         raise refused
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}._target_={name}: {error}; check the spelling") from None
-    if name not in ALLOWED_FUNCTIONS and not (inspect.isclass(found) and f"{found.__module__}.".startswith(allowed)):
+    if name not in by_name and not (inspect.isclass(found) and f"{found.__module__}.".startswith(packages)):
         raise refused
     return typing.cast(Callable[..., Any], found)
 
@@ -348,13 +355,13 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
 
 
 def _check_targets(node: Any, key: str) -> None:
-    """Hold every ``_target_`` at any depth against the allow-list."""
+    """Hold every ``_target_`` at any depth against what is allowed there."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             target(node["_target_"], key)
-            special = [name for name in node if name.startswith("_") and name not in ("_target_", "_partial_")]
-            if special:
-                raise UserError(f"{key}.{special[0]}: not offered; only _target_ and _partial_ are")
+        special = [name for name in node if name.startswith("_") and name not in ("_target_", "_partial_")]
+        if special:
+            raise UserError(f"{key}.{special[0]}: not offered; only _target_ and _partial_ are")
         for name, value in node.items():
             _check_targets(value, f"{key}.{name}")
     elif isinstance(node, list | tuple):
@@ -363,20 +370,50 @@ def _check_targets(node: Any, key: str) -> None:
 
 
 def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
-    """Construct what a node describes; ``arguments`` are what only the program knows.
+    """Construct what a node describes, the innermost nodes first; ``arguments`` are what only the program knows.
+
+    A mapping with a ``_target_`` becomes what that makes of the other entries, or with ``_partial_`` a function that
+    will. Nothing else has a meaning: a text is a text, whatever stands in it, because a node may come out of a
+    checkpoint. Whatever is not allowed anywhere in it is refused before the first constructor is called.
 
     Raises:
-        UserError: a constructor refused its values, or something outside the allow-list is to be constructed.
+        UserError: a constructor refused its values, or something is to be constructed that is not allowed there.
     """
-    _check_targets(node, key)  # once more, and at any depth: a configuration may come out of a checkpoint
+    check_plain(node, key)
+    _check_targets(node, key)
+    function, values = target(node.get("_target_"), key), _values(node, key)
     try:
-        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        place = re.search(r"full_key: (\S+)", str(error))
-        where = f"{key}.{place[1]}" if place else key
-        if isinstance(cause, UserError | ValueError):
-            raise UserError(f"{where}: {cause}") from None
+        return function(**values, **arguments)
+    except UserError:
         raise
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from None
+    except CONSTRUCTION as error:
+        raise UserError(f"{key}: {_said(error)}") from error
+
+
+def _values(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {
+        name: _built(value, f"{key}.{name}") for name, value in node.items() if name not in ("_target_", "_partial_")
+    }
+
+
+def _built(value: Any, key: str) -> Any:
+    if isinstance(value, list | tuple):
+        return [_built(item, f"{key}[{k}]") for k, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    values = _values(value, key)
+    if "_target_" not in value:
+        return values
+    function = target(value["_target_"], key)
+    if value.get("_partial_"):
+        return functools.partial(function, **values)
+    try:
+        return function(**values)
+    except (UserError, *CONSTRUCTION) as error:
+        raise UserError(f"{key}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What a constructor said; of what it did not say on purpose, the kind too."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    return text if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {text}"

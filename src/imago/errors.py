@@ -1,6 +1,11 @@
 """How a run may end other than by finishing: told why it cannot be done, or asked to stop."""
 
 import signal
+import unicodedata
+
+# What steers a terminal instead of being shown: controls, marks of direction, halves of characters, separators.
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_SHOWN = "\n\t\u200c\u200d"  # the last two join letters of some scripts
 
 
 class UserError(Exception):
@@ -8,7 +13,11 @@ class UserError(Exception):
 
     The scripts print the text alone, without a traceback, and exit with code 2. The text names the configuration key
     and the value that caused it wherever there is one, then the remedy: ``data.batch_size=0: must be at least 1``.
+    What it quotes may come from files of others, so it is kept :func:`printable`.
     """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(printable(str(text)))
 
 
 class Interrupted(BaseException):
@@ -21,3 +30,13 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
         self.exit_code = 128 + signal_number
+
+
+def printable(text: str) -> str:
+    """Text of whatever origin as a terminal can show it: what would steer the terminal is written as its code."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in _SHOWN or unicodedata.category(c) not in _STEERING else c.encode("unicode_escape").decode()
+        for c in text
+    )
