@@ -1,6 +1,10 @@
 """A run that is stopped and continued is the run that was never stopped, bit for bit."""
 
 import csv
+import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +12,13 @@ import pytest
 import torch
 
 from helpers import configuration, small
+from imago.callbacks.log import TrainingLog
+from imago.callbacks.quality import MeasureQuality
+from imago.callbacks.samples import SampleGrid
 from imago.checkpoints import read
-from imago.errors import UserError
+from imago.errors import Interrupted, UserError
+from imago.images import Batch
+from imago.models.gan import GAN
 from imago.training import train
 
 EVERY = ["every.log=96", "every.samples=200", "every.checkpoints=10000", "max_images=null"]
@@ -28,6 +37,7 @@ MODELS = {
     ],
     "autoencoder": ["model=autoencoder", "conditional=true", "model.encoder.width=4", "model.decoder.width=4"],
 }
+SLURM = {"NTASKS": "1", "JOB_ID": "5", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
 EXPLICIT = {
     "pixelcnn": ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"],
     "vae": ["model=vae", "model.latent=8", "model.encoder.hidden=[16]", "model.kl_warmup=1500", "model.free_bits=0.1"],
@@ -113,6 +123,106 @@ def test_a_model_with_likelihood_continues_as_if_never_stopped(model: str, tmp_p
     assert whole.summary["best"] == second.summary["best"]
     assert_equal(read(whole.best)["state_dict"], read(second.best)["state_dict"])
     assert not any("test" in name for name in whole.summary["metrics"]), "the test split is for evaluate.py"
+
+
+def numbers(summary: Any) -> Any:
+    """A summary without what the clock, the command and the operating system decide."""
+    if not isinstance(summary, dict):
+        return summary
+    own = ("seconds", "command", "memory", "per_second")
+    return {k: numbers(v) for k, v in summary.items() if not any(part in k for part in own)}
+
+
+def test_a_run_stopped_in_its_closing_phase_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a signal in the closing measurement, then by a failure before the closing grid; in the end nothing lacks."""
+    options = [
+        *MODELS["gan"],
+        *EVERY,
+        "metrics=classifier",
+        "metrics.samples=64",
+        "every.quality=300",
+        "max_updates=31",
+    ]
+    whole = train(small(tmp_path / "whole", *options), "x", tmp_path / "whole" / "run")
+
+    def at_the_end(kind: type, what: str, happens: Callable[[], None]) -> None:
+        original = getattr(kind, what)
+
+        def patched(self: Any, *arguments: Any, **named: Any) -> Any:
+            if any(getattr(argument, "images_seen", 0) == 496 for argument in arguments):
+                happens()
+            return original(self, *arguments, **named)
+
+        monkeypatch.setattr(kind, what, patched)
+
+    def fails() -> None:
+        raise RuntimeError("a bad day")
+
+    path = tmp_path / "cut" / "run"
+    with monkeypatch.context():
+        at_the_end(MeasureQuality, "measure", lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(small(tmp_path / "cut", *options), "x", path)
+        monkeypatch.undo()
+    assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
+    assert not (path / "samples" / "images-0000000496.png").exists(), "a run that is asked to stop does not draw"
+    with monkeypatch.context():
+        at_the_end(SampleGrid, "act", fails)
+        with pytest.raises(RuntimeError, match="a bad day"):
+            train(small(tmp_path / "cut", *options, "resume=auto"), "x", tmp_path / "new")
+        monkeypatch.undo()
+    second = train(small(tmp_path / "cut", *options, "resume=auto"), "x", tmp_path / "new")
+    assert second.path == path
+    assert_equal(numbers(second.summary), numbers(whole.summary))
+    assert second.summary["status"] == "completed"
+    assert second.summary["metrics"]["val/fd_classifier"]["images_seen"] == 496
+    assert rows(whole.metrics) == rows(second.metrics)
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (read(run.path / "checkpoints" / name) for run in (whole, second))
+        for key in ("state_dict", "optimizer_states", "progress", "rows"):
+            assert_equal(one[key], other[key], key)
+    assert sorted(p.name for p in whole.samples.iterdir()) == sorted(p.name for p in second.samples.iterdir())
+    for picture in whole.samples.glob("*.png"):
+        assert picture.read_bytes() == (second.samples / picture.name).read_bytes()
+    with pytest.raises(UserError, match=r"max_updates=31: the run in .* is there already"):
+        train(small(tmp_path / "cut", *options, "resume=auto"), "x", tmp_path / "new")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*srun. command is available:lightning.fabric.utilities.warnings.PossibleUserWarning"
+)
+def test_a_slurm_job_is_announced_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checkpoints are ours alone, where Lightning would write its own into the working folder and start from it."""
+    for name, value in SLURM.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    Path("hpc_ckpt_1.ckpt").write_bytes(b"of another job")
+    options = [*MODELS["gan"], *EVERY, "callbacks=minimal", "max_updates=6"]
+    learn = GAN.learn
+
+    def signalled(self: GAN, batch: Batch) -> None:
+        learn(self, batch)
+        if self.batches_seen == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GAN, "learn", signalled)
+        with pytest.raises(Interrupted) as error:
+            train(small(tmp_path, *options), "x", tmp_path / "run")
+    assert error.value.exit_code == 128 + signal.SIGUSR1
+    assert read(tmp_path / "run")["progress"]["updates"] == 4
+    assert train(small(tmp_path, *options, "resume=auto"), "x", tmp_path / "new").path == tmp_path / "run"
+    assert [path.name for path in Path().glob("*.ckpt")] == ["hpc_ckpt_1.ckpt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "on_train_start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted) as error:
+            train(small(tmp_path, *options), "x", tmp_path / "early")
+    assert error.value.exit_code == 128 + signal.SIGTERM
+    assert "stopped before the first checkpoint" in capsys.readouterr().err
 
 
 def test_the_average_moves_and_is_not_the_last_weights(tmp_path: Path) -> None:

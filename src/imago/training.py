@@ -81,6 +81,8 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         run = open_run(checkpoint_path.parent.parent if checkpoint_path else unused(directory))
         with concluded(run, interruption):
             run.write_config(config)
+            for past in ("error", "traceback"):  # of how it was stopped before
+                run.summary.pop(past, None)
             run.update(**describe(config, name, data, model, trainer), status="running", notices=metrics.notices)
             if run.write:
                 announce_start(run, data, checkpoint_path)
@@ -138,6 +140,7 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
             "trainer",
             logger=False,
             plugins=[AtomicCheckpointIO()],
+            default_root_dir=os.devnull,  # where Lightning looks for a Slurm checkpoint of its own
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -148,6 +151,8 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]} Choose trainer=cpu, or other devices.") from None
+    # Lightning would end SIGTERM with exit code 0 and requeue a Slurm job at SIGUSR1: signals belong to Interruption.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     if trainer.world_size > 1 and config["trainer"].get("strategy") is None:
         raise UserError(f"trainer.devices={config['trainer']['devices']}: for several processes choose trainer=ddp")
     return trainer
@@ -181,9 +186,10 @@ def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | Non
         "max_updates": checkpoint["progress"]["updates"],
         "max_seconds": checkpoint["callbacks"].get("Limits", {}).get("seconds", 0.0),
     }
+    completed = Run(path.parent.parent, write=False).summary.get("status") == "completed"  # with its closing work
     for limit, done in done_so_far.items():
         end = getattr(settings, limit)
-        if end is not None and done >= end:
+        if end is not None and done >= end and completed:
             raise UserError(
                 f"{limit}={end}: the run in {path.parent.parent} is there already ({done}); give a larger one"
             )
@@ -218,23 +224,27 @@ def count_parameters(module: torch.nn.Module) -> int:
 
 @contextlib.contextmanager
 def concluded(run: Run, interruption: Interruption) -> Iterator[None]:
-    """Whatever ends a run, its summary says how."""
+    """Whatever ends a run, its summary says how; ``completed`` is the last thing that is written."""
     began = time.time()
+
+    def conclusion(status: str, **entries: Any) -> None:
+        run.update(status=status, **entries, seconds=round(run.summary.get("seconds", 0) + time.time() - began, 1))
+
     try:
         yield
+        if interruption.requested is not None and run.write:  # of several processes the first one's exit code counts
+            raise Interrupted(interruption.requested)
     except Interrupted as error:
-        run.update(status="interrupted", error=str(error))
+        conclusion("interrupted", error=str(error))
+        if run.write:
+            there = f"stopped with checkpoint {run.last}; the same command with resume=auto continues"
+            words = there if run.last.exists() else "stopped before the first checkpoint; the same command starts anew"
+            print(words, file=sys.stderr)
         raise
     except BaseException as error:
-        run.update(status="failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        conclusion("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
         raise
-    else:
-        run.update(status="interrupted" if interruption.requested else "completed")
-    finally:
-        run.update(seconds=round(run.summary.get("seconds", 0) + time.time() - began, 1))
-    if interruption.requested is not None:
-        print(f"stopped with checkpoint {run.last}; the same command with resume=auto continues", file=sys.stderr)
-        raise Interrupted(interruption.requested)
+    conclusion("completed")
 
 
 @contextlib.contextmanager

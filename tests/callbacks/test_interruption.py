@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 from lightning import Callback
 
 from imago.callbacks.checkpoints import Checkpoints
-from imago.callbacks.interruption import Abandoned, Interruption
+from imago.callbacks.interruption import SIGNALS, Abandoned, Interruption
 from imago.checkpoints import read
 from imago.errors import Interrupted
 from imago.runs import Run
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+CODES = [(number, 128 + number) for number in SIGNALS]
 
 
 class Sends(Callback):
@@ -28,7 +29,7 @@ class Sends(Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(("number", "code"), CODES)
 def test_outside_training_a_signal_stops_at_once(number: int, code: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as error, Interruption():
@@ -37,7 +38,40 @@ def test_outside_training_a_signal_stops_at_once(number: int, code: int) -> None
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_nohup_is_respected(toy: Any, fit: Any) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            fit(toy(), 6, interruption, Sends(signal.SIGHUP, 4))
+        assert interruption.requested is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Gone:
+    """Standard error of a terminal that was closed, or that was being written to when the signal came."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("reentrant call")])
+def test_that_nobody_hears_the_answer_harms_no_run(
+    toy: Any, fit: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with Interruption() as interruption, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Gone(error))
+        model = toy()
+        fit(model, 6, interruption, Sends(signal.SIGHUP, 2))
+    assert (model.batches_seen, interruption.requested) == (3, signal.SIGHUP)
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
 def test_in_training_the_step_is_finished_and_kept(
     toy: Any, fit: Any, tmp_path: Path, number: int, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Writes checkpoints that a run can be continued from exactly."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from imago.callbacks.likelihood import MeasureLikelihood
 from imago.callbacks.log import DivergedError, clock_paused
 from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import random_state, set_random_state
+from imago.files import replacing
 from imago.models.base import GenerativeModel
 from imago.runs import CSVLogger, Run
 
@@ -63,6 +65,9 @@ class Checkpoints(Periodic):
             self._random = None
         assert isinstance(pl_module, GenerativeModel)
         self._keep_best(trainer, pl_module)  # a measurement that the stopped run had left undone
+        kept = self.run.last.exists() and self.acted_at == pl_module.images_seen
+        if trainer.should_stop and not trainer.strategy.broadcast(kept):  # before the first step
+            self._act(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -74,11 +79,11 @@ class Checkpoints(Periodic):
             self._act(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The closing measurement may have been the best."""
+        """The closing measurement may have been the best; a copy of last.ckpt can be continued from, as that one."""
         assert isinstance(pl_module, GenerativeModel)
-        self._keep_best(trainer, pl_module)
+        self._keep_best(trainer, pl_module, copy=self.acted_at == pl_module.images_seen)
 
-    def _keep_best(self, trainer: Trainer, model: GenerativeModel) -> None:
+    def _keep_best(self, trainer: Trainer, model: GenerativeModel, copy: bool = False) -> None:
         for kind in (MeasureLikelihood, MeasureQuality):
             source = find(trainer, kind)
             headline = source.headline(model) if source is not None else None
@@ -93,7 +98,11 @@ class Checkpoints(Periodic):
             self.best = value
             self.run.update(best={"metric": headline, "value": value, "images_seen": model.images_seen})
             with clock_paused(trainer):
-                trainer.save_checkpoint(self.run.best, weights_only=False)
+                if not copy:
+                    trainer.save_checkpoint(self.run.best, weights_only=False)
+                elif self.run.write:
+                    with self.run.last.open("rb") as last, replacing(self.run.best) as best:
+                        shutil.copyfileobj(last, best)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out, and leave out its loop counters: ours are ``progress``."""

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
 
-from imago.callbacks.interruption import Abandoned
+from imago.callbacks.interruption import Abandoned, Interruption
 from imago.models.base import GenerativeModel
 
 C = TypeVar("C", bound=Callback)
@@ -32,7 +32,12 @@ class Periodic(Callback, ABC):
 
     Args:
         every: number of images between two actions.
+
+    Attributes:
+        lengthy: whether it is left out at the end of a run that was asked to stop; whoever continues makes up for it.
     """
+
+    lengthy: ClassVar[bool] = True
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -61,9 +66,12 @@ class Periodic(Callback, ABC):
         self._act_if_due(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Act once more, unless the last action saw the same model."""
+        """Act once more, unless the last action saw the same model, or a signal came."""
         assert isinstance(pl_module, GenerativeModel)
-        if self.acted_at != pl_module.images_seen:
+        if self.acted_at == pl_module.images_seen:
+            return
+        interruption = find(trainer, Interruption)
+        if not (self.lengthy and interruption is not None and interruption.agreed(trainer)):
             self._act(trainer, pl_module)
 
     def _act_if_due(self, trainer: Trainer, model: LightningModule) -> None:
@@ -72,9 +80,14 @@ class Periodic(Callback, ABC):
             self._act(trainer, model)
 
     def _act(self, trainer: Trainer, model: GenerativeModel) -> None:
+        abandoned = False
         try:
             self.act(trainer, model)
         except Abandoned:
+            abandoned = True
+        if trainer.world_size > 1:  # the others may have had nothing to do
+            abandoned = trainer.strategy.reduce_boolean_decision(abandoned, all=False)
+        if abandoned:
             trainer.should_stop = True
         else:
             self.acted_at = model.images_seen

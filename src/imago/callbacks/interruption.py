@@ -1,13 +1,18 @@
-"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, exit with the code that a scheduler understands."""
+"""Ctrl-C and what schedulers send: finish the step, write a checkpoint, exit with a code that a scheduler knows."""
 
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from imago.errors import Interrupted
+
+# Ctrl-C, the end of a job, its announcement (Slurm: --signal=USR1@60), and the end of the terminal.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Abandoned(Exception):  # noqa: N818 - not an error
@@ -15,9 +20,10 @@ class Abandoned(Exception):  # noqa: N818 - not an error
 
 
 class Interruption(Callback):
-    """Turns the first SIGINT or SIGTERM into a stop at the end of the step, and a second one into an immediate stop.
+    """Turns a first signal of ``SIGNALS`` into a stop at the end of the step, and a second one into an immediate stop.
 
-    Used as a context manager around a whole run: outside training the first signal stops at once.
+    Used as a context manager around a whole run: outside training the first signal stops at once. A SIGHUP that was
+    ignored before stays ignored: that is what ``nohup`` is for.
     """
 
     def __init__(self) -> None:
@@ -26,8 +32,9 @@ class Interruption(Callback):
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -35,13 +42,16 @@ class Interruption(Callback):
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.training or self.requested is not None:
+        first = self.requested is None
+        self.requested = self.requested or number  # also where the exception below gets lost, as in a destructor
+        if not self.training or not first:
             raise Interrupted(number)
-        self.requested = number
         name = signal.Signals(number).name
-        print(
-            f"\n{name}: stopping after this step and writing a checkpoint; once more to stop at once", file=sys.stderr
-        )
+        with suppress(OSError, ValueError, RuntimeError):  # the terminal is gone, or was just being written to
+            print(
+                f"\n{name}: stopping after this step and writing a checkpoint; once more to stop at once",
+                file=sys.stderr,
+            )
 
     def stop_if_requested(self) -> None:
         """For long work outside the training step: abandon it.
@@ -52,21 +62,26 @@ class Interruption(Callback):
         if self.requested is not None:
             raise Abandoned
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on signals wait for the step's end.
+    def agreed(self, trainer: Trainer) -> bool:
+        """Whether a signal came to any of the processes; afterwards all know which. Called by all or none of them."""
+        if trainer.world_size > 1:
+            number = torch.tensor(float(self.requested or 0), device=trainer.strategy.root_device)
+            self.requested = int(trainer.strategy.reduce(number, reduce_op="max")) or None
+        return self.requested is not None
 
-        Lightning has put a SIGTERM handler of its own before ours, which ends the process with code 0: it goes.
-        """
-        signal.signal(signal.SIGTERM, self._handle)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on signals wait for the step's end, whoever has put a handler of its own before ours."""
+        for number in self._previous:
+            signal.signal(number, self._handle)
         self.training = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop if a signal came to any of the processes."""
-        requested = self.requested is not None
-        if trainer.world_size > 1:
-            requested = trainer.strategy.reduce_boolean_decision(requested, all=False)
-        if requested:
-            self.requested = self.requested or signal.SIGTERM
+        if self.agreed(trainer):
             trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of several processes all end alike."""
+        self.agreed(trainer)

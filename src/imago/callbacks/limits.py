@@ -67,11 +67,20 @@ class Limits(Callback):
         self._start = time.monotonic()
         pl_module.done = self.fraction(pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of a run that was stopped at its limit only the end is left to do."""
+        assert isinstance(pl_module, GenerativeModel)
+        if pl_module.images_seen > 0:
+            self._stop_if_reached(trainer, pl_module)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop at a limit, tell the model how far it is; with several processes the first one's clock decides."""
         assert isinstance(pl_module, GenerativeModel)
+        self._stop_if_reached(trainer, pl_module)
+
+    def _stop_if_reached(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
         stop, pl_module.done = self.reached(pl_module) is not None, self.fraction(pl_module)
         if trainer.world_size > 1 and self.max_seconds is not None:
             stop, pl_module.done = trainer.strategy.broadcast((stop, pl_module.done))

@@ -42,6 +42,8 @@ class TrainingLog(Periodic):
         run: the run directory, whose last checkpoint the alarm names.
     """
 
+    lengthy = False
+
     def __init__(self, every: PositiveInt, run: Run) -> None:
         super().__init__(every)
         self.run = run
@@ -106,12 +108,14 @@ class TrainingLog(Periodic):
 
     def state_dict(self) -> dict[str, Any]:
         """When the last row was written, and the time spent."""
-        return {**super().state_dict(), "training_seconds": self.training_seconds + self._interval_seconds}
+        seconds = self.training_seconds + self._interval_seconds
+        return {**super().state_dict(), "training_seconds": seconds, "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self.training_seconds = state_dict["training_seconds"]
+        self.latest = state_dict.get("latest", {})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from imago.callbacks.averaging import sampling_weights
 from imago.callbacks.common import Periodic, find
+from imago.callbacks.interruption import Interruption
 from imago.callbacks.log import clock_paused
 from imago.callbacks.progress import Progress
 from imago.images import to_bytes
@@ -46,11 +47,18 @@ class SampleGrid(Periodic):
         classes = torch.tensor(model.spec.trained)
         labels = classes[torch.arange(n) % self.columns % len(classes)] if model.conditional else None
         generator = PerImageGenerator(self.seed, device=model.device)
-        progress = find(trainer, Progress)
+        progress, interruption = find(trainer, Progress), find(trainer, Interruption)
+
+        def step(done: int, total: int) -> None:
+            if report is not None:
+                report(done, total)
+            if interruption is not None:
+                interruption.stop_if_requested()
+
         with clock_paused(trainer), sampling_weights(trainer, model):
             report = None if progress is None else progress.subtask("drawing samples")
             try:
-                images = model.sample(n, labels=labels, generator=generator, progress=report)
+                images = model.sample(n, labels=labels, generator=generator, progress=step)
             finally:
                 if progress is not None:
                     progress.end_subtask()
