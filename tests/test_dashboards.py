@@ -51,12 +51,13 @@ def test_with_a_key_online(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(wandb, "login", lambda **options: asked.append(options) or True)
     assert wandb_mode("auto") == "online"
-    assert asked == [{"prompt": False}]
+    assert asked == [{"prompt": False, "verify": False}], "no question, and none to the server"
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
 def test_the_environment_and_the_configuration_decide(monkeypatch: pytest.MonkeyPatch, mode: Any) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(wandb, "login", lambda **options: True)
     assert wandb_mode("auto") == mode
     assert wandb_mode("disabled") == "disabled"
 
@@ -83,6 +84,7 @@ def test_what_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
     options: dict[str, Any] = {}
     experiment = Experiment()
     monkeypatch.setattr(wandb, "init", lambda **given: options.update(given) or experiment)
+    monkeypatch.setattr(wandb, "login", lambda **options: True)
     monkeypatch.setenv("WANDB_MODE", mode)
     run = Run(tmp_path)
     run.update(wandb_id="earlier", likelihood="exact", parameters={"net": 3, "total": 3})

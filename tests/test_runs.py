@@ -1,9 +1,11 @@
 """The run directory: tables, summaries, and finding the run to continue."""
 
 import csv
+import errno
 import json
 import mmap
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +73,21 @@ def test_continue_at_the_beginning_and_without_a_table(tmp_path: Path) -> None:
     assert table(logger.path) == [{"images_seen": "7"}]
 
 
-def test_the_summary_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(tmp_path / "run")
     run.update(status="running", images_seen=1)
 
     def fails(self: Path, target: Path) -> Path:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", fails)
-        with pytest.raises(OSError, match="disk full"):
+        for _ in range(2):
             run.update(status="completed")
+    assert re.fullmatch(r"note: summary\.json: No space left on device: .*; the run goes on\n", capsys.readouterr().err)
+    assert [path.name for path in run.path.iterdir()] == ["summary.json"], "no litter"
     assert json.loads(run.summary_path.read_text()) == {"status": "running", "images_seen": 1}
     again = Run(tmp_path / "run")
     again.update(images_seen=2)

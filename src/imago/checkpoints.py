@@ -5,7 +5,6 @@ configuration), ``spec`` (the shape of the images), ``progress`` (the model's co
 every random generator). Lightning's loop counters are left out: the position in the data is ``progress.batches_seen``.
 """
 
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from imago.config import build, check_node, target
 from imago.errors import UserError
+from imago.files import replacing
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
@@ -30,12 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``; an older file there stays until the new one is complete."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """See :func:`read`."""

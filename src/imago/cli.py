@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imago.config import CONF, RELOCATED, check_experiment, defaults_of, groups_inside
-from imago.errors import Interrupted, UserError
+from imago.errors import Interrupted, RunError, UserError
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     import torch
@@ -80,6 +80,9 @@ def report(action: Callable[[], None], script: str) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error, script)}", file=sys.stderr)
         return 2

@@ -1,27 +1,155 @@
-"""The loggers beside metrics.csv, chosen by the ``logger`` group."""
+"""The loggers beside metrics.csv, chosen by the ``logger`` group: none can break a run or hold it up for long."""
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError
-from imago.runs import Run
+from imago.runs import Run, one_line
 
 SECONDS = "time/training_seconds"
 Mode = Literal["online", "offline", "disabled"]
+# Seconds: for W&B to answer when a run begins, to take the rest when it ends, and for any dashboard to do anything.
+INIT, FINISH, PATIENCE = 30.0, 60.0, 90.0
+T = TypeVar("T")
+# W&B servers that did not answer in time; the other runs of a sweep do not wait for them again.
+silent_hosts: set[str] = set()
+
+
+class Dashboard(Logger):
+    """A logger that may fail: what it raises is said once and ends nothing; one that hangs gets nothing more.
+
+    Args:
+        title: for messages.
+        open_logger: makes the logger.
+        patience: seconds that a call may take.
+
+    Raises:
+        UserError: from ``open_logger``: what was asked for cannot be had, and nothing was trained.
+    """
+
+    def __init__(self, title: str, open_logger: Callable[[], Logger], patience: float = PATIENCE) -> None:
+        super().__init__()
+        self.title = title
+        self.patience = patience
+        self.logger: Logger | None = None
+        self._said = False
+        try:
+            self.logger = in_time(open_logger, patience)
+        except UserError:
+            raise
+        except Exception as error:
+            self._say(error)
+
+    @property
+    def name(self) -> str:
+        """The name under which Lightning lists it."""
+        return self.title
+
+    @property
+    def version(self) -> str:
+        """None of its own."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration was handed over at the start."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log a row."""
+        self._ask("log_metrics", dict(metrics), step)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        """Log pictures, where there is a place for them."""
+        self._ask("log_image", key, images, step, **kwargs)
+
+    def finalize(self, status: str) -> None:
+        """Training has ended; see :meth:`close`."""
+        self._ask("finalize", status)
+
+    def close(self, failed: bool) -> None:
+        """Nothing more will come.
+
+        Args:
+            failed: the fate of the run.
+        """
+        self.finalize("failed" if failed else "success")
+        self._ask("close", failed)
+        if self._said:
+            self._abandon()
+
+    def _ask(self, method: str, *arguments: Any, **options: Any) -> None:
+        call = getattr(self.logger, method, None)
+        if call is None:
+            return
+        try:
+            in_time(lambda: call(*arguments, **options), self.patience)
+        except Exception as error:
+            self._say(error)
+            if isinstance(error, TimeoutError):
+                self._abandon()
+
+    def _abandon(self) -> None:
+        logger, self.logger = self.logger, None
+        if hasattr(logger, "abandon"):
+            with suppress(Exception):
+                in_time(logger.abandon, self.patience)
+
+    def _say(self, error: Exception) -> None:
+        if not self._said:
+            self._said = True
+            print(f"note: {self.title}: {one_line(error)}; the run goes on", file=sys.stderr, flush=True)
+
+
+def in_time(action: Callable[[], T], seconds: float) -> T:
+    """What an action gives, or what it raises; it runs in a thread of its own.
+
+    Raises:
+        TimeoutError: it takes longer, and is left to itself.
+    """
+    outcome: dict[str, Any] = {}
+
+    def act() -> None:
+        try:
+            outcome["result"] = action()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=act, daemon=True)  # does not hold up the end of the process
+    thread.start()
+    thread.join(seconds)
+    if "error" in outcome:
+        raise outcome["error"]
+    if "result" not in outcome:
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
+    return cast(T, outcome["result"])
 
 
 def wandb_mode(mode: Literal["auto"] | Mode) -> Mode:
-    """``auto`` becomes online where an API key is configured, else offline; nothing ever asks for one."""
-    if mode != "auto":
-        return mode
-    if os.environ.get("WANDB_MODE") in get_args(Mode):
-        return cast(Mode, os.environ["WANDB_MODE"])
+    """``auto`` becomes online where an API key is configured, else offline; nothing ever asks for one.
+
+    Raises:
+        UserError: online without a key, or with one that is none.
+    """
+    if mode == "auto" and os.environ.get("WANDB_MODE") in get_args(Mode):
+        mode = cast(Mode, os.environ["WANDB_MODE"])
+    if mode in ("offline", "disabled"):
+        return cast(Mode, mode)
     import wandb
 
-    return "online" if wandb.login(prompt=False) else "offline"
+    try:
+        configured = wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        raise refused(str(error)) from None
+    if not configured and mode == "online":
+        raise refused("no API key is configured")
+    return "online" if configured else "offline"
 
 
 def wandb(
@@ -44,22 +172,73 @@ def wandb(
         group: the sweep that the run belongs to.
         project: the W&B project.
         entity: the W&B team or user, ``None`` for the default one.
-        mode: ``auto`` is online where a key is configured, else offline.
+        mode: ``auto`` is online where a key is configured and the server answers, else offline.
+
+    Raises:
+        UserError: the server refuses the key, the project or the entity, or does not answer where online was asked for.
     """
     import wandb as weights_and_biases
+    from wandb.errors import CommError, UsageError
 
     mode_now = wandb_mode(mode)
-    # An offline run cannot be appended to; online, a continued run goes on in the same W&B run.
-    known = run.summary.get("wandb_id") if mode_now == "online" else None
-    settings = weights_and_biases.Settings(console="off", silent=True)
-    experiment = weights_and_biases.init(
-        project=project, entity=entity, name=name, group=group, tags=tags, config=dict(config), dir=str(run.path),
-        mode=mode_now, id=known, resume="allow" if known else None, settings=settings, reinit="finish_previous",
-    )  # fmt: skip
+    insists = "online" in (mode, os.environ.get("WANDB_MODE"))
+    bounds: dict[str, Any] = {"init_timeout": INIT, "finish_timeout": FINISH, "finish_timeout_raises": True}
+    chosen = {key: value for key, value in bounds.items() if f"WANDB_{key.upper()}" not in os.environ}
+
+    def begin(mode: Mode) -> Any:
+        # An offline run cannot be appended to; online, a continued run goes on in the same W&B run.
+        known = run.summary.get("wandb_id") if mode == "online" else None
+        settings = weights_and_biases.Settings(console="off", silent=True, **chosen)
+        return weights_and_biases.init(
+            project=project, entity=entity, name=name, group=group, tags=tags, config=dict(config), dir=str(run.path),
+            mode=mode, id=known, resume="allow" if known else None, settings=settings, reinit="finish_previous",
+        )  # fmt: skip
+
+    host = weights_and_biases.setup().settings.base_url
+    if mode_now == "online" and not insists and host in silent_hosts:
+        mode_now = "offline"
+        print(f"note: wandb: {host} did not answer before; this run is offline", file=sys.stderr, flush=True)
+    there = set(run.path.glob("wandb/*"))
+    try:
+        try:
+            experiment = in_time(lambda: begin(mode_now), INIT + 30)
+        except CommError as error:
+            for left in set(run.path.glob("wandb/*")) - there:
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            told = str(error).splitlines()[0]
+            if mode_now != "online" or insists or not told.startswith("Timed out"):  # the server has answered
+                raise refused(told) from None
+            silent_hosts.add(host)
+            mode_now = "offline"
+            print(f"note: wandb: {told}; this run is offline", file=sys.stderr, flush=True)
+            experiment = in_time(lambda: begin(mode_now), INIT + 30)
+        except (UsageError, ValueError) as error:
+            raise refused(str(error)) from None
+    except BaseException:
+        forget_wandb()
+        raise
     experiment.define_metric("images_seen")
     experiment.define_metric("*", step_metric="images_seen")
     run.update(wandb_id=experiment.id, wandb_mode=mode_now)
     return WandbRun(run, experiment)
+
+
+def refused(why: str) -> UserError:
+    """What to say where W&B will not have what was asked for."""
+    return UserError(f"logger.wandb: {' '.join(why.split())[:300]}; mend it, or choose logger.wandb.mode=offline")
+
+
+def forget_wandb() -> None:
+    """End the W&B service of this process, whatever became of it: the next run starts one, and nobody waits for this.
+
+    It is killed first, because it may hang, and what waits for it hangs with it.
+    """
+    from wandb.sdk import wandb_setup
+
+    with suppress(Exception):
+        wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
+    with suppress(Exception):
+        in_time(wandb_setup.teardown, 10)
 
 
 class WandbRun(WandbLogger):
@@ -91,6 +270,22 @@ class WandbRun(WandbLogger):
         """Complete the summary."""
         self._tell()
         super().finalize(status)
+
+    def close(self, failed: bool) -> None:
+        """End the W&B run with the fate of ours.
+
+        Raises:
+            TimeoutError: not everything was uploaded.
+        """
+        try:
+            self.experiment.finish(exit_code=int(failed))
+        except TimeoutError:
+            there = self.experiment.settings.sync_dir
+            raise TimeoutError(f"not everything was uploaded; `wandb sync {there}` does the rest") from None
+
+    def abandon(self) -> None:
+        """Something went wrong: the next run shall not suffer from it."""
+        forget_wandb()
 
     def _tell(self) -> None:
         facts = facts_of(self.run.summary)

@@ -20,6 +20,13 @@ class UserError(Exception):
         super().__init__(printable(str(text)))
 
 
+class RunError(Exception):
+    """A run that has begun cannot go on; the text says why, and what there is to continue from.
+
+    The scripts print the text alone, without a traceback, and exit with code 1.
+    """
+
+
 class Interrupted(BaseException):
     """The run was asked to stop. Not an ``Exception``: nothing but the script's end should catch it.
 

@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: the file; its folder exists.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: nothing can be written there, or not all of it; also where a writer has made another error of it.
     """
     unfinished = _sibling(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,8 +43,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        cause: BaseException | None = error
+        while type(error) is RuntimeError and cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, OSError):
+            raise cause from None  # torch.save makes "unexpected pos" of a full disk
         raise
     _sync_folder(path.parent)
 

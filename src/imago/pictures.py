@@ -1,11 +1,18 @@
 """Images as pictures for people: grids, and Pillow's images."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from imago.files import replacing
 from imago.images import Images
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def grid(images: Images, columns: int, margin: int = 1, background: int = 255) -> UInt8[Tensor, "channels H W"]:
@@ -31,3 +38,16 @@ def to_pillow(image: UInt8[Tensor, "channels H W"]) -> Image.Image:
     """One image with values 0..255, gray or RGB, as a Pillow image."""
     array = image.cpu().permute(1, 2, 0).numpy()
     return Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
+
+
+def write_png(picture: "Image.Image | Figure", path: Path, dpi: int = 100) -> None:
+    """Write a picture as PNG; an older one stays until the new one is complete.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as file:
+        if isinstance(picture, Image.Image):
+            picture.save(file, "PNG")
+        else:
+            picture.savefig(file, dpi=dpi, format="png")

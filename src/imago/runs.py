@@ -13,8 +13,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError
+from imago.files import write_text
 
 # Keys whose change makes another experiment; a run is continued only where these agree.
 IDENTITY = ("seed", "conditional", "data", "model")
@@ -31,9 +32,7 @@ IDENTITY = ("seed", "conditional", "data", "model")
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file in one step; a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    write_text(path, text)
 
 
 class Run:
@@ -48,6 +47,7 @@ class Run:
         self.path = path
         self.write = write
         self.summary: dict[str, Any] = {}
+        self._said: set[str] = set()
         if write:
             path.mkdir(parents=True, exist_ok=True)
         if self.summary_path.exists():
@@ -79,15 +79,45 @@ class Run:
         return self.path / "metrics.csv"
 
     def update(self, **entries: Any) -> None:
-        """Add to the summary and write it."""
+        """Add to the summary and write it; where it cannot be written, that is said once, and it is tried again."""
         self.summary.update(entries)
         if self.write:
-            write_atomically(self.summary_path, json.dumps(self.summary, indent=2, allow_nan=True) + "\n")
+            try:
+                write_atomically(self.summary_path, json.dumps(self.summary, indent=2, allow_nan=True) + "\n")
+            except OSError as error:
+                self._say("summary.json", error)
+
+    @contextmanager
+    def beside(self, what: str) -> Iterator[None]:
+        """Inside, something beside the training: what breaks there ends nothing. It is said once, and in the summary.
+
+        Args:
+            what: is done there, such as ``sample grid``.
+        """
+        try:
+            yield
+        except Exception as error:
+            problems = self.summary.get("problems", {})
+            self.update(problems=problems | {what: self._say(what, error)})
+
+    def _say(self, what: str, error: Exception) -> str:
+        told = one_line(error)
+        if what not in self._said:
+            self._said.add(what)
+            print(f"note: {what}: {told}; the run goes on", file=sys.stderr, flush=True)
+        return told
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml."""
         if self.write:
             write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; of the system's errors the reason and the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def unused(path: Path) -> Path:

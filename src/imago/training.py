@@ -9,14 +9,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from imago.callbacks.checkpoints import Checkpoints
@@ -26,6 +25,7 @@ from imago.callbacks.limits import Limits
 from imago.callbacks.log import TrainingLog
 from imago.checkpoints import AtomicCheckpointIO, read
 from imago.config import Settings, build, check, target
+from imago.dashboards import Dashboard
 from imago.data import ImageDataModule
 from imago.errors import Interrupted, UserError
 from imago.figures.curves import draw_curves
@@ -252,23 +252,23 @@ def connected(
     trainer: Trainer, run: Run, config: Mapping[str, Any], settings: Settings, name: str, group: str | None
 ) -> Iterator[None]:
     """Inside, rows go to metrics.csv and the dashboards; afterwards these are closed, with the run's fate."""
-    loggers: list[Logger] = [CSVLogger(run.metrics)] if run.write else []
+    table = CSVLogger(run.metrics)
+    dashboards: list[Dashboard] = []
     failed = True
     try:
         for key, node in config["logger"].items():
             if node is not None and run.write:
                 given = {"run": run, "name": name, "config": config, "tags": settings.tags, "group": group}
-                loggers.append(build_with(node, f"logger.{key}", **given))
-        trainer.loggers = loggers
+                dashboards.append(Dashboard(key, partial(build_with, node, f"logger.{key}", **given)))
+        trainer.loggers = [table, *dashboards] if run.write else []
         yield
         failed = False
     finally:
-        for logger in loggers:
-            logger.finalize("failed" if failed else "success")
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=int(failed))
+        for dashboard in dashboards:
+            dashboard.close(failed)
         if run.write and run.metrics.exists():
-            draw_curves(run.metrics, run.path / "curves.png", f"{name}, seed {settings.seed}")
+            with run.beside("curves.png"):
+                draw_curves(run.metrics, run.path / "curves.png", f"{name}, seed {settings.seed}")
 
 
 def build_with(node: Mapping[str, Any], key: str, **available: Any) -> Any:

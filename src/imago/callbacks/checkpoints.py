@@ -2,7 +2,9 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer, seed_everything
@@ -13,6 +15,7 @@ from imago.callbacks.likelihood import MeasureLikelihood
 from imago.callbacks.log import DivergedError, clock_paused
 from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import random_state, set_random_state
+from imago.errors import RunError
 from imago.files import replacing
 from imago.models.base import GenerativeModel
 from imago.runs import CSVLogger, Run
@@ -45,12 +48,13 @@ class Checkpoints(Periodic):
 
         Raises:
             DivergedError: a weight is not finite; the older checkpoint stays.
+            RunError: it cannot be written; the older checkpoint stays.
         """
         wrong = [name for name, p in model.named_parameters() if not p.isfinite().all()]
         if wrong:
             raise DivergedError(f"{wrong[0]} has weights = nan or inf", model, self.run)
         self.acted_at = model.images_seen  # before writing: the checkpoint holds it
-        with clock_paused(trainer):
+        with self._writing(trainer, self.run.last):
             trainer.save_checkpoint(self.run.last, weights_only=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,12 +101,25 @@ class Checkpoints(Periodic):
         if value < self.best:
             self.best = value
             self.run.update(best={"metric": headline, "value": value, "images_seen": model.images_seen})
-            with clock_paused(trainer):
+            with self._writing(trainer, self.run.best):
                 if not copy:
                     trainer.save_checkpoint(self.run.best, weights_only=False)
                 elif self.run.write:
                     with self.run.last.open("rb") as last, replacing(self.run.best) as best:
                         shutil.copyfileobj(last, best)
+
+    @contextmanager
+    def _writing(self, trainer: Trainer, path: Path) -> Iterator[None]:
+        """Inside the clock stands still; where there is no room for a checkpoint the run stops, and says so."""
+        try:
+            with clock_paused(trainer):
+                yield
+        except OSError as error:
+            last = self.run.last if self.run.last.exists() else "none was written yet"
+            raise RunError(
+                f"{path}: cannot be written ({error.strerror}), so the run stops; last good checkpoint: {last}. "
+                "Make room, then the same command with resume=auto continues"
+            ) from None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out, and leave out its loop counters: ours are ``progress``."""

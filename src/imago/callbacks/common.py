@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
+from PIL import Image
 
 from imago.callbacks.interruption import Abandoned, Interruption
 from imago.models.base import GenerativeModel
@@ -23,6 +24,13 @@ def log_row(trainer: Trainer, model: GenerativeModel, row: Mapping[str, float]) 
         counted = {"images_seen": model.images_seen, "updates": model.updates, **row}
         for logger in trainer.loggers:
             logger.log_metrics(counted, step=model.images_seen)
+
+
+def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Image.Image) -> None:
+    """Show a picture in every dashboard that takes pictures."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key, [picture], step=None, caption=[f"{model.images_seen:,} images seen"])
 
 
 class Periodic(Callback, ABC):

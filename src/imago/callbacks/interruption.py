@@ -15,8 +15,8 @@ from imago.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
-class Abandoned(Exception):  # noqa: N818 - not an error
-    """Long work beside training was left undone, because the run was asked to stop."""
+class Abandoned(BaseException):
+    """Long work beside training was left undone, because the run was asked to stop. No error, and not caught as one."""
 
 
 class Interruption(Callback):

@@ -11,11 +11,12 @@ from pydantic import PositiveInt
 
 from imago.callbacks.common import Periodic, find, log_row
 from imago.callbacks.limits import Limits
+from imago.errors import RunError
 from imago.models.base import GenerativeModel
 from imago.runs import Run, peak_memory_mib
 
 
-class DivergedError(RuntimeError):
+class DivergedError(RunError):
     """A loss, a gradient or a weight is not a finite number.
 
     Args:

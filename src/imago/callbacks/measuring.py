@@ -93,15 +93,17 @@ class Measuring(Periodic, ABC):
         if trainer.is_global_zero:
             with clock_paused(trainer), sampling_weights(trainer, model) as averaged:
                 report = None if progress is None else progress.subtask(self.doing)
-                try:
-                    measurements = self.measure(trainer, model, averaged, report, stop_if_requested)
-                except Abandoned:
-                    abandoned = True
-                finally:
-                    if progress is not None:
-                        progress.end_subtask()
+                with self.run.beside(self.doing):
+                    try:
+                        measurements = self.measure(trainer, model, averaged, report, stop_if_requested)
+                    except Abandoned:
+                        abandoned = True
+                    finally:
+                        if progress is not None:
+                            progress.end_subtask()
         if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
             raise Abandoned
         self.latest = {f"val/{m.name}": m.value for m in measurements}
-        log_row(trainer, model, self.latest)
+        if self.latest:
+            log_row(trainer, model, self.latest)
         return measurements

@@ -2,17 +2,16 @@
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import WandbLogger
 from pydantic import PositiveInt
 
 from imago.callbacks.averaging import sampling_weights
-from imago.callbacks.common import Periodic
+from imago.callbacks.common import Periodic, show_picture
 from imago.callbacks.log import clock_paused
 from imago.data.base import ImageSet, seen_by
 from imago.images import Images, Signal, to_bytes, to_images
 from imago.models.base import GenerativeModel, evaluating
 from imago.models.latent import EncodingModel
-from imago.pictures import picture_of
+from imago.pictures import picture_of, write_png
 from imago.runs import Run
 
 
@@ -41,15 +40,12 @@ class ReconstructionGrid(Periodic):
         part = seen_by(model, trainer.datamodule.val)  # type: ignore[attr-defined]
         if not len(part):  # a conditional model of a class that has training images alone
             return
-        with clock_paused(trainer), sampling_weights(trainer, model):
+        with clock_paused(trainer), self.run.beside("reconstruction grid"), sampling_weights(trainer, model):
             images, columns = pairs(model, part, self.rows, self.columns)
             picture = picture_of(images, columns)
             self.run.samples.mkdir(exist_ok=True)
-            picture.save(self.run.samples / f"reconstructions-{model.images_seen:010d}.png")
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    caption = [f"{model.images_seen:,} images seen"]
-                    logger.log_image("reconstructions", [picture], step=None, caption=caption)
+            write_png(picture, self.run.samples / f"reconstructions-{model.images_seen:010d}.png")
+            show_picture(trainer, model, "reconstructions", picture)
 
 
 @torch.no_grad()

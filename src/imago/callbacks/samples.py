@@ -2,18 +2,17 @@
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import WandbLogger
 from pydantic import NonNegativeInt, PositiveInt
 
 from imago.callbacks.averaging import sampling_weights
-from imago.callbacks.common import Periodic, find
+from imago.callbacks.common import Periodic, find, show_picture
 from imago.callbacks.interruption import Interruption
 from imago.callbacks.log import clock_paused
 from imago.callbacks.progress import Progress
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
 from imago.noise import PerImageGenerator
-from imago.pictures import picture_of
+from imago.pictures import picture_of, write_png
 from imago.runs import Run
 
 
@@ -55,7 +54,7 @@ class SampleGrid(Periodic):
             if interruption is not None:
                 interruption.stop_if_requested()
 
-        with clock_paused(trainer), sampling_weights(trainer, model):
+        with clock_paused(trainer), self.run.beside("sample grid"), sampling_weights(trainer, model):
             report = None if progress is None else progress.subtask("drawing samples")
             try:
                 images = model.sample(n, labels=labels, generator=generator, progress=step)
@@ -64,8 +63,5 @@ class SampleGrid(Periodic):
                     progress.end_subtask()
             picture = picture_of(to_bytes(images, model.spec.levels), self.columns)
             self.run.samples.mkdir(exist_ok=True)
-            path = self.run.samples / f"images-{model.images_seen:010d}.png"
-            picture.save(path)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image("samples", [picture], step=None, caption=[f"{model.images_seen:,} images seen"])
+            write_png(picture, self.run.samples / f"images-{model.images_seen:010d}.png")
+            show_picture(trainer, model, "samples", picture)

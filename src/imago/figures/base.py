@@ -15,6 +15,8 @@ from PIL import Image
 from imago.data import ImageDataModule
 from imago.errors import UserError
 from imago.models.base import GenerativeModel
+from imago.paths import unwritable
+from imago.pictures import write_png
 
 Picture = Image.Image | matplotlib.figure.Figure
 Progress = Callable[[int, int], None]
@@ -67,8 +69,12 @@ def needed(trained: Trained | None) -> Trained:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """Write a figure as PNG."""
-    if isinstance(picture, Image.Image):
-        picture.save(path)
-    else:
-        picture.savefig(path, dpi=100)
+    """Write a figure as PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_png(picture, path)
+    except OSError as error:
+        raise unwritable(path, error) from None

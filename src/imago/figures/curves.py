@@ -5,6 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imago.pictures import write_png
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -64,7 +66,7 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     """Draw the table ``metrics`` into the PNG ``picture``; panels without numbers are left out."""
     panels = in_panels(read_columns(metrics))
     if panels:
-        drawn(panels, title).savefig(picture, dpi=90)
+        write_png(drawn(panels, title), picture, dpi=90)
 
 
 def drawn(panels: dict[str, dict[str, Curve]], title: str) -> "Figure":
