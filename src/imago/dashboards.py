@@ -97,9 +97,10 @@ class Dashboard(Logger):
 
     def _abandon(self) -> None:
         logger, self.logger = self.logger, None
-        if hasattr(logger, "abandon"):
+        abandon = getattr(logger, "abandon", None)
+        if abandon is not None:
             with suppress(Exception):
-                in_time(logger.abandon, self.patience)
+                in_time(abandon, self.patience)
 
     def _say(self, error: Exception) -> None:
         if not self._said:
