@@ -19,7 +19,7 @@ WORKERS ?= 2
 BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format hooks bench board claims lock clean
+.PHONY: help install demo test test-all check format hooks bench board claims numerics lock clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ board: $(STAMP)  ## Write the board of README.md and docs/board.md anew (RUNS='l
 
 claims: $(STAMP)  ## Write the answers of docs/claims-NAME.md anew (NAME=mnist RUNS='logs/sweeps/x/*')
 	$(RUN) tools/claims.py $(NAME) $(RUNS)
+
+numerics: $(STAMP)  ## Write what every model computes anew, after a change that was meant to change numbers
+	OMP_NUM_THREADS=1 $(RUN) tests/reliability/numerics.py
 
 lock: $(STAMP)  ## Recreate the lock files from pyproject.toml (ARGS=--upgrade moves to the newest versions)
 	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o requirements.lock

@@ -30,3 +30,21 @@ def small(tmp_path: Path, *overrides: str) -> dict[str, Any]:
         "data.batch_size=16",
         *overrides,
     )
+
+
+# Every model of conf/model in a size that trains in a second, as overrides.
+TINY = {
+    "fvbn": [],
+    "made": ["model.hidden=[24]"],
+    "row_lstm": ["model.features=6", "model.layers=2", "model.first_kernel=3", "model.head=[8]"],
+    "diagonal_bilstm": ["model.features=6", "model.layers=2", "model.first_kernel=3", "model.head=[8]"],
+    "pixelcnn": ["model.features=8", "model.blocks=1", "model.first_kernel=3", "model.head=[8]"],
+    "gated_pixelcnn": ["model.features=6", "model.layers=2", "model.first_kernel=3", "model.head=[8]"],
+    "autoencoder": ["model.latent=8", "model.encoder.width=4", "model.decoder.width=4"],
+    "vae": ["model.latent=8", "model.encoder.hidden=[16]", "model.decoder.hidden=[16]"],
+    "conv_vae": ["model.latent=8", "model.encoder.width=4", "model.decoder.width=4"],
+    "hvae": ["model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.zdim=4"],
+    "gan": ["model.latent=8", "model.generator.hidden=[16]", "model.discriminator.hidden=[16,16]"],
+    "dcgan": ["model.latent=8", "model.generator.width=4", "model.discriminator.width=4"],
+    "ddpm": ["model.network.width=8", "model.steps=50"],
+}
