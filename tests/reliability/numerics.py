@@ -27,8 +27,6 @@ UPDATES = 12
 KEPT = (1, 2, 4, 8, 12)  # rows of the table
 SAMPLES = 4
 
-RGB = ["data=folder"]  # and a path that only the run knows
-DCGAN = [*TINY["dcgan"], "model.discriminator.batch_norm=false"]
 # What a case changes beside the size; the first word of its name is the model.
 CASES: dict[str, list[str]] = {
     **{model: [] for model in TINY},
@@ -39,7 +37,7 @@ CASES: dict[str, list[str]] = {
         for model in ("made", "row_lstm", "gated_pixelcnn", "autoencoder", "conv_vae", "hvae", "gan", "dcgan")
     },
     "ddpm conditional": ["conditional=true", "model.drop_labels=0.3", "model.guidance=1.5"],
-    **{f"{model} rgb": RGB for model in ("pixelcnn", "diagonal_bilstm", "conv_vae", "dcgan", "ddpm")},
+    **{f"{model} rgb": [] for model in ("pixelcnn", "diagonal_bilstm", "conv_vae", "dcgan", "ddpm")},
     # what an image's values are drawn from
     **{
         f"{model} {name}": [f"distribution@model.distribution={name}"]
@@ -48,7 +46,7 @@ CASES: dict[str, list[str]] = {
             ("vae", "gaussian"), ("conv_vae", "logistic_mixture"),
         )
     },
-    "made rgb logistic_mixture": [*RGB, "distribution@model.distribution=logistic_mixture"],
+    "made rgb logistic_mixture": ["distribution@model.distribution=logistic_mixture"],
     # games
     **{
         f"gan {name}": [f"objective@model.objective={name}"]
@@ -56,7 +54,8 @@ CASES: dict[str, list[str]] = {
     },
     "dcgan r1": ["+penalty@model.penalty=r1", "model.discriminator.batch_norm=false"],
     "dcgan gradient_penalty": [
-        "+penalty@model.penalty=gradient_penalty", "model.discriminator.batch_norm=false", "model.discriminator_steps=2",
+        "+penalty@model.penalty=gradient_penalty", "model.discriminator.batch_norm=false",
+        "model.discriminator_steps=2",
     ],
     "dcgan spectral_norm": ["model.discriminator.spectral_norm=true"],
     # bounds
@@ -84,25 +83,25 @@ CASES: dict[str, list[str]] = {
 def options(case: str, folder: Path, *more: str) -> dict[str, Any]:
     """The configuration of a case, with all that it writes in a folder."""
     model = case.split()[0]
-    data = [f"data.path={_pictures(folder)}", f"data.dir={folder}"] if "rgb" in case else ["data=digits"]
+    data = _pictures(folder) if "rgb" in case else ["data=digits"]
     measured = ["metrics=classifier", "metrics.samples=64"] if case in ("gan", "vae") else ["metrics=none"]
     return configuration(
-        f"model={model}", *data, *TINY[model], *CASES[case], *measured, "data.batch_size=16", "trainer=cpu", "logger=csv",
-        "max_images=null", f"max_updates={UPDATES}", "every.log=16", "every.samples=100000", "every.checkpoints=100000",
+        f"model={model}", *data, *TINY[model], *CASES[case], *measured, "data.batch_size=16", "trainer=cpu",
+        "logger=csv", "max_images=null", f"max_updates={UPDATES}", "every.log=16", "every.checkpoints=100000",
         "callbacks.averaging.half_life=64", "callbacks.likelihood.images=48", "callbacks.samples=null",
         "callbacks.reconstructions=null", f"logs={folder}", *more,
     )  # fmt: skip
 
 
-def _pictures(folder: Path) -> Path:
-    """Fifty pictures in colour, 4x6, which are not square."""
+def _pictures(folder: Path) -> list[str]:
+    """Fifty pictures in colour, 4x6, which are not square, as data."""
     place = folder / "pictures"
     place.mkdir(exist_ok=True)
     random = np.random.RandomState(0)
     for k in range(50):
         pixels = np.clip(random.normal(random.randint(40, 215, 3), 30, (4, 6, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(place / f"{k:02d}.png")
-    return place
+    return ["data=folder", f"data.path={place}", f"data.dir={folder}"]
 
 
 def result_of(run: Path) -> dict[str, Any]:
