@@ -40,6 +40,7 @@ class Settings:
     seed: NonNegativeInt
     repeats: PositiveInt
     dir: str | None
+    path: str | None
     device: str | None
 
 
@@ -94,7 +95,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     device = cli.device(settings.device)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
-    data = data_of(checkpoint, settings.dir)
+    data = data_of(checkpoint, settings.dir, settings.path)
     metrics: Evaluator = build(metrics_node, "metrics")
     metrics.prepare(data, device)
     for notice in metrics.notices:

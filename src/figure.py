@@ -26,6 +26,7 @@ class Settings:
     averaged: bool
     model: dict[str, Any]
     dir: str | None
+    path: str | None
     device: str | None
 
 
@@ -59,7 +60,7 @@ def main(config: DictConfig) -> None:
                 f"figure={choice}: cannot be drawn of {settings.checkpoint}, a {type(model).__name__}; give a "
                 f"checkpoint of one of {able}"
             )
-        trained = Trained(model, partial(data_of, checkpoint, settings.dir))
+        trained = Trained(model, partial(data_of, checkpoint, settings.dir, settings.path))
     with progress_bar(f"Drawing {choice}") as progress:
         picture = figure.draw(trained, progress)
     write(picture, out)

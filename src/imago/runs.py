@@ -144,15 +144,27 @@ def _class_of(value: Any) -> Any:
     return str(value["_target_"]).rpartition(".")[2] if isinstance(value, Mapping) and "_target_" in value else value
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that makes the experiment what it is, not where the data lies or how long it runs."""
+def identity(config: Mapping[str, Any], *, place: bool = False) -> dict[str, Any]:
+    """The part of a configuration that makes the experiment what it is, not where the data lies or how long it runs.
+
+    Args:
+        config: resolved.
+        place: with the path of the user's own images, for runs that do not know their data otherwise.
+    """
     chosen = {name: config[name] for name in IDENTITY}
-    chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in ("dir", "on_device")}
+    skipped = ("dir", "on_device") if place else ("dir", "on_device", "path")
+    chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in skipped}
     return chosen
 
 
-def find_resumable(logs: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest run directory below ``logs`` of the same experiment and ``name`` with a checkpoint, or ``None``."""
+def find_resumable(logs: Path, config: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> Path | None:
+    """The newest run directory below ``logs`` of the same experiment and ``name`` with a checkpoint, or ``None``.
+
+    Args:
+        logs: where to look.
+        config: resolved.
+        data: the splits of the data that are there now; a run whose images were elsewhere is found if it had the same.
+    """
     candidates = sorted(logs.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     for checkpoint in candidates:
         directory = checkpoint.parent.parent
@@ -162,18 +174,32 @@ def find_resumable(logs: Path, config: Mapping[str, Any]) -> Path | None:
             continue
         if not isinstance(old, dict) or not set(IDENTITY) <= old.keys() or old.get("name") != config.get("name"):
             continue
-        if not differences(identity(old), identity(config)):
+        moved = differences(identity(old, place=True), identity(config, place=True))
+        if not moved or (not differences(identity(old), identity(config)) and data and _splits_of(directory) == data):
             return directory
     return None
 
 
-def check_same_experiment(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+def _splits_of(directory: Path) -> Any:
+    """What a run's summary says of its data; ``None`` where it cannot be asked."""
+    try:
+        return json.loads((directory / "summary.json").read_text())["splits"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def check_same_experiment(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, place: bool = True) -> None:
     """Refuse to continue a run as another experiment.
+
+    Args:
+        old, new: resolved configurations.
+        path: of the checkpoint.
+        place: whether the path of the user's own images belongs to it, see :func:`identity`.
 
     Raises:
         UserError: naming the settings that differ.
     """
-    changed = differences(identity(old), identity(new))
+    changed = differences(identity(old, place=place), identity(new, place=place))
     if changed:
         raise UserError(
             f"resume={path}: that run is another experiment ({'; '.join(changed[:5])}); "

@@ -27,6 +27,7 @@ from imago.checkpoints import AtomicCheckpointIO, read
 from imago.config import Settings, build, check, target
 from imago.dashboards import Dashboard
 from imago.data import ImageDataModule
+from imago.data.identity import check_same_data
 from imago.errors import Interrupted, UserError
 from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
@@ -74,7 +75,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         model = build_model(config, data.spec)
         trainer = build_trainer(config)
         forget_peak_memory(trainer.strategy.root_device)
-        checkpoint_path = find_checkpoint(settings, config)
+        checkpoint_path = find_checkpoint(settings, config, data)
         metrics: Evaluator = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
         # Nothing is written before this line: whatever was wrong with the command has been said.
@@ -158,16 +159,16 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
     return trainer
 
 
-def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | None:
+def find_checkpoint(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
     """The checkpoint that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
 
     Raises:
-        UserError: it is missing, of another experiment, or has nothing left to do.
+        UserError: it is missing, of another experiment or of other data, or has nothing left to do.
     """
     if settings.resume is None:
         return None
     if settings.resume == "auto":
-        directory = find_resumable(Path(settings.logs), config)
+        directory = find_resumable(Path(settings.logs), config, data.splits)
         if directory is None:
             print(f"resume=auto: no checkpoint of this experiment below {settings.logs}/, starting anew")
             return None
@@ -180,7 +181,8 @@ def find_checkpoint(settings: Settings, config: Mapping[str, Any]) -> Path | Non
             f"resume={settings.resume}: a run continues in its own directory, where it stopped; give that directory "
             "or its checkpoints/last.ckpt"
         )
-    check_same_experiment(checkpoint["config"], config, path)
+    check_same_experiment(checkpoint["config"], config, path, place="data" not in checkpoint)
+    check_same_data(checkpoint, data, "put those back, give the place where they are, or leave resume out")
     done_so_far = {
         "max_images": checkpoint["progress"]["images_seen"],
         "max_updates": checkpoint["progress"]["updates"],
@@ -207,6 +209,7 @@ def describe(
         "likelihood": model.likelihood,
         "data": data.name,
         "split": data.description,
+        "splits": data.splits,
         "spec": data.spec.as_dict(),
         "seed": config["seed"],
         "batch_size": data.batch_size,

@@ -63,6 +63,7 @@ class Endless(LightningDataModule):
     """Black images without end."""
 
     batch_size = BATCH
+    identity: ClassVar[dict[str, Any]] = {"name": "black", "splits": {}}
 
     def train_dataloader(self) -> Iterator[Batch]:
         while True:

@@ -127,6 +127,7 @@ class Checkpoints(Periodic):
         del checkpoint["loops"]
         checkpoint["config"] = self.config
         checkpoint["spec"] = pl_module.spec.as_dict()
+        checkpoint["data"] = trainer.datamodule.identity  # type: ignore[attr-defined]
         checkpoint["random"] = random_state()
         checkpoint["rows"] = sum(len(logger.rows) for logger in trainer.loggers if isinstance(logger, CSVLogger))
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import lightning
 import numpy as np
@@ -111,12 +111,28 @@ class ImageDataModule(lightning.LightningDataModule):
         The first digits of the SHA-256 of the spec, the labels and the images; of more than 256 MB of images, of evenly
         spaced ones.
         """
-        digest = hashlib.sha256(f"{self.spec} {self.binarize} {tuple(self.train.images.shape)}".encode())
-        every = max(1, -(-self.train.images.nbytes // _HASHED_BYTES))
-        digest.update(self.train.images[::every].contiguous().numpy().data)
-        if self.train.labels is not None:
-            digest.update(self.train.labels.numpy().data)
+        return self._fingerprint_of(self.train)
+
+    def _fingerprint_of(self, part: ImageSet) -> str:
+        digest = hashlib.sha256(f"{self.spec} {self.binarize} {tuple(part.images.shape)}".encode())
+        every = max(1, -(-part.images.nbytes // _HASHED_BYTES))
+        digest.update(part.images[::every].contiguous().numpy().data)
+        if part.labels is not None:
+            digest.update(part.labels.numpy().data)
         return digest.hexdigest()[:12]
+
+    @cached_property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """Of train, val and test the number of ``images`` and the ``fingerprint``, in plain types."""
+        parts = {"val": self.val, "test": self.test}
+        prints = {"train": self.fingerprint} | {name: self._fingerprint_of(part) for name, part in parts.items()}
+        counts = {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
+        return {name: {"images": count, "fingerprint": prints[name]} for name, count in counts.items()}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What checkpoints keep, so that nobody goes on with other data or measures on other held-out images."""
+        return {"name": self.name, "splits": self.splits}
 
     def training_images(self) -> Tensor:
         """The training split as models see it, uint8 (n, C, H, W), 0..levels-1; a dynamic one in one fixed draw."""
@@ -126,8 +142,8 @@ class ImageDataModule(lightning.LightningDataModule):
     def _fixed_train(self) -> ImageSet:
         return _drawn_once(self.train, seed=0) if self.binarize == "dynamic" else self.train
 
-    def split(self, name: Literal["train", "val", "test"]) -> ImageSet:
-        """A split as models see it; a dynamic one in one fixed draw."""
+    def split(self, name: str) -> ImageSet:
+        """The train, val or test split as models see it; a dynamic one in one fixed draw."""
         return self._fixed_train if name == "train" else {"val": self.val, "test": self.test}[name]
 
     def train_dataloader(self) -> BatchStream:
