@@ -6,14 +6,17 @@ every random generator). Lightning's loop counters are left out: the position in
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from imago.config import build, check_node, target
 from imago.errors import UserError
@@ -21,6 +24,10 @@ from imago.files import replacing
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
+from imago.untrusted import check_plain, entries, limited_memory, opened, read_archive, shortened
+
+# Values of an image: a colour picture of 4,729 pixels squared.
+LARGEST_IMAGE = 2**26
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,29 +46,81 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a checkpoint file, on the CPU.
+    """The dictionary in a checkpoint file, on the CPU: what is in it is plain data and dense tensors, of a sane size.
 
     Raises:
         UserError: no such file, or not one of our checkpoints.
     """
     path = checkpoint_file(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise UserError(f"checkpoint={path}: cannot be read ({str(error).splitlines()[0]}); use another one") from None
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
+        with opened(path) as file:
+            read_archive(file)  # torch unpacks whatever a few bytes claim to be
+            file.seek(0)
+            with limited_memory(4 * os.fstat(file.fileno()).st_size):
+                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
         raise UserError(
             f"checkpoint={path}: no checkpoint of this program: it holds objects beside numbers and text, which are "
             "not loaded, because loading one can run code; give a run directory or a .ckpt file that train.py wrote"
         ) from None
+    except Exception as error:  # a damaged file leads torch to whatever it likes
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
+        raise UserError(f"checkpoint={path}: cannot be read ({reason}); use another one") from None
     if not isinstance(checkpoint, dict) or not {"config", "spec", "progress", "state_dict"} <= checkpoint.keys():
         raise UserError(
             f"checkpoint={path}: no checkpoint of this program: it lacks configuration or weights; give a run "
             "directory or a .ckpt file that train.py wrote"
         )
+    try:
+        _check_content(checkpoint)
+    except UserError as error:
+        raise UserError(f"checkpoint={path}: not as train.py writes it: {error}") from None
     return checkpoint
+
+
+def _check_content(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse what a model, or whoever continues the run, would stumble over.
+
+    Raises:
+        UserError: naming the entry.
+    """
+    for name in ("config", "spec"):
+        check_plain(checkpoint[name], name)
+        if not isinstance(checkpoint[name], Mapping):
+            raise UserError(f"{name}: no settings by name")
+    spec_of(checkpoint)
+    progress = checkpoint["progress"]
+    for name in ("images_seen", "batches_seen", "updates"):
+        count = progress.get(name) if isinstance(progress, Mapping) else None
+        if type(count) is not int or not 0 <= count < 2**63:
+            raise UserError(f"progress.{name}: not a count")
+    for place, weights in (("state_dict", checkpoint["state_dict"]), ("averaged weights", average_of(checkpoint))):
+        if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise UserError(f"{place}: not tensors by name")
+    for place, tensor in entries({name: checkpoint[name] for name in checkpoint if name != "config"}, "", most=2**20):
+        if isinstance(tensor, Tensor):
+            if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+                raise UserError(f"{place[1:]}: not a dense tensor")
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise UserError(f"{place[1:]}: claims to be larger than it is")
+
+
+def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
+    """The shape of the images that a checkpoint's model was trained on.
+
+    Raises:
+        UserError: there are no such images, or they are larger than any that this program can draw.
+    """
+    try:
+        spec = ImageSpec(**checkpoint["spec"])
+        whole = (spec.channels, spec.height, spec.width, spec.levels, spec.classes, *spec.class_counts)
+        if not all(type(number) is int for number in whole) or not all(type(n) is str for n in spec.class_names):
+            raise ValueError("not whole numbers and names")
+        if spec.dimensions > LARGEST_IMAGE:
+            raise ValueError(f"images of {spec.dimensions:,} values are larger than this program draws")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"spec: {error}; give a checkpoint that train.py wrote") from None
+    return spec
 
 
 def load(
@@ -98,30 +157,68 @@ def model_of(
     Raises:
         UserError: settings that the model does not have, that are not about its use, or that do not fit the weights.
     """
-    trained = checkpoint["config"]["model"]
+    trained, spec = checkpoint["config"].get("model"), spec_of(checkpoint)
+    if not isinstance(trained, Mapping):
+        raise UserError("model: the checkpoint does not say what model it is of; give one that train.py wrote")
     node = changed(trained, changes or {})
     check_node(node, "model", provided={"spec"})
     kind = target(node["_target_"], "model")
-    usage = kind.usage if isinstance(kind, type) and issubclass(kind, GenerativeModel) else ()
+    if not isinstance(kind, type) or not issubclass(kind, GenerativeModel):
+        raise UserError(f"model._target_={node['_target_']}: is no model; give a checkpoint that train.py wrote")
+    usage = kind.usage
     for name in changes or {}:
         if name not in usage and node[name] != trained.get(name):
             raise UserError(
                 f"model.{name}: belongs to how the model was trained, and stays; what can be changed is "
                 + (", ".join(f"model.{key}" for key in usage) or f"nothing of a {kind.__name__}")
             )
-    model: GenerativeModel = build(node, "model", spec=ImageSpec(**checkpoint["spec"]))
+    weights = checkpoint["state_dict"]
+    with _no_more_than(sum(tensor.numel() for tensor in weights.values())):
+        model: GenerativeModel = build(node, "model", spec=spec)
     try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError:
-        if not changes:
-            raise
+        model.load_state_dict(weights)
+        if averaged:
+            model.load_state_dict(average_of(checkpoint), strict=False)
+    except RuntimeError as error:
+        if changes:
+            raise UserError(
+                f"model: {changes} makes another network than the checkpoint's; change only how it is used"
+            ) from None
+        reason = shortened(" ".join(str(error).split()), 300)
         raise UserError(
-            f"model: {changes} makes another network than the checkpoint's; change only how it is used"
+            f"model: its weights are not of the network that its configuration describes ({reason})"
         ) from None
-    model.on_load_checkpoint(checkpoint)
-    if averaged:
-        model.load_state_dict(average_of(checkpoint), strict=False)
+    try:
+        model.on_load_checkpoint(checkpoint)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"progress: not as train.py writes it ({type(error).__name__}: {error})") from None
     return model.eval()
+
+
+@contextmanager
+def _no_more_than(weights: int) -> Iterator[None]:
+    """Inside, no network is made of many more numbers than a checkpoint holds weights: a few bytes can describe any.
+
+    Raises:
+        UserError: one is; before memory is taken for them.
+    """
+    made = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        made += 0 if parameter is None else parameter.numel()
+        if made > 2 * weights + 1_000_000:
+            raise UserError(
+                f"describes a network of more than {made:,} weights and holds {weights:,}; give a checkpoint that "
+                "train.py wrote"
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with limited_memory(16 * weights):
+            yield
+    finally:
+        counting.remove()
 
 
 def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,8 +234,10 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The averaged weights that a checkpoint holds; empty where the run kept none."""
-    weights: dict[str, Tensor] = checkpoint.get("callbacks", {}).get("WeightAveraging", {}).get("weights", {})
-    return weights
+    found: Any = checkpoint
+    for name in ("callbacks", "WeightAveraging", "weights"):
+        found = found.get(name, {}) if isinstance(found, Mapping) else {}
+    return found
 
 
 def random_state() -> dict[str, Any]:

@@ -359,7 +359,7 @@ def _check_targets(node: Any, key: str) -> None:
     if isinstance(node, Mapping):
         if "_target_" in node:
             target(node["_target_"], key)
-        special = [name for name in node if name.startswith("_") and name not in ("_target_", "_partial_")]
+        special = [name for name in node if str(name).startswith("_") and name not in ("_target_", "_partial_")]
         if special:
             raise UserError(f"{key}.{special[0]}: not offered; only _target_ and _partial_ are")
         for name, value in node.items():

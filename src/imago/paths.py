@@ -33,6 +33,8 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
             inside = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda found: found.stat().st_mtime)
             remedy = f"the newest run inside is {inside[-1].parent.parent}" if inside else what
             raise UserError(f"{key}={path}: a folder without checkpoints/last.ckpt; {remedy}")
+        if not file.is_file():  # of a pipe the first byte may never come
+            raise UserError(f"{key}={file}: is no regular file; {what}")
         with file.open("rb") as opened:
             archive = opened.read(2) == b"PK"  # torch writes zip archives; other files need no closer look
         if archive:

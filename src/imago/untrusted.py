@@ -8,10 +8,14 @@ a few bytes can describe more than any memory holds, and references can lead in 
 import json
 import math
 import os
+import resource
 import stat
-from collections.abc import Mapping
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -21,7 +25,8 @@ from imago.errors import UserError
 DEEPEST = 32
 MOST = 100_000
 LONGEST = 100_000  # characters of a text
-LARGEST = 16 * 2**20  # bytes of a file that is read whole
+LONGEST_NAME = 1000
+LARGEST = 8 * 2**20  # bytes of a file that is read whole; of a checkpoint, without its weights: 62 have 40 to 300 kB
 
 # Written in C where PyYAML was built so: a hundred configurations take a second otherwise.
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -37,32 +42,39 @@ def check_plain(value: Any, key: str) -> None:
     Raises:
         UserError: naming the place.
     """
-    place, reason = _not_plain(value, key)
-    if reason:
-        raise UserError(f"{place}: {reason}; a configuration holds text, numbers and lists of them, as train.py writes")
+    for place, found in entries(value, key):
+        reason = _no_scalar(found)
+        if reason:
+            raise UserError(f"{place}: {reason}; a configuration holds text, numbers and lists of them")
 
 
-def _not_plain(value: Any, key: str) -> tuple[str, str]:
-    """The first place that is not plain, and why; an empty reason if there is none."""
-    waiting, entries = [(key, value, 1)], 1
+def entries(value: Any, key: str, most: int = MOST) -> Iterator[tuple[str, Any]]:
+    """Everything that containers hold at any depth and is no container itself, with its place.
+
+    Raises:
+        UserError: there is more than ``most`` of it, counted as often as it is referred to; it is nested too deep, or
+            has names that are no text.
+    """
+    waiting, count = [(key, value, 1)], 1
     while waiting:
         place, found, depth = waiting.pop()
-        if isinstance(found, Mapping | list | tuple):
-            entries += len(found)  # each time it is referred to
-            if entries > MOST:
-                return key, f"holds more than {MOST:,} entries"
-            if depth > DEEPEST:
-                return shortened(place), f"is nested deeper than {DEEPEST} levels"
-            if isinstance(found, Mapping):
-                unnamed = [name for name in found if not isinstance(name, str) or len(name) > 1000 or "${" in name]
-                if unnamed:
-                    return place, f"has the name {shortened(repr(unnamed[0]))}"
-                waiting += [(f"{place}.{name}", item, depth + 1) for name, item in found.items()]
-            else:
-                waiting += [(f"{place}[{k}]", item, depth + 1) for k, item in enumerate(found)]
-        elif reason := _no_scalar(found):
-            return shortened(place), reason
-    return "", ""
+        if not isinstance(found, Mapping | list | tuple):
+            yield shortened(place), found
+            continue
+        count += len(found)
+        if count > most or depth > DEEPEST:
+            reason = f"holds more than {most:,} entries" if count > most else f"is nested deeper than {DEEPEST} levels"
+            raise UserError(f"{shortened(place)}: {reason}; no file of this program does")
+        if isinstance(found, Mapping):
+            waiting += [(f"{place}.{_name_of(name, place)}", item, depth + 1) for name, item in found.items()]
+        else:
+            waiting += [(f"{place}[{k}]", item, depth + 1) for k, item in enumerate(found)]
+
+
+def _name_of(name: Any, place: str) -> str:
+    if isinstance(name, int) or (isinstance(name, str) and len(name) <= LONGEST_NAME and "${" not in name):
+        return str(name)
+    raise UserError(f"{shortened(place)}: has the name {shortened(repr(name))}; no file of this program does")
 
 
 def _no_scalar(value: Any) -> str:
@@ -80,24 +92,31 @@ def shortened(text: str, longest: int = 100) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
+def opened(path: Path) -> BinaryIO:
+    """A regular file, open for reading. Pipes and devices are not opened to be read, since they may never end.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no regular file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("is no regular file")
+    return file
+
+
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """A regular file, whole. Pipes and devices are not read, since they may never end.
+    """A regular file, whole.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no regular file, or larger than ``largest`` bytes.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISDIR(status.st_mode):
-            raise ValueError("is a folder")
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is a pipe or a device")
-        if status.st_size > largest:
-            raise ValueError(f"has {status.st_size:,} bytes, more than the {largest:,} that such a file may have")
+    with opened(path) as file:
         content = file.read(largest + 1)
     if len(content) > largest:
-        raise ValueError(f"has more than the {largest:,} bytes that such a file may have")
+        raise ValueError(f"larger than the {largest:,} bytes that such a file may have")
     return content
 
 
@@ -115,6 +134,163 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"damaged or cut short: {error}") from None
     return _sane(content)
+
+
+def read_archive(file: BinaryIO, parts: Iterable[str] = ()) -> dict[str, Any]:
+    """Parts of what a checkpoint holds beside its weights, as plain data; ``None`` stands for all else in them.
+
+    Args:
+        file: a zip archive as torch writes them, open for reading.
+        parts: their names; those that are not there are left out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none, or claims to hold more than it does.
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            names = {entry.filename for entry in entries}
+            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+            if len(pickles) != 1 or len({name.split("/")[0] for name in names}) != 1 or len(names) != len(entries):
+                raise ValueError("is no checkpoint of ours")
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if packed or sum(entry.file_size for entry in entries) > size or pickles[0].file_size > LARGEST:
+                raise ValueError("claims to hold more than it does: no checkpoint of ours")
+            content = archive.read(pickles[0])
+    except zipfile.BadZipFile:
+        raise ValueError("cannot be read: cut short, or no checkpoint") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged archive raises whatever it likes
+        raise ValueError(f"cannot be read ({type(error).__name__})") from None
+    try:
+        found = _unpickled(content)
+    except (struct.error, LookupError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"cannot be read ({type(error).__name__})") from None
+    if not isinstance(found, dict):
+        raise ValueError("is no checkpoint of ours")
+    return {name: _sane(found[name]) for name in parts if name in found}
+
+
+class _Other:
+    """Stands for whatever is not plain: tensors, arrays, generators."""
+
+
+_OTHER, _ORDERED = _Other(), _Other()
+_CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
+# Numbers by the code before them; those of the last two kinds are places in the memory.
+_BYTE, _SHORT, _INT, _UNSIGNED, _FLOAT = (struct.Struct(form) for form in ("<B", "<H", "<i", "<I", ">d"))
+_NUMBERS = {ord("K"): _BYTE, ord("M"): _SHORT, ord("J"): _INT, ord("G"): _FLOAT}
+_PUT = {ord("q"): _BYTE, ord("r"): _UNSIGNED}
+_GET = {ord("h"): _BYTE, ord("j"): _UNSIGNED}
+_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
+
+
+def _unpickled(content: bytes) -> Any:
+    """What is plain in a pickle as torch writes them; Python's own readers construct, and can be made to fill memory.
+
+    Raises:
+        Exception: of many kinds; it is damaged, or does what torch's never do.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    at = 0
+
+    def from_mark() -> list[Any]:
+        first = marks.pop()
+        items = stack[first:]
+        del stack[first:]
+        return items
+
+    while True:
+        code = content[at]
+        at += 1
+        form = _PUT.get(code) or _GET.get(code) or _NUMBERS.get(code)
+        if form is not None:
+            (number,) = form.unpack_from(content, at)
+            at += form.size
+            if code in _PUT:
+                memo[number] = stack[-1]
+            else:
+                stack.append(memo[number] if code in _GET else number)
+        elif code == ord("("):
+            marks.append(len(stack))
+        elif code == ord("t"):
+            stack.append(from_mark())
+        elif code == ord("X"):
+            (length,) = _UNSIGNED.unpack_from(content, at)
+            at += _UNSIGNED.size + length
+            stack.append(content[at - length : at].decode("utf-8", "surrogatepass"))
+        elif code in _TUPLES:
+            stack[-_TUPLES[code] :] = [stack[-_TUPLES[code] :]]
+        elif code in _CONSTANTS:
+            stack.append(_CONSTANTS[code])
+        elif code == ord("Q"):
+            stack[-1] = _OTHER
+        elif code in b"R\x81":
+            stack.pop()
+            stack[-1] = {} if stack[-1] is _ORDERED else _OTHER
+        elif code in b"])":
+            stack.append([])
+        elif code == ord("}"):
+            stack.append({})
+        elif code == 0x8A:
+            length = content[at]
+            at += 1 + length
+            stack.append(int.from_bytes(content[at - length : at], "little", signed=True))
+        elif code in b"su":
+            items = [stack.pop(-2), stack.pop()] if code == ord("s") else from_mark()
+            if isinstance(stack[-1], dict):
+                stack[-1].update(_pairs(items))
+        elif code in b"ae":
+            items = [stack.pop()] if code == ord("a") else from_mark()
+            if isinstance(stack[-1], list):
+                stack[-1] += items
+        elif code == ord("c"):
+            end = content.index(b"\n", content.index(b"\n", at) + 1) + 1
+            stack.append(_ORDERED if content[at:end] == b"collections\nOrderedDict\n" else _OTHER)
+            at = end
+        elif code == ord("b"):
+            stack.pop()
+        elif code == 0x80:
+            at += 1
+        elif code == ord("."):
+            return stack[-1]
+        else:
+            raise ValueError("is no checkpoint of ours")
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    """Names and values in turn. A name is text or a number: of nested ones, finding the place can break the process."""
+    names = items[::2]
+    if len(items) % 2 or not all(name is None or isinstance(name, str | int | float) for name in names):
+        raise ValueError("is no checkpoint of ours")
+    return dict(zip(names, items[1::2], strict=True))
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Inside, this process gets so many bytes more than it has, and no others: who asks for them gets an error.
+
+    Only Linux keeps to it. What threads reserve and never use is allowed for.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        yield
+        return
+    limit = pages * resource.getpagesize() + more + 2**32 + (os.cpu_count() or 1) * 2**27
+    if before[0] != resource.RLIM_INFINITY:
+        limit = min(limit, before[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def read_yaml(path: Path) -> Any:
@@ -188,7 +364,7 @@ def _sane(value: Any, depth: int = 1, left: list[int] | None = None) -> Any:
         return [_sane(item, depth + 1, left) for item in value]
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return math.copysign(math.inf, value) if value.bit_length() > 1000 else float(value)
-    return value
+    return value if value is None or isinstance(value, str | bool | int | float) else None
 
 
 def _name(name: Any) -> str:
