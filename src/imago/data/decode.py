@@ -2,24 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BufferedReader, BytesIO
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+
+from imago.data.metadata import ImageFile, UnreadableError, orientation, stripped
 
 Box = tuple[float, float, float, float]
 Fit = Literal["crop", "stretch"]
-ImageFile = BufferedReader | BytesIO
+
+# Read by Pillow without loss of meaning, and recognised by their first bytes. Not among them: what needs programs
+# (EPS), what any bytes may be taken for (TGA, PCX), and layers, textures, films and measurements.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "ICO", "ICNS")
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GRAY = ("1", "L", "LA", "La", *_SIXTEEN_BIT)
-_SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of TIFF
+_SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies a PNG's grays of 2 and 4 bits by
 
 
 @dataclass(frozen=True)
 class Header:
-    """What can be known of an image without decoding it; width and height are those after EXIF rotation."""
+    """What can be known of an image without decoding it; width and height are those after rotation."""
 
     height: int
     width: int
@@ -32,14 +47,10 @@ def read_header(file: ImageFile) -> Header:
     Raises:
         Exception: whatever the file's bytes lead its decoder to.
     """
-    with Image.open(file) as image:
-        if image.format == "TIFF":
-            image.load()  # versions of Pillow differ in whether a TIFF's size is the rotated one before that
-        # Pillow would decode a whole PNG in search of an orientation after the pixels, where hardly any writer puts it.
-        known = image.format != "PNG" or "exif" in image.info
-        sideways = known and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-        width, height = image.size[::-1] if sideways else image.size
-        return Header(height, width, image.mode in _GRAY)
+    image, turn = _open(file, header=True)
+    with image:
+        width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+        return Header(height, width, image.mode in _GRAY or _raw_mode(image) == "LA;16B")
 
 
 def centre_crop(width: int, height: int, to_width: int, to_height: int) -> Box:
@@ -61,24 +72,27 @@ FITS: dict[Fit, Callable[[int, int, int, int], Box]] = {"crop": centre_crop, "st
 def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) -> np.ndarray:
     """Decode an image file, first frame only.
 
-    EXIF orientation is applied. 16-bit grays are rounded to 8 bits. Transparency is laid on white. Colour becomes gray
-    by the luma of ITU-R 601 (Pillow's "L"), CMYK and palettes become RGB. Images of another size are resized with
-    Lanczos filtering, in the box that ``fit`` chooses.
+    Orientation is applied, from EXIF or XMP. Grays of 10 to 16 bits are rounded to 8, colours of 16 bits keep the
+    upper 8; black is 0, whatever the file calls it. Transparency is laid on white. Colour becomes gray by the luma of
+    ITU-R 601 (Pillow's "L"), CMYK, Lab and palettes become RGB. Images of another size are resized with Lanczos
+    filtering, in the box that ``fit`` chooses.
 
     Returns:
         uint8 (channels, height, width), 0..255.
 
     Raises:
-        ValueError: the file holds floating point or 32-bit integers, whose black and white are anyone's guess.
+        UnreadableError: the format is none of :data:`FORMATS`; or black and white are anyone's guess: floating point,
+            32-bit integers, signed numbers, CMYK in a JPEG that does not say which way round.
         Exception: whatever the file's bytes lead its decoder to.
     """
-    with Image.open(file) as opened:
-        image = _to_eight_bit(ImageOps.exif_transpose(opened))
-        if image.has_transparency_data:
-            canvas = Image.new("RGBA", image.size, "white")
-            canvas.alpha_composite(image.convert("RGBA"))
-            image = canvas
+    opened, turn = _open(file)
+    with opened:
+        _check_meaning(opened)
+        image = _on_white(opened)
+        image = image.convert("RGB").convert("L") if channels == 1 and image.mode == "LAB" else image
         image = image.convert("L" if channels == 1 else "RGB")
+        if turn in _TURN:
+            image = image.transpose(_TURN[turn])
         if image.size != (width, height):
             box = FITS[fit](*image.size, width, height)
             image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
@@ -86,12 +100,66 @@ def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) ->
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _to_eight_bit(image: Image.Image) -> Image.Image:
+def _open(file: ImageFile, header: bool = False) -> tuple[Image.Image, int]:
+    """The image, not yet decoded, and its orientation, 1..8."""
+    pixels, turn = stripped(file, header)
+    try:
+        image = Image.open(pixels, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnreadableError(
+            f"is damaged, or in no form that is read here ({', '.join(FORMATS)}); convert it to PNG"
+        ) from None
+    if turn is None:  # in AVIF the container's own rotation counts, which Pillow writes into the EXIF
+        turn = orientation(image.info.get("exif"), None if image.format == "AVIF" else image.info.get("xmp"))
+    return image, turn
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples lie in the file, in Pillow's words."""
+    arguments = image.tile[0].args if image.tile else ""  # type: ignore[attr-defined]
+    return str(arguments if isinstance(arguments, str) else arguments[0] if arguments else "")
+
+
+def _check_meaning(image: Image.Image) -> None:
+    """Refuse numbers whose black and white are unknown."""
+    unknown = ""
+    tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
-        raise ValueError("holds floating point, whose black and white are unknown; convert it to 8 or 16 bits")
-    if image.mode not in _SIXTEEN_BIT:
+        unknown = "floating point"
+    elif image.mode == "I" and image.format != "PPM":  # of which Pillow makes 16 bits, whatever its white
+        unknown = "signed numbers" if "16" in _raw_mode(image) else "32-bit integers"
+    elif 2 in tags.get(_SAMPLE_FORMAT, ()):
+        unknown = "signed numbers"
+    elif image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        unknown = "CMYK without Adobe's marker"
+    if unknown:
+        raise UnreadableError(
+            f"holds {unknown}, whose black and white are unknown; convert it to RGB or gray of 8 bits"
+        )
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image in 8 bits, without transparency."""
+    transparent = image.info.get("transparency")
+    tags = getattr(image, "tag_v2", {})
+    spread = _SPREAD.get(_raw_mode(image), 1)  # the mode is gone when the image is loaded
+    if image.mode in _SIXTEEN_BIT:
+        values, white = np.asarray(image).astype(np.int64), 65535
+        if image.format == "TIFF":
+            white = 2 ** tags.get(_BITS, (16,))[0] - 1
+            values = white - values if tags.get(_PHOTOMETRIC) == 0 else values
+        if transparent is not None:
+            values[values == transparent] = white
+        return Image.fromarray(((values * 255 + white // 2) // white).clip(0, 255).astype(np.uint8))
+    if image.mode == "La":  # premultiplied, which Pillow has no conversion for
+        gray, alpha = np.moveaxis(np.asarray(image).astype(np.int64), 2, 0)
+        return Image.fromarray((gray + 255 - alpha).clip(0, 255).astype(np.uint8))
+    if isinstance(transparent, int) and image.mode == "L":
+        image.info["transparency"] = transparent * spread
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if not image.has_transparency_data:
         return image
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("holds 32-bit integers, whose black and white are unknown; convert it to 8 or 16 bits")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image.convert("RGBA"))
+    return canvas

@@ -1,0 +1,220 @@
+"""Images decoded once into one file of uint8, which is memory-mapped from then on.
+
+Data larger than the memory stream, and unchanged images are never decoded again. Two files are kept in a folder that
+others may share: the array, and beside it what could not be read. Both are replaced whole, and believed only if they
+are what they should be; of processes that start together one decodes and the others wait for it.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from imago.data.decode import Fit, Header, ImageFile, decode, read_header
+from imago.data.listing import Container
+from imago.data.metadata import UnreadableError
+from imago.errors import UserError
+from imago.files import AlreadyLocked, locked, remove_litter, replacing, write_text
+
+_SHOWN = 10  # of a list of bad files
+_CHUNK = 1024  # files handed to the threads at a time, which bounds what waits in memory
+_LONG = 2000  # files from which on a progress bar is worth its lines
+
+
+class Decoder:
+    """Brings the images of a container to one size and number of channels.
+
+    Args:
+        container: their bytes.
+        size: height and width; ``None`` takes images as they are, all of one size.
+        fit: how an image of other proportions comes to ``size``.
+        channels: 1 for gray, 3 for RGB; ``None`` is 1 if all files are stored as gray, else 3.
+    """
+
+    def __init__(self, container: Container, size: tuple[int, int] | None, fit: Fit, channels: int | None) -> None:
+        self.container = container
+        self.size = size
+        self.fit: Fit = fit
+        self.channels = channels
+
+    def images(self, names: list[str], cache: Path) -> tuple[np.ndarray, dict[str, str]]:
+        """The images of these names in their order, without the unreadable ones; and those, with what is wrong.
+
+        Args:
+            names: of files in the container.
+            cache: the .npy file that keeps the images; it is made if it is not there or damaged.
+
+        Returns:
+            uint8 (n, channels, height, width), a memory map that can be written to without changing the file.
+
+        Raises:
+            UserError: the images have several sizes and none is asked for, or the file cannot be written.
+        """
+        found = self._kept(names, cache)
+        if found is not None:
+            return found
+        with _one_at_a_time(cache, f"data.path={self.container.path}"):
+            found = self._kept(names, cache)
+            if found is None:
+                if os.path.lexists(cache):
+                    print(f"{cache}: is damaged; the images are decoded anew", file=sys.stderr)
+                # Decoders warn of much that is wrong with a file; either the pixels can be had, or the file is named.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self._decode_into(cache, names)
+                found = self._kept(names, cache)
+        if found is None:
+            raise UserError(f"{cache}: is not what was written. Set data.dir to a folder that nobody else changes.")
+        return found
+
+    def _kept(self, names: list[str], cache: Path) -> tuple[np.ndarray, dict[str, str]] | None:
+        """What the cache holds, if it is there and whole."""
+        report = cache.with_suffix(".json")
+        try:
+            if not cache.is_file() or not report.is_file():  # a pipe would never end
+                return None
+            bad = json.loads(report.read_bytes())["unreadable"]
+            images = np.load(cache, mmap_mode="c")  # "c": torch warns of a map that is read-only
+            fits = (
+                isinstance(images, np.memmap)
+                and images.dtype == np.uint8
+                and images.ndim == 4
+                and len(images) == len(names) - len(bad)
+                and images.shape[1] in ((1, 3) if self.channels is None else (self.channels,))
+                and self.size in (None, images.shape[2:])
+                and isinstance(bad, dict)
+                and set(bad) <= set(names)
+                and all(isinstance(fault, str) for fault in bad.values())
+            )
+        except Exception:  # numpy and json raise a handful of types
+            return None
+        return (images, bad) if fits else None
+
+    def _decode_into(self, cache: Path, names: list[str]) -> None:
+        """Decode all images into the .npy file ``cache``; the unreadable ones go into a .json beside it."""
+        headers = dict(_in_threads(lambda name: self._attempt(read_header, name), names, "Looking at images"))
+        bad = {name: header for name, header in headers.items() if isinstance(header, str)}
+        good = {name: header for name, header in headers.items() if isinstance(header, Header)}
+        if not good:
+            raise UserError(f"data.path={self.container.path}: {bad_files(bad)}")
+        height, width = self.size or self._common_size(good)
+        channels = self.channels or (1 if all(header.gray for header in good.values()) else 3)
+
+        def read(file: ImageFile) -> np.ndarray:
+            return decode(file, channels, height, width, self.fit)
+
+        shape = channels, height, width
+        with _room(cache, len(good) * math.prod(shape)), replacing(cache) as file:
+            _write_header(file, len(good), shape)
+            rows = 0
+            for name, pixels in _in_threads(lambda name: self._attempt(read, name), list(good), "Decoding"):
+                if isinstance(pixels, str):
+                    bad[name] = pixels
+                else:
+                    file.write(pixels.data)
+                    rows += 1
+            if not rows:
+                raise UserError(f"data.path={self.container.path}: {bad_files(bad)}")
+            file.seek(0)
+            _write_header(file, rows, shape)
+            report = {"path": str(self.container.path), "unreadable": bad}
+            write_text(cache.with_suffix(".json"), json.dumps(report, indent=1))
+
+    def _attempt(self, read: Callable[[ImageFile], Any], name: str) -> Any:
+        """What ``read`` makes of a file, or in words why it could not."""
+        try:
+            with self.container.open(name) as file:
+                return read(file)
+        except UnreadableError as error:
+            return str(error)
+        except Exception as error:  # decoders raise whatever the bytes lead them to: a dozen types, none documented
+            return " ".join(f"{type(error).__name__}: {error}".split())
+
+    def _common_size(self, headers: dict[str, Header]) -> tuple[int, int]:
+        first: dict[tuple[int, int], str] = {}
+        for name, header in headers.items():
+            first.setdefault((header.height, header.width), name)
+        if len(first) > 1:
+            examples = ", ".join(f"{name} is {height}x{width}" for (height, width), name in list(first.items())[:3])
+            raise UserError(
+                f"data.size=null: the images of {self.container.path} have {len(first)} sizes ({examples}; height x "
+                "width). Set data.size=[HEIGHT,WIDTH], and data.fit to crop or stretch."
+            )
+        return next(iter(first))
+
+
+def bad_files(bad: dict[str, str]) -> str:
+    """How many files are unreadable and the first ones with what is wrong, one a line."""
+    shown = "".join(f"\n  {name}: {fault}" for name, fault in sorted(bad.items())[:_SHOWN])
+    more = f"\n  and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
+    return f"{len(bad):,} unreadable image file{'s' if len(bad) > 1 else ''}:{shown}{more}"
+
+
+@contextmanager
+def _one_at_a_time(cache: Path, who: str) -> Iterator[None]:
+    """Let one process at a time make ``cache``; others are told that they wait."""
+    lock = cache.with_name(f".{cache.stem}.lock")
+    with ExitStack() as stack:
+        try:
+            cache.parent.mkdir(exist_ok=True)
+            remove_litter(cache.parent)
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except AlreadyLocked:
+                print(f"{who}: another process is decoding these images; waiting for it", file=sys.stderr)
+                stack.enter_context(locked(lock))
+        except OSError as error:
+            raise _no_room(cache, None, str(error)) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it has it open, and finds the cache
+
+
+@contextmanager
+def _room(cache: Path, needed: int) -> Iterator[None]:
+    """Ask for room on the disk before hours of decoding, and say where there was none after all."""
+    try:
+        free = shutil.disk_usage(cache.parent).free
+        if needed >= free:
+            raise _no_room(cache, needed, f"it has {free / 1e9:.1f} GB free")
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            cache.with_suffix(".json").unlink(missing_ok=True)
+        raise _no_room(cache, needed, str(error)) from None
+
+
+def _no_room(cache: Path, needed: int | None, reason: str) -> UserError:
+    size = "" if needed is None else f", {needed / 1e9:.1f} GB"
+    return UserError(
+        f"data.dir: {cache.parent} cannot take the decoded images{size} ({reason}). "
+        "Set data.dir to a folder that can be written and has the room, or make data.size smaller."
+    )
+
+
+def _write_header(file: Any, rows: int, shape: tuple[int, ...]) -> None:
+    """The first bytes of a .npy file; numpy leaves room there for any number of rows."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _in_threads(work: Callable[[str], Any], names: list[str], title: str) -> Iterator[tuple[str, Any]]:
+    """(name, work(name)) in order. Threads suffice: decoders release the interpreter's lock."""
+    chunks = [names[first : first + _CHUNK] for first in range(0, len(names), _CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = (pair for chunk in chunks for pair in zip(chunk, pool.map(work, chunk), strict=True))
+        yield from track(
+            done, title, total=len(names), console=Console(stderr=True), transient=True, disable=len(names) < _LONG
+        )

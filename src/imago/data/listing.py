@@ -1,0 +1,277 @@
+"""What lies in a folder or a zip file: which of it are pictures, and what is said of the rest."""
+
+import os
+import re
+import stat
+import zipfile
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from imago.data.metadata import ImageFile, UnreadableError
+from imago.errors import UserError
+
+# Named so, a file is a picture, whether it can be read here or not.
+_PICTURES = """
+.png .apng .jpg .jpeg .jpe .jfif .mpo .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .pfm .pam .avif .avifs .jp2
+.j2k .j2c .jpc .jpf .jpx .qoi .ico .icns .cur .tga .pcx .sgi .ras .xbm .xpm .dds .exr .hdr .psd .psb .xcf .heic .heif
+.hif .jxl .jxr .wdp .svg .svgz .eps .wmf .emf .ai .dng .raw .cr2 .cr3 .crw .nef .nrw .arw .orf .rw2 .raf .pef .srw .x3f
+.fits .fit .dcm
+"""
+# Named so, a file is none, and is not looked into.
+_NO_PICTURES = """
+.txt .json .jsonl .csv .tsv .xml .md .html .htm .yaml .yml .toml .ini .cfg .log .caption .tags .npy .npz .pt .pth
+.safetensors .ckpt .pkl .parquet .arrow .h5 .hdf5 .mat .db .sqlite .lock .py .ipynb .sh .zip .tar .gz .tgz .bz2 .xz .7z
+.rar .zst .mp4 .mov .avi .mkv .webm .mp3 .wav .pdf .doc .docx .xls .xlsx .aae .xmp .thm .url .lnk
+"""
+# What systems and network drives put beside anybody's files: thumbnails, indexes, bins. In lower case.
+_SYSTEMS = """
+thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|folder.htt|autorun.inf|$recycle.bin|recycler
+system volume information|__macosx|.ds_store|.localized|.appledouble|.apdisk|.fseventsd|.trashes|.spotlight-v100
+.documentrevisions-v100|.temporaryitems|temporary items|network trash folder|@eadir|@tmp|@sharebin|#recycle|#snapshot
+@recycle|@recently-snapshot|.@__thumb|.streams|.snapshot|~snapshot|lost+found|.thumbnails|.thumbs|.xvpics|.picasa.ini
+picasa.ini|.picasaoriginals|.nomedia|.directory|.hidden|.sync|.dropbox.cache|.git|.svn|.hg|.dvc|.cache
+.ipynb_checkpoints
+"""
+_PICTURE, _NO_PICTURE = frozenset(_PICTURES.split()), frozenset(_NO_PICTURES.split())
+_SYSTEM = frozenset(["icon\r", *_SYSTEMS.replace("|", "\n").strip().split("\n")])
+_STARTS = (  # of pictures, for files whose names do not tell
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF....WEBP|qoif|8BPS|\xff\x4f\xff\x51|BM....\0\0\0\0|"
+    rb"....ftyp(avif|avis|heic|heix|hevc|mif1|msf1)|\0\0\0\x0c(jP  |JXL )\r\n\x87\n"
+)
+_MAGIC = re.compile(_STARTS, re.DOTALL)
+_LARGEST = 2**30  # bytes that a file of a zip may unpack to
+
+
+def of_a_system(name: str) -> bool:
+    """Whether a file or folder of this name belongs to a system: nothing that anybody put there."""
+    name = name.casefold()
+    return name in _SYSTEM or name.startswith(("._", ".trash-", ".nfs")) or name.endswith("zone.identifier")
+
+
+class Container(ABC):
+    """The files of a folder or of a zip: their names, what tells that they changed, and their bytes.
+
+    Names are relative to the container, with forward slashes. Files of systems are left out.
+    """
+
+    path: Path
+    place: str  # what tells it from others whose files have the same stamps
+    stamps: dict[str, str]  # name -> size and dates, or size and checksum
+    special: dict[str, str]  # name -> what it is instead of a file with bytes
+    folders: set[str]
+    notices: list[str]  # what was passed over
+
+    @abstractmethod
+    def open(self, name: str) -> ImageFile:
+        """The file's bytes.
+
+        Raises:
+            Exception: it cannot be read.
+        """
+
+
+class FolderFiles(Container):
+    """Everything in a folder, also through links; each real file once, under its own name before that of a link.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.place = path, str(path.resolve())
+        self.stamps, self.special, self.folders, self.notices = {}, {}, set(), []
+        self._seen: set[tuple[int, ...]] = set()
+        self._again: list[str] = []  # links and files that lead to what is there already
+        for folder in Path(self.place).parents:  # a link to one of them would bring in everything beside this folder
+            self._seen.add(self._identity(folder.stat()))
+        links = self._walk("")
+        while links:
+            links += self._follow(links.pop(0))
+        if self._again:
+            self.notices.append(
+                f"{len(self._again):,} links and names lead to what is counted already, such as {self._again[0]}"
+            )
+
+    def open(self, name: str) -> ImageFile:
+        """See :meth:`Container.open`; pipes and devices are not opened."""
+        if name in self.special:
+            raise UnreadableError(self.special[name])
+        return (self.path / name).open("rb")
+
+    @staticmethod
+    def _identity(status: os.stat_result) -> tuple[int, ...]:
+        return status.st_dev, status.st_ino
+
+    def _walk(self, folder: str) -> list[str]:
+        """Take in a folder and what is below it; returns the links met."""
+        pending, files, links = [folder], [], []
+        try:
+            while pending:
+                inside = pending.pop()
+                if self._met(self._identity((self.path / inside).stat()), inside):
+                    continue
+                self.folders.add(inside)
+                with os.scandir(self.path / inside) as entries:
+                    for entry in entries:
+                        name = f"{inside}/{entry.name}" if inside else entry.name
+                        if of_a_system(entry.name):
+                            continue
+                        if entry.is_symlink():
+                            links.append(name)
+                        elif entry.is_dir():
+                            pending.append(name)
+                        else:
+                            files.append((name, entry.stat(follow_symlinks=False)))
+        except OSError as error:
+            raise UserError(f"data.path={self.path}: a folder cannot be read ({error}). Change its rights.") from None
+        for name, status in sorted(files, key=lambda file: file[0]):
+            self._take(name, status)
+        return sorted(links)
+
+    def _follow(self, link: str) -> list[str]:
+        try:
+            status = (self.path / link).stat()
+        except OSError as error:  # it leads nowhere, or in a circle
+            self.stamps[link] = "nowhere"
+            self.special[link] = f"a link that leads nowhere ({error.strerror})"
+            return []
+        if stat.S_ISDIR(status.st_mode):
+            return self._walk(link)
+        self._take(link, status)
+        return []
+
+    def _take(self, name: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            self.special[name] = "a pipe, socket or device instead of a file"
+        elif self._met((*self._identity(status), status.st_size, status.st_mtime_ns), name):
+            return
+        # The time of the last change of any kind too: it tells a file that was replaced by one of its size and date.
+        self.stamps[name] = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+    def _met(self, identity: tuple[int, ...], name: str) -> bool:
+        if identity in self._seen and identity[1]:  # some network drives number nothing
+            self._again.append(name)
+            return True
+        self._seen.add(identity)
+        return False
+
+
+class ZipFiles(Container):
+    """The members of a zip file, whatever system wrote it.
+
+    Raises:
+        UserError: it is no zip file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.place = path, ""  # checksums tell enough
+        self.stamps, self.special, self.folders, self.notices = {}, {}, set(), []
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        try:
+            if not path.is_file():
+                raise ValueError("it is a pipe, socket or device")
+            self._archive = zipfile.ZipFile(path)
+        except Exception as error:  # a dozen types, none documented
+            raise UserError(
+                f"data.path={path}: is neither a folder nor a zip file that can be read ({error}). Unpack other "
+                "archives, or give their content as a zip file."
+            ) from None
+        twice = []
+        for entry in self._archive.infolist():
+            name, folder = _plain(entry)
+            parts = PurePosixPath(name).parts
+            if not name or any(map(of_a_system, parts)):
+                continue
+            self.folders |= {"/".join(parts[:k]) for k in range(1, len(parts) + folder)}
+            if folder:
+                continue
+            if name in self._members:
+                twice.append(name)
+            self._members[name] = entry
+            self.stamps[name] = f"{entry.file_size} {entry.CRC:08x}"
+        if twice:
+            self.notices.append(f"{len(twice):,} names stand there twice, such as {twice[0]}: the last one counts")
+
+    def open(self, name: str) -> ImageFile:
+        """See :meth:`Container.open`."""
+        entry = self._members[name]
+        if entry.file_size > _LARGEST:
+            raise UnreadableError(f"would unpack to {entry.file_size:,} bytes")
+        return BytesIO(self._archive.read(entry))
+
+
+def _plain(entry: zipfile.ZipInfo) -> tuple[str, bool]:
+    """A member's name as a relative path with forward slashes, and whether it is a folder."""
+    name = entry.filename
+    if not entry.flag_bits & 0x800:  # said to be in the old code page of DOS; macOS writes UTF-8 all the same
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    name = name.replace("\\", "/")  # as .NET wrote it
+    parts = [part for part in re.sub(r"^[A-Za-z]:", "", name).split("/") if part not in ("", ".", "..")]
+    return "/".join(parts), name.endswith("/")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a container by name, sorted, and what else is in it, in words."""
+
+    names: list[str]
+    others: list[str]
+
+
+def pictures_of(container: Container) -> Listing:
+    """Tell pictures from what is none: by their names, and where those say nothing, by their first bytes.
+
+    Raises:
+        UserError: there is no picture.
+    """
+    names, hidden, others = [], [], Counter[str]()
+    for name in sorted(container.stamps):
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if any(part.startswith(".") for part in path.parts):
+            hidden += [name] if suffix in _PICTURE else []
+        elif suffix in _PICTURE or (suffix not in _NO_PICTURE and _begins_like_one(container, name)):
+            names.append(name)
+        elif path.name != "dataset.json":
+            others[suffix or "without a suffix"] += 1
+    listed = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+    if not names:
+        raise UserError(
+            f"data.path={container.path}: holds no images (found: {listed or 'nothing'}"
+            f"{f', {len(hidden):,} hidden' if hidden else ''}). Give a folder or a zip file of images."
+        )
+    said = [f"not images: {listed}"] if others else []
+    said += [f"hidden, so left out: {_such_as(hidden)}"] if hidden else []
+    return Listing(names, [*container.notices, *said])
+
+
+def _such_as(names: list[str]) -> str:
+    return f"{len(names):,} image{'s' if len(names) > 1 else ''} such as {names[0]}"
+
+
+def _begins_like_one(container: Container, name: str) -> bool:
+    try:
+        with container.open(name) as file:
+            return _MAGIC.match(file.read(32)) is not None
+    except Exception:  # as in decoding: whatever the bytes lead a zip's decoder to
+        return False
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts numbers in names as numbers: 2 before 10, img9 before img10.
+
+    Digits are compared as texts of a length, for there are names of digits that no integer is made of.
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if k % 2 else (0, part) for k, part in enumerate(parts)], name
+
+
+def displayable(names: Iterable[str]) -> tuple[str, ...]:
+    """Names that any file and screen can take: bytes that are no UTF-8 are written as escapes."""
+    return tuple(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in names)
