@@ -5,6 +5,7 @@ configuration), ``spec`` (the shape of the images), ``progress`` (the model's co
 every random generator). Lightning's loop counters are left out: the position in the data is ``progress.batches_seen``.
 """
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,21 @@ from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
 from imago.untrusted import check_plain, entries, limited_memory, opened, read_archive, shortened
 
+# What a damaged file leads torch to raise.
+DAMAGED = (
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    MemoryError,
+)
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
 # Values of an image: a colour picture of 4,729 pixels squared.
 LARGEST_IMAGE = 2**26
 
@@ -63,7 +79,7 @@ def read(path: str | Path) -> dict[str, Any]:
             f"checkpoint={path}: no checkpoint of this program: it holds objects beside numbers and text, which are "
             "not loaded, because loading one can run code; give a run directory or a .ckpt file that train.py wrote"
         ) from None
-    except Exception as error:  # a damaged file leads torch to whatever it likes
+    except DAMAGED as error:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise UserError(f"checkpoint={path}: cannot be read ({reason}); use another one") from None
     if not isinstance(checkpoint, dict) or not {"config", "spec", "progress", "state_dict"} <= checkpoint.keys():
