@@ -19,6 +19,7 @@ from imago.checkpoints import read
 from imago.errors import Interrupted, UserError
 from imago.images import Batch
 from imago.models.gan import GAN
+from imago.runs import alone_in
 from imago.training import train
 
 EVERY = ["every.log=96", "every.samples=200", "every.checkpoints=10000", "max_images=null"]
@@ -186,6 +187,8 @@ def test_a_run_stopped_in_its_closing_phase_is_completed(
     assert sorted(p.name for p in whole.samples.iterdir()) == sorted(p.name for p in second.samples.iterdir())
     for picture in whole.samples.glob("*.png"):
         assert picture.read_bytes() == (second.samples / picture.name).read_bytes()
+    with alone_in(path), pytest.raises(UserError, match=r"cut/run: another process is at work on this run"):
+        train(small(tmp_path / "cut", *options, "resume=auto"), "x", tmp_path / "new")
     with pytest.raises(UserError, match=r"max_updates=31: the run in .* is there already"):
         train(small(tmp_path / "cut", *options, "resume=auto"), "x", tmp_path / "new")
 

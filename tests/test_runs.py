@@ -17,7 +17,9 @@ from imago.errors import UserError
 from imago.runs import (
     CSVLogger,
     Run,
+    alone_in,
     check_same_experiment,
+    claim,
     closing_words,
     differences,
     environment,
@@ -25,7 +27,6 @@ from imago.runs import (
     forget_peak_memory,
     identity,
     peak_memory_mib,
-    unused,
     write_atomically,
 )
 
@@ -104,12 +105,51 @@ def test_a_process_that_does_not_write_does_not(tmp_path: Path) -> None:
     assert not run.path.exists()
 
 
-def test_unused_counts_up(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    assert unused(path) == path
-    for expected in ("run-2", "run-3"):
-        Run(unused(path)).write_config({})
-        assert unused(path).name == expected
+def test_a_directory_is_claimed_once(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "run"
+    path.mkdir(parents=True)  # as Hydra does it for a sweep
+    Run(path.with_name("run-2")).write_config({})  # an old run
+    path.with_name("run-3").touch()
+    path.with_name("run-4").symlink_to("nowhere")
+    assert [claim(path).name for _ in range(3)] == ["run", "run-5", "run-6"]
+    with pytest.raises(FileExistsError):
+        claim(path.with_name("run-4") / "below")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_of_many_at_once_each_gets_a_directory(tmp_path: Path) -> None:
+    """Forked, since processes that start one after the other rarely meet."""
+    for turn in range(20):
+        ready, go = os.pipe()
+        children = []
+        for _ in range(8):
+            child = os.fork()
+            if not child:
+                os.close(go)
+                os.read(ready, 1)  # ends when the parent closes its end: for all at once
+                os._exit(int(claim(tmp_path / f"{turn}").name.partition("-")[2] or 1))
+            children.append(child)
+        os.close(go)
+        os.close(ready)
+        claimed = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert sorted(claimed) == list(range(1, 9))
+
+
+def test_one_process_at_a_time_is_in_a_run(tmp_path: Path) -> None:
+    run = claim(tmp_path / "run")
+    with (
+        alone_in(run),
+        pytest.raises(UserError, match=r"/run: another process is at work on this run; wait"),
+        alone_in(run),
+    ):
+        pass
+    with alone_in(run):
+        pass
+    with (
+        pytest.raises(UserError, match=r"nowhere: No such file or directory; a run continues"),
+        alone_in(tmp_path / "nowhere"),
+    ):
+        pass
 
 
 def config(**changes: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ protocols, cost), ``curves.png``, ``samples/*.png``, ``checkpoints/last.ckpt`` a
 import csv
 import gc
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError
-from imago.files import write_text
+from imago.files import AlreadyLocked, locked, write_text
 
 # Keys whose change makes another experiment; a run is continued only where these agree.
 IDENTITY = ("seed", "conditional", "data", "model")
+# In a run directory: locked by the process that writes there.
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -120,13 +123,45 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def unused(path: Path) -> Path:
-    """The path itself, or with ``-2``, ``-3``, ... behind it where a run already lies there."""
-    candidate, count = path, 1
-    while (candidate / "config.yaml").exists():
-        count += 1
-        candidate = path.with_name(f"{path.name}-{count}")
-    return candidate
+def claim(path: Path) -> Path:
+    """Make a directory for a run of this process alone: ``path``, or with ``-2``, ``-3``, ... behind it.
+
+    The lock file is the claim: of several processes one makes it, in a folder too that was there before, as Hydra makes
+    those of a sweep.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    for count in itertools.count(1):
+        candidate = path if count == 1 else path.with_name(f"{path.name}-{count}")
+        try:
+            candidate.mkdir(parents=True, exist_ok=True)
+            if not (candidate / "config.yaml").exists():  # of a run that knew no locks
+                (candidate / LOCK).open("x").close()
+                return candidate
+        except FileExistsError:
+            if not os.path.lexists(candidate):
+                raise
+    raise AssertionError
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a run directory, for as long as this one lives and is inside.
+
+    Raises:
+        UserError: another process is in it, or nothing can be written there.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory / LOCK, wait=False))
+        except AlreadyLocked:
+            raise UserError(
+                f"{directory}: another process is at work on this run; wait until it has ended, or stop it"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{directory}: {error.strerror}; a run continues in its own directory") from None
+        yield
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

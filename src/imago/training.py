@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,14 @@ from imago.models.base import GenerativeModel
 from imago.runs import (
     CSVLogger,
     Run,
+    alone_in,
     check_same_experiment,
+    claim,
     device_name,
     environment,
     find_resumable,
     forget_peak_memory,
     peak_memory_mib,
-    unused,
 )
 
 
@@ -68,18 +70,21 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
     if not torch.cuda.is_available():
         # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    with Interruption() as interruption:
+    with Interruption() as interruption, ExitStack() as held:
         seed_everything(settings.seed, verbose=False)
         data: ImageDataModule = build(config["data"], "data")
         data.prepare()
         model = build_model(config, data.spec)
         trainer = build_trainer(config)
         forget_peak_memory(trainer.strategy.root_device)
-        checkpoint_path = find_checkpoint(settings, config, data)
+        continued = find_run(settings, config, data)
+        if continued is not None and writes():
+            held.enter_context(alone_in(continued))
+        checkpoint_path = None if continued is None else find_checkpoint(continued, settings, config, data)
         metrics: Evaluator = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
         # Nothing is written before this line: whatever was wrong with the command has been said.
-        run = open_run(checkpoint_path.parent.parent if checkpoint_path else unused(directory))
+        run = Run(continued, write=writes()) if continued is not None else open_run(directory, held)
         with concluded(run, interruption):
             run.write_config(config)
             for past in ("error", "traceback"):  # of how it was stopped before
@@ -103,14 +108,27 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
     return run
 
 
-def open_run(directory: Path) -> Run:
-    """The run directory; of several processes the first one writes.
+def writes() -> bool:
+    """Whether this process writes: of several processes the first one does."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def open_run(directory: Path, held: ExitStack) -> Run:
+    """A new run directory of this process alone: the given one, or with a number behind it.
+
+    Args:
+        directory: where it shall be.
+        held: keeps others out of it.
 
     Raises:
         UserError: it cannot be made.
     """
+    if not writes():
+        return Run(directory, write=False)
     try:
-        return Run(directory, write=getattr(rank_zero_only, "rank", 0) == 0)
+        directory = claim(directory)
+        held.enter_context(alone_in(directory))
+        return Run(directory)
     except OSError as error:
         raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
 
@@ -159,11 +177,11 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
     return trainer
 
 
-def find_checkpoint(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
-    """The checkpoint that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
+def find_run(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
+    """The run directory that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
 
     Raises:
-        UserError: it is missing, of another experiment or of other data, or has nothing left to do.
+        UserError: it is none.
     """
     if settings.resume is None:
         return None
@@ -171,16 +189,26 @@ def find_checkpoint(settings: Settings, config: Mapping[str, Any], data: ImageDa
         directory = find_resumable(Path(settings.logs), config, data.splits)
         if directory is None:
             print(f"resume=auto: no checkpoint of this experiment below {settings.logs}/, starting anew")
-            return None
-    else:
-        directory = Path(settings.resume)
-    path = Run(directory, write=False).last if directory.is_dir() else directory
-    checkpoint = read(path)
-    if path.name != "last.ckpt" or not (path.parent.parent / "config.yaml").exists():
+        return directory
+    given = Path(settings.resume)
+    last = given / "checkpoints" / "last.ckpt" if given.is_dir() else given
+    read(last)
+    if last.name != "last.ckpt" or not (last.parent.parent / "config.yaml").exists():
         raise UserError(
             f"resume={settings.resume}: a run continues in its own directory, where it stopped; give that directory "
             "or its checkpoints/last.ckpt"
         )
+    return last.parent.parent
+
+
+def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path:
+    """The checkpoint to continue from in a run directory.
+
+    Raises:
+        UserError: it is of another experiment or of other data, or has nothing left to do.
+    """
+    path = directory / "checkpoints" / "last.ckpt"
+    checkpoint = read(path)
     check_same_experiment(checkpoint["config"], config, path, place="data" not in checkpoint)
     check_same_data(checkpoint, data, "put those back, give the place where they are, or leave resume out")
     done_so_far = {
@@ -188,13 +216,11 @@ def find_checkpoint(settings: Settings, config: Mapping[str, Any], data: ImageDa
         "max_updates": checkpoint["progress"]["updates"],
         "max_seconds": checkpoint["callbacks"].get("Limits", {}).get("seconds", 0.0),
     }
-    completed = Run(path.parent.parent, write=False).summary.get("status") == "completed"  # with its closing work
+    completed = Run(directory, write=False).summary.get("status") == "completed"  # with its closing work
     for limit, done in done_so_far.items():
         end = getattr(settings, limit)
         if end is not None and done >= end and completed:
-            raise UserError(
-                f"{limit}={end}: the run in {path.parent.parent} is there already ({done}); give a larger one"
-            )
+            raise UserError(f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one")
     return path
 
 
