@@ -4,11 +4,12 @@ import csv
 import os
 import signal
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from imago.files import UNFINISHED, AlreadyLocked, locked, remove_litter, replacing, text_of, write_text
+from imago.files import UNFINISHED, AlreadyLocked, locked, one_at_a_time, remove_litter, replacing, text_of, write_text
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -105,3 +106,27 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> No
         pass
     os.close(reader)
     os.close(writer)
+
+
+def test_a_lock_whose_file_its_holder_removed_is_taken_at_its_new_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def make(number: int) -> None:
+        with one_at_a_time(tmp_path / "a", "waiting"):
+            assert (tmp_path / ".a.lock").exists()
+            assert made.count("in") == made.count("out"), "two at once"
+            made.append("in")
+            os.sched_yield()
+            made.append("out")
+
+    with one_at_a_time(tmp_path / "a", "waiting"):
+        threads = [threading.Thread(target=make, args=(k,)) for k in range(20)]
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["in", "out"] * 20
+    assert list(tmp_path.iterdir()) == []
+    assert "waiting" in capsys.readouterr().err

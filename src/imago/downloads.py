@@ -2,11 +2,11 @@
 
 import hashlib
 import http.client
-import os
-import tempfile
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+from imago.files import one_at_a_time, remove_litter, replacing
 
 
 class DownloadError(Exception):
@@ -34,27 +34,21 @@ def download(
     Raises:
         DownloadError: no connection, no such file, a broken transfer, the wrong content or nowhere to write it.
     """
-    temporary = None
-    digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=timeout) as response:
-            total, done = int(response.headers.get("Content-Length") or 0), 0
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            with os.fdopen(descriptor, "wb") as file:
+        with one_at_a_time(path, f"{path}: another process downloads it; waiting"):
+            remove_litter(path.parent)
+            if path.is_file() and sha256_of(path) == sha256:  # by the process that this one waited for
+                return
+            with urllib.request.urlopen(url, timeout=timeout) as response, replacing(path) as file:
+                total, done, digest = int(response.headers.get("Content-Length") or 0), 0, hashlib.sha256()
                 while piece := response.read(1 << 20):
                     file.write(piece)
                     digest.update(piece)
                     done += len(piece)
                     if progress is not None:
                         progress(done, max(total, done))
-        if digest.hexdigest() != sha256:
-            raise DownloadError(f"{url} has the SHA-256 {digest.hexdigest()} instead of {sha256}")
-        Path(temporary).chmod(0o644)  # mkstemp's files are private
-        Path(temporary).replace(path)
-        temporary = None
-    except (OSError, http.client.HTTPException) as error:
+                if digest.hexdigest() != sha256:
+                    raise DownloadError(f"{url} has the SHA-256 {digest.hexdigest()} instead of {sha256}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise DownloadError(f"{url}: {getattr(error, 'reason', error)}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -5,8 +5,9 @@ import fcntl
 import io
 import os
 import secrets
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,16 +86,45 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         AlreadyLocked: another process has it, and ``wait`` is false.
         OSError: the file cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = None
     try:
-        if wait:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        elif not _try_lock(descriptor):
-            raise AlreadyLocked(str(path))
+        while descriptor is None or not _stands_at(descriptor, path):  # its last holder may have removed it
+            if descriptor is not None:
+                os.close(descriptor)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            if wait:
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            elif not _try_lock(descriptor):
+                raise AlreadyLocked(str(path))
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
+    """Let one process at a time make what is to stand at ``path``; who had to wait looks whether it is there now.
+
+    Args:
+        path: its folder exists. The lock file beside it is hidden, and gone afterwards.
+        waiting: told on standard error by a process that has to wait.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    lock = path.with_name(f".{path.name[:150]}.lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, wait=False))
+        except AlreadyLocked:
+            print(waiting, file=sys.stderr)
+            stack.enter_context(locked(lock))
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def remove_litter(folder: Path) -> None:
@@ -122,6 +152,13 @@ def _try_lock(descriptor: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
+
+
+def _stands_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -181,6 +181,7 @@ def test_mnist_fetches_only_what_is_missing(server: Server, tmp_path: Path, monk
     packed = [gzip.compress(content) for content in plain]
     files = tuple((n, len(p), hashlib.md5(p).hexdigest()) for n, p in zip(names, packed, strict=True))
     monkeypatch.setattr(mnist.MNIST, "files", files)
+    monkeypatch.setattr(mnist, "COUNTS", (60, 10))
     server.files = {f"/mirror/{name}": content for name, content in zip(names, packed, strict=True)}
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

@@ -22,11 +22,12 @@ def test_gives_back_what_was_saved(data):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"nonsense", lambda b: b[: len(b) // 2], lambda b: b[:-9]])
-def test_a_damaged_file_counts_as_missing(data, damage):
+def test_a_damaged_file_counts_as_missing_and_is_said(data, damage, capsys):
     Cache(data).save("x.pt", {"mean": torch.arange(1000.0)})
     path = data / "cache" / "x.pt"
     path.write_bytes(damage(path.read_bytes()))
     assert Cache(data).load("x.pt") is None
+    assert f"{path}: is damaged" in capsys.readouterr().err
 
 
 def test_a_file_that_would_run_code_is_not_loaded(data):
@@ -42,7 +43,7 @@ def test_a_missing_data_directory_is_not_created(data):
     assert Cache(missing).load("x.pt") == {"count": 1}
 
 
-def test_a_read_only_data_directory_is_stepped_over(data, monkeypatch):
+def test_a_read_only_data_directory_is_stepped_over(data, monkeypatch, capsys):
     (data / "cache").mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: "logs" in str(path))  # a superuser may write anywhere
     cache = Cache(data)
@@ -51,10 +52,12 @@ def test_a_read_only_data_directory_is_stepped_over(data, monkeypatch):
     assert cache.load("x.pt") == {"count": 1}
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(UserError, match=r"data\.dir=.*neither"):
-        cache.save("y.pt", {"count": 1})
+        cache.place("y.pt")
+    cache.save("y.pt", {"count": 1})  # a measurement is not lost for that
+    assert "y.pt cannot be kept for the next run: data.dir=" in capsys.readouterr().err
 
 
-def test_a_failed_write_leaves_the_old_file(data, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(data, monkeypatch, capsys):
     cache = Cache(data)
     cache.save("x.pt", {"count": 1})
 
@@ -63,7 +66,17 @@ def test_a_failed_write_leaves_the_old_file(data, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("torch.save", broken)
-    with pytest.raises(OSError, match="disk full"):
-        cache.save("x.pt", {"count": 2})
+    cache.save("x.pt", {"count": 2})
+    assert "x.pt cannot be kept for the next run: disk full" in capsys.readouterr().err
     assert cache.load("x.pt") == {"count": 1}
     assert len(list((data / "cache").iterdir())) == 1
+
+
+def test_a_planted_link_is_not_followed(data):
+    victim = data / "victim"
+    victim.write_text("mine")
+    path = Cache(data).place("x.pt")
+    path.symlink_to(victim)
+    Cache(data).save("x.pt", {"count": 1})
+    assert victim.read_text() == "mine"
+    assert Cache(data).load("x.pt") == {"count": 1}

@@ -103,3 +103,15 @@ def data_directory(directory: Path) -> Path:
             "environment variable IMAGO_DATA_DIR; data sets that are missing from it are downloaded into it."
         )
     return directory
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is in a file's place and no file: a folder, or a pipe, which would never end.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"{file}: is a folder, pipe or device instead of a file. Move it away to have it fetched again."
+        )

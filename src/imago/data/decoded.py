@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from imago.data.decode import Fit, Header, ImageFile, decode, read_header
 from imago.data.listing import Container
 from imago.data.metadata import UnreadableError
 from imago.errors import UserError
-from imago.files import AlreadyLocked, locked, remove_litter, replacing, write_text
+from imago.files import one_at_a_time, remove_litter, replacing, write_text
 
 _SHOWN = 10  # of a list of bad files
 _CHUNK = 1024  # files handed to the threads at a time, which bounds what waits in memory
@@ -64,9 +64,11 @@ class Decoder:
         found = self._kept(names, cache)
         if found is not None:
             return found
-        with _one_at_a_time(cache, f"data.path={self.container.path}"):
+        waiting = f"data.path={self.container.path}: another process is decoding these images; waiting for it"
+        with _room(cache), one_at_a_time(cache, waiting):
             found = self._kept(names, cache)
             if found is None:
+                remove_litter(cache.parent)
                 if os.path.lexists(cache):
                     print(f"{cache}: is damaged; the images are decoded anew", file=sys.stderr)
                 # Decoders warn of much that is wrong with a file; either the pixels can be had, or the file is named.
@@ -115,7 +117,10 @@ class Decoder:
             return decode(file, channels, height, width, self.fit)
 
         shape = channels, height, width
-        with _room(cache, len(good) * math.prod(shape)), replacing(cache) as file:
+        needed, free = len(good) * math.prod(shape), shutil.disk_usage(cache.parent).free
+        if needed >= free:  # asked before hours of decoding
+            raise OSError(f"{needed / 1e9:.1f} GB, of which {free / 1e9:.1f} are free")
+        with replacing(cache) as file:
             _write_header(file, len(good), shape)
             rows = 0
             for name, pixels in _in_threads(lambda name: self._attempt(read, name), list(good), "Decoding"):
@@ -162,46 +167,16 @@ def bad_files(bad: dict[str, str]) -> str:
 
 
 @contextmanager
-def _one_at_a_time(cache: Path, who: str) -> Iterator[None]:
-    """Let one process at a time make ``cache``; others are told that they wait."""
-    lock = cache.with_name(f".{cache.stem}.lock")
-    with ExitStack() as stack:
-        try:
-            cache.parent.mkdir(exist_ok=True)
-            remove_litter(cache.parent)
-            try:
-                stack.enter_context(locked(lock, wait=False))
-            except AlreadyLocked:
-                print(f"{who}: another process is decoding these images; waiting for it", file=sys.stderr)
-                stack.enter_context(locked(lock))
-        except OSError as error:
-            raise _no_room(cache, None, str(error)) from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)  # who waits for it has it open, and finds the cache
-
-
-@contextmanager
-def _room(cache: Path, needed: int) -> Iterator[None]:
-    """Ask for room on the disk before hours of decoding, and say where there was none after all."""
+def _room(cache: Path) -> Iterator[None]:
+    """The folder of the cache; whatever it cannot take ends in one line."""
     try:
-        free = shutil.disk_usage(cache.parent).free
-        if needed >= free:
-            raise _no_room(cache, needed, f"it has {free / 1e9:.1f} GB free")
+        cache.parent.mkdir(exist_ok=True)
         yield
     except OSError as error:
-        with suppress(OSError):
-            cache.with_suffix(".json").unlink(missing_ok=True)
-        raise _no_room(cache, needed, str(error)) from None
-
-
-def _no_room(cache: Path, needed: int | None, reason: str) -> UserError:
-    size = "" if needed is None else f", {needed / 1e9:.1f} GB"
-    return UserError(
-        f"data.dir: {cache.parent} cannot take the decoded images{size} ({reason}). "
-        "Set data.dir to a folder that can be written and has the room, or make data.size smaller."
-    )
+        raise UserError(
+            f"data.dir: {cache.parent} cannot take the decoded images ({error}). "
+            "Set data.dir to a folder that can be written and has the room, or make data.size smaller."
+        ) from None
 
 
 def _write_header(file: Any, rows: int, shape: tuple[int, ...]) -> None:

@@ -74,7 +74,13 @@ class ImageDataModule(lightning.LightningDataModule):
         """
         if hasattr(self, "spec"):
             return
-        splits = self.source.load(self.directory)
+        try:
+            splits = self.source.load(self.directory)
+        except OSError as error:
+            raise UserError(
+                f"data={self.name}: its files cannot be read ({error}). Change their permissions, or give "
+                "another place as data.dir or data.path."
+            ) from None
         if self.binarize and splits.levels != 256:
             raise UserError(
                 f"data.binarize={self.binarize}: {self.name} has {splits.levels} levels already. "

@@ -1,14 +1,14 @@
 """Where results that take long are kept between runs."""
 
 import os
-import pickle
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from imago.errors import UserError
+from imago.files import remove_litter, replacing
 
 
 class Cache:
@@ -55,22 +55,26 @@ class Cache:
             return None
         try:
             content = torch.load(path, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError):
-            return None  # damaged: the caller computes it again and replaces it
-        return content if isinstance(content, dict) else None
+        except Exception as error:  # whatever the bytes lead the unpickler to
+            content, reason = None, type(error).__name__
+        else:
+            reason = "no table"
+        if isinstance(content, dict):
+            return content
+        print(f"{path}: is damaged ({reason}); computed anew", file=sys.stderr)
+        return None
 
     def save(self, name: str, content: dict[str, Any]) -> None:
-        """Write tensors and plain values."""
-        save_atomically(self.place(name), content)
+        """Write tensors and plain values; where they cannot be kept, that is said and they are computed again."""
+        try:
+            path = self.place(name)
+            remove_litter(path.parent)
+            save_atomically(path, content)
+        except (OSError, UserError) as error:
+            print(f"{name} cannot be kept for the next run: {error}", file=sys.stderr)
 
 
 def save_atomically(path: Path, content: dict[str, Any]) -> None:
-    """``torch.save`` to a temporary file beside ``path``, then rename: readers see the old file or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(content, file)
-        Path(temporary).chmod(0o644)  # mkstemp's files are private, a cache is to be shared
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """``torch.save`` in the place of ``path``: readers see the old file or the new one."""
+    with replacing(path) as file:
+        torch.save(content, file)

@@ -5,16 +5,18 @@ cifar-10-binary.tar.gz unpacks to cifar-10-batches-bin/ with data_batch_1.bin ..
 each of 10,000 records of 3,073 bytes: one label 0..9, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
 """
 
+import shutil
 import tarfile
-import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
-from imago.data.download import Download, fetch
+from imago.data.base import ImageSet, Source, Splits, check_file, data_directory, fixed_permutation
+from imago.data.download import Download, fetch, writing
 from imago.errors import UserError
+from imago.files import one_at_a_time
 
 RECORDS = 10_000
 _RECORD = 1 + 3 * 32 * 32
@@ -45,7 +47,7 @@ class CIFAR10(Source):
     def load(self, directory: Path) -> Splits:
         """Reads DIRECTORY/cifar-10-batches-bin/*.bin; fetches and unpacks the archive if one of them is missing."""
         folder = data_directory(directory) / _FOLDER
-        if not all((folder / name).exists() for name in (*_TRAIN, _TEST)):
+        if not _complete(folder):
             self._unpack(folder)
         records = np.concatenate([_read(folder / name) for name in _TRAIN])
         order = fixed_permutation(len(records))
@@ -61,29 +63,48 @@ class CIFAR10(Source):
         )
 
     def _unpack(self, folder: Path) -> None:
-        archive = fetch(
-            self.archive,
-            folder.parent,
-            instead=f"or unpack it there, so that {folder / _TRAIN[0]} exists",
-        )
         # Unpacked aside and moved file by file: an interruption leaves no half-written file under a final name.
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside, tarfile.open(archive) as tar:
-            tar.extractall(aside, filter="data")
-            folder.mkdir(exist_ok=True)
-            for file in (Path(aside) / _FOLDER).iterdir():
-                file.replace(folder / file.name)
-        archive.unlink()
+        aside, waiting = (
+            folder.with_name(f".{folder.name}.unfinished"),
+            f"{folder}: another process unpacks it; waiting",
+        )
+        with writing(folder.parent, folder.parent), one_at_a_time(folder, waiting):
+            if _complete(folder):
+                return
+            shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+            archive = fetch(
+                self.archive, folder.parent, instead=f"or unpack it there, so that {folder / _TRAIN[0]} exists"
+            )
+            try:
+                aside.mkdir()
+                with tarfile.open(archive) as tar:
+                    tar.extractall(aside, filter="data")
+                folder.mkdir(exist_ok=True)
+                for file in (aside / _FOLDER).iterdir():
+                    file.replace(folder / file.name)
+            except (tarfile.TarError, zlib.error, EOFError) as error:
+                raise UserError(f"{archive}: is damaged ({error}). Delete it to have it fetched again.") from None
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            archive.unlink()
+
+
+def _complete(folder: Path) -> bool:
+    return all((folder / name).exists() for name in (*_TRAIN, _TEST))
 
 
 def _read(file: Path) -> np.ndarray:
     """The records of one batch file, uint8 (10000, 3073)."""
-    expected, found = RECORDS * _RECORD, file.stat().st_size
+    expected = RECORDS * _RECORD
+    check_file(file)
+    content = np.fromfile(file, np.uint8)
+    found = len(content)
     if found != expected:
         raise UserError(
             f"{file}: has {found:,} bytes, expected {expected:,} ({RECORDS:,} records of {_RECORD:,}): it is damaged. "
             "Delete it to have it fetched again."
         )
-    records = np.fromfile(file, np.uint8).reshape(RECORDS, _RECORD)
+    records = content.reshape(RECORDS, _RECORD)
     if records[:, 0].max() > 9:
         raise UserError(
             f"{file}: holds the label {records[:, 0].max()}, expected 0..9: it is damaged. "

@@ -77,8 +77,10 @@ class Folder(Source):
         on_bad: Literal["refuse", "skip"] = "refuse",
     ) -> None:
         self.path = Path(path).expanduser()
-        if not self.path.exists():
-            raise UserError(f"data.path={path}: there is no such folder or zip file.")
+        try:
+            self.path.stat()
+        except (OSError, ValueError) as error:
+            raise UserError(f"data.path={path}: there is no such folder or zip file ({error}).") from None
         height, width = (size, size) if size is None or isinstance(size, int) else size
         self.size = None if height is None or width is None else (height, width)
         self.fit: Fit = fit

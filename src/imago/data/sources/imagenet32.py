@@ -10,18 +10,18 @@ green and 1,024 blue values, row by row; and ``labels``, 1..1000, here 0..999. (
 which is not used.)
 """
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
+from imago.data.base import ImageSet, Source, Splits, check_file, data_directory, fixed_permutation
 from imago.errors import UserError
 
 _TRAIN = tuple(f"train_data_batch_{k}.npz" for k in range(1, 11))
 _TEST = "val_data.npz"
 _CLASSES = 1000
+COUNTS = 1_281_167, 50_000  # images of the training files together and of val_data
 
 
 class ImageNet32(Source):
@@ -43,8 +43,13 @@ class ImageNet32(Source):
                 f"npz format (about 3.5 GB together) and unzip both in {folder}; or set data.dir to the folder that "
                 "holds imagenet32."
             )
-        labels = [_read(folder / name, "labels") for name in _TRAIN]
+        *labels, test_labels = (_read_labels(folder / name) for name in (*_TRAIN, _TEST))
         n = sum(map(len, labels))
+        if (n, len(test_labels)) != COUNTS:
+            raise UserError(
+                f"{folder}: the training files hold {n:,} images and {_TEST} {len(test_labels):,}, expected "
+                f"{COUNTS[0]:,} and {COUNTS[1]:,}: a file is damaged or another one. Get them again."
+            )
         order = fixed_permutation(n)
         # Every file is scattered to where the permutation wants it: the splits are slices, and nothing is held twice.
         place = np.empty_like(order)
@@ -56,7 +61,6 @@ class ImageNet32(Source):
             first += len(batch_labels)
         all_labels = np.concatenate(labels)[order]
         n_train = n - n // 25
-        test_labels = _read(folder / _TEST, "labels")
         whole = _image_set(images, all_labels)
         train, val = whole.part(slice(n_train)), whole.part(slice(n_train, None))
         return Splits(
@@ -72,28 +76,40 @@ class ImageNet32(Source):
 
 def _read(file: Path, key: str) -> np.ndarray:
     """One array of an npz archive, which reads no others."""
+    check_file(file)
     try:
         # Opened here, because numpy leaves a file open that turns out to be damaged.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return archive[key]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a dozen types, none documented
         raise UserError(
             f"{file}: cannot read its array '{key}' ({error}); it is damaged or another file. Get it again."
         ) from None
 
 
+def _read_labels(file: Path) -> np.ndarray:
+    """Integers (n,), 1..1000."""
+    labels = _read(file, "labels")
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "iu"
+        or not 1 <= labels.min(initial=1) <= labels.max(initial=1) <= _CLASSES
+    ):
+        shown = f" {labels.min()}..{labels.max()}" if labels.size and labels.dtype.kind in "iuf" else ""
+        raise UserError(
+            f"{file}: has labels {labels.dtype} {labels.shape}{shown}; expected integers (n,), 1..{_CLASSES}. "
+            "It is damaged or another file. Get it again."
+        )
+    return labels
+
+
 def _read_images(file: Path, labels: np.ndarray) -> np.ndarray:
     """uint8 (n, 3072), checked against the labels of the same file."""
     data = _read(file, "data")
-    if (
-        data.dtype != np.uint8
-        or data.shape != (len(labels), 3 * 32 * 32)
-        or labels.min() < 1
-        or labels.max() > _CLASSES
-    ):
+    if data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
         raise UserError(
-            f"{file}: has data {data.dtype} {data.shape} and {len(labels):,} labels {labels.min()}..{labels.max()}; "
-            f"expected uint8 (n, 3072) and n labels 1..{_CLASSES}. It is damaged or another file. Get it again."
+            f"{file}: has data {data.dtype} {data.shape} and {len(labels):,} labels; expected uint8 (n, 3072) and n "
+            "labels. It is damaged or another file. Get it again."
         )
     return data
 

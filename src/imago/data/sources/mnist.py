@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
+from imago.data.base import ImageSet, Source, Splits, check_file, data_directory, fixed_permutation
 from imago.data.download import Download, fetch
 from imago.errors import UserError
+
+COUNTS = 60_000, 10_000  # images of the training files and of the t10k files
+_MOST = 2**27  # bytes of a file that are read: more than any has
 
 
 class _Idx(Source):
@@ -37,14 +40,14 @@ class _Idx(Source):
         raw = data_directory(directory) / self.folder / "raw"
         self._fetch_missing(directory, raw)
         train_images, train_labels, test_images, test_labels = (_read(raw / name) for name, _, _ in self.files)
-        whole = _image_set(train_images, train_labels, raw)
+        whole = _image_set(train_images, train_labels, COUNTS[0], raw)
         order = torch.from_numpy(fixed_permutation(len(whole)))
         n_val = len(whole) // 6
         train, val = whole.part(order[:-n_val]), whole.part(order[-n_val:])
         return Splits(
             train,
             val,
-            _image_set(test_images, test_labels, raw),
+            _image_set(test_images, test_labels, COUNTS[1], raw),
             classes=self.classes,
             description=f"{self.name}: train, val = the first {len(train):,} and the last {len(val):,} images of a "
             "fixed permutation of the training files, test = the t10k files",
@@ -115,19 +118,22 @@ def _unpacked(file: Path) -> Path:
 
 def _read(file: Path) -> np.ndarray:
     """The array in an idx file, given the name of its compressed form: uint8 (n, 28, 28) or (n,)."""
-    if _unpacked(file).exists():
-        return _parse_idx(_unpacked(file), _unpacked(file).read_bytes())
+    found = _unpacked(file) if _unpacked(file).exists() else file
+    check_file(found)
     try:
-        return _parse_idx(file, gzip.decompress(file.read_bytes()))
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file}: is damaged ({error}). Delete it to have it fetched again.") from None
+        with found.open("rb") if found != file else gzip.open(file) as stream:
+            content = stream.read(_MOST + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{found}: is damaged ({error}). Delete it to have it fetched again.") from None
+    return _parse_idx(found, content)
 
 
 def _parse_idx(file: Path, content: bytes) -> np.ndarray:
     dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
-    shape = np.frombuffer(content[4 : 4 + 4 * dimensions], ">u4").tolist()
+    header = content[4 : 4 + 4 * dimensions]
+    shape = np.frombuffer(header[: len(header) // 4 * 4], ">u4").tolist()
     expected = 4 + 4 * dimensions + math.prod(shape)
-    if not dimensions or len(content) != expected:
+    if not dimensions or len(shape) < dimensions or len(content) != expected:
         raise UserError(
             f"{file}: is no idx file of bytes, or is damaged: its header {content[:4].hex()} promises shape "
             f"{tuple(shape)}, {expected:,} bytes, found {len(content):,}. Delete it to have it fetched again."
@@ -135,10 +141,11 @@ def _parse_idx(file: Path, content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _image_set(images: np.ndarray, labels: np.ndarray, raw: Path) -> ImageSet:
-    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
+def _image_set(images: np.ndarray, labels: np.ndarray, count: int, raw: Path) -> ImageSet:
+    if images.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
         raise UserError(
             f"{raw}: images of shape {images.shape} with labels of shape {labels.shape}, the largest "
-            f"{labels.max(initial=0)}; expected (n, 28, 28), (n,) and 9. Delete the files to have them fetched again."
+            f"{labels.max(initial=0)}; expected ({count}, 28, 28), ({count},) and 9. They are damaged or swapped: "
+            "delete the files to have them fetched again."
         )
     return ImageSet(torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64)))
