@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
     import torch  # after Hydra has composed: mistakes in names need not wait for it
 
     from imago.metrics.cache import save_atomically
-    from imago.metrics.choices import train_on
+    from imago.metrics.choices import check_learnable, train_on
     from imago.metrics.progress import progress_bar
 
     composed = plain(config)
@@ -38,8 +38,7 @@ def main(config: DictConfig) -> None:
         raise UserError(f"out={out}: there is no folder {out.parent}. Create it, or choose another place.")
     data = build(composed["data"], "data")
     data.prepare()
-    if data.train.labels is None:
-        raise UserError(f"data={data.name}: has no labels to train a classifier with. Choose labelled data.")
+    check_learnable(data, "data", "Choose labelled data of two classes or more.")
     started = time.perf_counter()
     cpu = torch.device("cpu")
     with progress_bar(f"Classifier of {data.name}") as progress:

@@ -30,6 +30,7 @@ def test_runs_on_other_data_or_another_binarisation_are_groups_of_their_own(make
         make_run("b", evaluation=[measured(80.0, likelihood="lower_bound")], model="vae"),
         make_run("c", binarize="threshold", evaluation=[measured(10.0)]),
         make_run("d", binarize=None, spec={"channels": 1, "height": 28, "width": 28, "levels": 256}),
+        make_run("own", binarize=None, config={"data": {"_target_": "imago.data.folder_data", "path": "my/mnist"}}),
         make_run("e", data="cifar10", binarize=None, spec={"channels": 3, "height": 32, "width": 32, "levels": 256}),
     ]
     board = Board(map(read_record, runs))
@@ -38,11 +39,12 @@ def test_runs_on_other_data_or_another_binarisation_are_groups_of_their_own(make
         ("cifar10, 32×32 RGB", ["e"]),
         ("mnist, 28×28 gray", ["d"]),
         ("mnist, 28×28 gray, binarised (threshold)", ["c"]),
+        ("mnist, own images, 28×28 gray", ["own"]),
     ]
     cells = [row.cells["nats"] for group in board.groups for row in group.rows]
     assert [(cell.text, cell.best) for cell in cells] == [
         ("≤ 80.00 ± 0.25", True), ("= 90.00 ± 0.25", False), ("= 100.00", False), ("= 100.00", False),
-        ("= 10.00 ± 0.25", False),
+        ("= 10.00 ± 0.25", False), ("= 100.00", False),
     ]  # fmt: skip
 
 

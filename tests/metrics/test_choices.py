@@ -1,14 +1,16 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from imago.data import ImageSet
 from imago.errors import UserError
-from imago.metrics import Auto, Classifier, FeatureExtractor, Inception, InceptionExtractor, choices
+from imago.metrics import Auto, Classifier, FeatureExtractor, Inception, InceptionExtractor, SampleQuality, choices
 from imago.metrics.choices import INCEPTION_FILE, INCEPTION_SHA256, SHIPPED, network_from, train_on
 
-from .conftest import CPU
+from .conftest import CPU, Squares
 from .conftest import extractor_of as build
 
 DEAD = "http://127.0.0.1:9/weights.pth"
@@ -155,13 +157,54 @@ def test_classifier_by_path(squares, tmp_path):
         build(Classifier(), data, str(tmp_path / "typo.pt"))
 
 
-def test_shipped_weights_are_used_where_name_and_shape_fit(squares):
+def test_shipped_weights_belong_to_shipped_data_of_their_shape(squares, monkeypatch):
+    own, _ = build(Classifier(), squares(name="mnist", height=28, width=28))
+    assert own.name == "classifier (mnist, trained at first use)", "a folder of this name may hold anything"
+    monkeypatch.setitem(choices.SHIPPED_FOR, Squares, "mnist")
     for levels in (256, 2):
-        shipped, notices = build(Classifier(), squares(name="mnist", height=28, width=28, levels=levels))
-        assert shipped.name == "classifier (mnist, shipped)"
+        shipped, notices = build(Classifier(), squares(height=28, width=28, levels=levels))
+        assert shipped.name == "classifier (squares, shipped)"
         assert not notices
-    own, _ = build(Classifier(), squares(name="mnist"))
-    assert own.name == "classifier (mnist, trained at first use)"
+    other, _ = build(Classifier(), squares())
+    assert other.name == "classifier (squares, trained at first use)"
+
+
+def test_a_classifier_of_one_class_is_refused(squares):
+    data = squares()
+    data.spec = replace(data.spec, class_counts=(0, 300))
+    with pytest.raises(UserError, match=r"metrics=classifier: .* of one class, bright: .* nothing\. Set metrics=incep"):
+        build(Classifier(), data)
+    nothing, notices = build(Auto(), data)
+    assert nothing is None
+    assert "sample quality is not measured. metrics=classifier: all training images" in notices
+
+
+def test_a_classifier_that_learned_nothing_is_doubted(squares, monkeypatch):
+    """Labels that have nothing to do with the images: it is right no more often than the largest class is."""
+    monkeypatch.setattr(choices, "_FIRST_USE_IMAGES", 256)
+    data = squares(name="x" * 255)
+    data.train = ImageSet(data.train.images, (torch.arange(300) % 3 == 0).long())
+    data.val = ImageSet(data.val.images, (torch.arange(40) % 2).long())
+    data.spec = replace(data.spec, class_counts=(200, 100))
+    for _ in ("trained", "from the cache"):
+        metrics = SampleQuality(Classifier(), samples=100, subsets=2, thorough=True)
+        metrics.prepare(data, CPU)
+        assert "fd_classifier is unreliable: the classifier learned nothing" in metrics.notices[1]
+    found = {m.name: m for m in metrics.measure(lambda n, first: data.train.images[first : first + n])}
+    for m in found.values():
+        doubted = "learned nothing, it is right in 50.0% of validation images, and the largest class alone is 66.7%"
+        assert (doubted in m.protocol["caveat"]) == (m.name != "copies")
+    assert found["kd_classifier"].protocol["caveat"].endswith("; subsets of 100 instead of 1000: too few images")
+
+
+def test_accuracy_is_of_classes_that_have_training_images(squares, monkeypatch):
+    data = squares()
+    data.spec = replace(data.spec, classes=3, class_names=("dark", "bright", "never"), class_counts=(150, 150, 0))
+    data.val = ImageSet(data.val.images, data.val.labels.clone())
+    data.val.labels[:10] = 2
+    data.test = ImageSet(data.test.images[:5], torch.full((5,), 2))
+    content = choices.train_on(data, images_seen=20_000, seed=0, device=CPU)
+    assert (content["validation_accuracy"], content["test_accuracy"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])

@@ -39,7 +39,7 @@ def test_writes_a_file_for_metrics_weights(script, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data=bars", "out=x.pt"], "data=bars: has no labels"),
+        (["data=bars", "out=x.pt"], "data: bars has no labels"),
         (["data=digits"], "out: "),
         (["data=digits", "out=nowhere/x.pt"], "out=nowhere/x.pt: there is no folder"),
         (["data=digits", "out=x.pt", "max_images=0"], "max_images=0: input should be greater than 0"),

@@ -129,7 +129,7 @@ class Board:
         for record in sorted(records, key=lambda r: r.data.shape is None):
             data = record.data
             if data.shape is None:  # it broke before it knew: to the runs that it would have been compared with
-                data = next((d for d in groups if (d.name, d.binarize) == (data.name, data.binarize)), data)
+                data = next((d for d in groups if replace(d, shape=None) == data), data)
             group = groups.setdefault(data, Group(data))
             group.rows.append(Row(record, {column.key: column.cell(record) for column in self.columns}))
         self.groups = sorted(groups.values(), key=lambda g: (-len(g.rows), str(g.data)))

@@ -134,14 +134,16 @@ class Data:
         name: "mnist".
         binarize: "dynamic", "threshold", or ``None`` for gray and colours.
         shape: channels, height, width, levels; ``None`` where the run broke before it was known.
+        own: whether they are somebody's own images, which may have any name.
     """
 
     name: str
     binarize: str | None
     shape: tuple[int, int, int, int] | None
+    own: bool = False
 
     def __str__(self) -> str:
-        said = [self.name]
+        said = [self.name, *["own images"] * self.own]
         if self.shape:
             channels, height, width, _ = self.shape
             said.append(f"{height}×{width} {'gray' if channels == 1 else 'RGB' if channels == 3 else f'×{channels}'}")
@@ -429,6 +431,7 @@ def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[s
         str(summary.get("data") or place or source.lower()),
         None if binarize is None else str(binarize),
         shape,  # type: ignore[arg-type]
+        own="path" in node,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imago.errors import UserError
+from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
 
 DEFAULT_DIRECTORY = "data"
@@ -36,9 +37,12 @@ class ImageSet:
 
 def seen_by(model: GenerativeModel, part: ImageSet) -> ImageSet:
     """The images that a model can be asked about: for a conditional one, those of classes with training images."""
-    if not model.conditional or part.labels is None:
-        return part
-    known = torch.isin(part.labels, torch.tensor(model.spec.trained))
+    return seen_in_training(model.spec, part) if model.conditional else part
+
+
+def seen_in_training(spec: ImageSpec, part: ImageSet) -> ImageSet:
+    """The images of classes that have training images; all, where there are no labels."""
+    known = torch.ones(0) if part.labels is None else torch.isin(part.labels, torch.tensor(spec.trained))
     return part if known.all() else part.part(known.nonzero().flatten())
 
 

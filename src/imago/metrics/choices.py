@@ -21,10 +21,12 @@ from pydantic import PositiveFloat
 from torch import nn
 from torch_fidelity import feature_extractor_clip, feature_extractor_dinov2
 
-from imago.data import ImageDataModule
+from imago.data import ImageDataModule, Source
+from imago.data.base import seen_in_training
+from imago.data.sources import CIFAR10, MNIST, Digits
 from imago.downloads import DownloadError, download, sha256_of
 from imago.errors import UserError
-from imago.images import to_bytes
+from imago.images import ImageSpec, to_bytes
 from imago.metrics.cache import Cache
 from imago.metrics.extractors import (
     ClassifierExtractor,
@@ -43,6 +45,8 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 # The code that torch.hub executes: this commit, however the repository goes on.
 DINOV2_HUB = "facebookresearch/dinov2:e1277af2ba9496fbadf7aec6eba56e8d882d1e35"
 SHIPPED = Path(__file__).parent / "weights"
+# Whose images they were trained on; somebody's own folder may have any name.
+SHIPPED_FOR: dict[type[Source], str] = {Digits: "digits", MNIST: "mnist", CIFAR10: "cifar10"}
 
 _FIRST_USE_IMAGES = 150_000  # length of a training at first use: one to three minutes of a CPU core
 _CPU_SECONDS = 0.12  # of one core for the Inception features of one image (measured, AVX-512)
@@ -309,17 +313,17 @@ class Classifier(ExtractorChoice):
         """See :meth:`ExtractorChoice.build`."""
         if weights is not None:
             return self._load(Path(weights), data)
-        shipped = SHIPPED / f"{data.name}.pt"
-        if shipped.is_file():
-            content = torch.load(shipped, weights_only=True)
+        shipped = SHIPPED_FOR.get(type(data.source))
+        if shipped is not None:
+            content = torch.load(SHIPPED / f"{shipped}.pt", weights_only=True)
             if content["shape"] == list(data.spec.shape):
                 return ClassifierExtractor(network_from(content), f"{data.name}, shipped")
-        if data.train.labels is None:
-            raise UserError(
-                f"metrics=classifier: {data.name} has no labels to train a classifier with. "
-                "Set metrics=inception, give a file written by src/train_classifier.py as metrics.weights=PATH, or set "
-                "metrics=none."
-            )
+        check_learnable(
+            data,
+            "metrics=classifier",
+            "Set metrics=inception, give a file written by src/train_classifier.py as metrics.weights=PATH, or set "
+            "metrics=none.",
+        )
         return self._trained_at_first_use(data, device, notify)
 
     @staticmethod
@@ -342,7 +346,8 @@ class Classifier(ExtractorChoice):
     @staticmethod
     def _trained_at_first_use(data: ImageDataModule, device: torch.device, notify: Notify) -> ClassifierExtractor:
         cache = Cache(data.directory)
-        name = f"classifier-{data.name}-{data.fingerprint}.pt"
+        called = str(data.name).encode()[:100].decode(errors="ignore")  # leaves room for the rest
+        name = f"classifier-{called}-{data.fingerprint}.pt"
         content = cache.load(name)
         if content is None:
             with progress_bar(f"Training a classifier of {data.name} for the metrics, once") as progress:
@@ -358,7 +363,10 @@ class Classifier(ExtractorChoice):
             f"val/fd_classifier is measured with a classifier of {data.name} trained on this machine "
             f"(accuracy {content['validation_accuracy']:.1%}): compare its values with this machine's only."
         )
-        return ClassifierExtractor(network_from(content), f"{data.name}, trained at first use")
+        doubt = doubt_of(content["validation_accuracy"], data.spec)
+        if doubt:
+            notify(f"val/fd_classifier is {doubt}")
+        return ClassifierExtractor(network_from(content), f"{data.name}, trained at first use", doubt)
 
 
 class Auto(ExtractorChoice):
@@ -402,6 +410,33 @@ class Auto(ExtractorChoice):
             return None
 
 
+def check_learnable(data: ImageDataModule, key: str, remedy: str) -> None:
+    """Refuse data that no classifier can be trained on.
+
+    Raises:
+        UserError: they have no labels, or all training images are of one class.
+    """
+    if data.train.labels is None:
+        raise UserError(f"{key}: {data.name} has no labels to train a classifier with. {remedy}")
+    if len(data.spec.trained) < 2:
+        only = data.spec.class_name(data.spec.trained[0])
+        raise UserError(
+            f"{key}: all training images of {data.name} are of one class, {only}: a classifier would learn nothing. "
+            f"{remedy}"
+        )
+
+
+def doubt_of(accuracy: float, spec: ImageSpec) -> str:
+    """What is wrong with a classifier that is no better than naming the largest class; empty where it is better."""
+    chance = max(spec.class_counts) / sum(spec.class_counts)
+    if accuracy > chance:
+        return ""
+    return (
+        f"unreliable: the classifier learned nothing, it is right in {accuracy:.1%} of validation images, and the "
+        f"largest class alone is {chance:.1%} of the training images"
+    )
+
+
 def train_on(
     data: ImageDataModule,
     *,
@@ -413,7 +448,7 @@ def train_on(
     """Train a classifier on the training split; the global random generators are not touched.
 
     Args:
-        data: prepared and labelled.
+        data: prepared, and such as :func:`check_learnable` passes.
         images_seen: length of the training.
         seed: of the weights, the order and the augmentation.
         device: where to train.
@@ -421,7 +456,8 @@ def train_on(
 
     Returns:
         what a weight file holds: ``network`` (constructor arguments), ``shape``, ``weights`` (float16),
-        ``images_seen``, ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights.
+        ``images_seen``, ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights, of classes
+        that have training images; 0 where there are no others.
     """
     spec = data.spec
     assert data.train.labels is not None
@@ -448,8 +484,10 @@ def train_on(
     }
     packed = network_from(content)
     for name, split in (("validation", data.val), ("test", data.test)):
-        assert split.labels is not None
-        content[f"{name}_accuracy"] = accuracy(packed, to_bytes(split.images, spec.levels), split.labels, device)
+        known = seen_in_training(spec, split)
+        assert known.labels is not None
+        right = accuracy(packed, to_bytes(known.images, spec.levels), known.labels, device) if len(known) else 0.0
+        content[f"{name}_accuracy"] = right
     return content
 
 

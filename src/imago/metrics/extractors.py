@@ -27,6 +27,7 @@ class FeatureExtractor(nn.Module, ABC):
         metric_names: names of the Fréchet and of the kernel distance between its features.
         suffix: of the names of all other metrics in its features.
         fingerprint: hexadecimal digest of its weights.
+        doubt: why nothing should be concluded from its features; empty where nothing is known against them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class FeatureExtractor(nn.Module, ABC):
     metric_names: tuple[str, str]
     suffix: str
     fingerprint: str
+    doubt: str = ""
 
     @abstractmethod
     def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
@@ -205,13 +207,15 @@ class ClassifierExtractor(FeatureExtractor):
     Args:
         network: a trained network; it is changed (its batch normalisations are folded) and frozen.
         origin: where its weights come from, for protocols.
+        doubt: see :class:`FeatureExtractor`.
     """
 
     metric_names = ("fd_classifier", "kd_classifier")
     suffix = "_classifier"
 
-    def __init__(self, network: ClassifierNetwork, origin: str) -> None:
+    def __init__(self, network: ClassifierNetwork, origin: str, doubt: str = "") -> None:
         super().__init__()
+        self.doubt = doubt
         self.name = f"classifier ({origin})"
         self.dimensions = network.dimensions
         self.channels = network.channels

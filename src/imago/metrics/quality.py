@@ -232,6 +232,9 @@ class SampleQuality(Evaluator):
         if self.thorough:
             measurements += self._score(features, self._extractor)
             measurements += self._authenticity(features, copies, self._extractor.suffix)
+        for m in measurements:
+            told = [self._extractor.doubt if m.name != "copies" else "", str(m.protocol["caveat"]).removeprefix("none")]
+            m.protocol["caveat"] = "; ".join(filter(None, told)) or "none"
         return measurements
 
     def _manifold(self, features: Tensor, suffix: str) -> list[Measurement]:
