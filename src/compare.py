@@ -10,6 +10,7 @@ from pydantic import Field
 from imago import cli
 from imago.config import check_settings, plain
 from imago.errors import UserError
+from imago.paths import check_folder_place
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Settings:
 def main(config: DictConfig) -> None:
     """Read the runs, print the board, and write it to ``out``; with ``report=claims`` what they say of the lecture."""
     settings = check_settings(plain(config), Settings)
+    out = Path(settings.out)
+    check_folder_place(out)
     from imago.compare import (
         Board,
         answers,
@@ -45,7 +48,6 @@ def main(config: DictConfig) -> None:
             f"{'; '.join(f'runs={line}' for line in empty)}; a run holds config.yaml, summary.json or metrics.csv. "
             "Train one with python src/train.py, or name the folder that holds yours"
         )
-    out = Path(settings.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         board = Board(read_record(run) for run in runs)

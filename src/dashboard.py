@@ -11,6 +11,8 @@ from pydantic import Field
 from imago import cli
 from imago.config import check_settings, plain
 from imago.errors import UserError
+from imago.files import write_text
+from imago.paths import check_file_place
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -29,6 +31,8 @@ class Settings:
 def main(config: DictConfig) -> None:
     """Save a workspace or report at W&B and print its address, or write its specification to ``out``."""
     settings = check_settings(plain(config), Settings)
+    if settings.out is not None:
+        check_file_place(Path(settings.out), make_parents=True)
     from imago.workspace import build_report, build_workspace, save, sign_in, specification
 
     build = build_report if settings.kind == "report" else build_workspace
@@ -39,7 +43,7 @@ def main(config: DictConfig) -> None:
     out = Path(settings.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(specification(built), indent=2) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(specification(built), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"out={out}: {error.strerror}: {error.filename}; choose another file") from None
     print(out)

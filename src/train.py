@@ -8,9 +8,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from imago import cli
-from imago.config import check_experiment, plain
+from imago.config import CONF, check_experiment, check_top, plain
 from imago.errors import UserError
-from imago.paths import checkpoint_file
+from imago.paths import check_folder_place, checkpoint_file
 
 
 def main(config: DictConfig) -> None:
@@ -18,9 +18,15 @@ def main(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
     check_experiment(choices.get("experiment"), choices["model"])
-    if isinstance(config.resume, str) and config.resume != "auto":
-        checkpoint_file(config.resume, "resume")
-    name = config.name or f"{choices['model']}-{choices['data']}"
+    recipe = choices.get("recipe", "")
+    if recipe != f"{choices['model']}-{choices['data']}" and not (CONF / "recipe" / f"{recipe}.yaml").is_file():
+        raise UserError(f"recipe={recipe}: no such choice; leave it out, a model and a data set find theirs")
+    values = plain(config)
+    settings = check_top(values)
+    if settings.resume is not None and settings.resume != "auto":
+        checkpoint_file(settings.resume, "resume")
+    check_folder_place(Path(settings.logs), "logs")
+    name = settings.name or f"{choices['model']}-{choices['data']}"
     from imago.runs import closing_words  # after Hydra has composed: mistakes in names and paths need not wait for it
     from imago.training import train
 
@@ -29,8 +35,8 @@ def main(config: DictConfig) -> None:
     if hydra.mode == RunMode.MULTIRUN:
         directory, sweep = Path(hydra.sweep.dir) / hydra.sweep.subdir, Path(hydra.sweep.dir).name
     else:
-        directory, sweep = Path(config.logs) / name / time.strftime("%Y-%m-%d_%H-%M-%S"), None
-    run = train(plain(config), name, directory, group=sweep)
+        directory, sweep = Path(settings.logs) / name / time.strftime("%Y-%m-%d_%H-%M-%S"), None
+    run = train(values, name, directory, group=sweep)
     if run.write:
         print(closing_words(run))
 

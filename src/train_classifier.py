@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from imago import cli
 from imago.config import build, check_node, check_settings, plain
 from imago.errors import UserError
+from imago.paths import check_file_place
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,17 @@ class Settings:
 
 def main(config: DictConfig) -> None:
     """Train on the data set ``data`` and write the weights to ``out``."""
-    import torch  # after Hydra has composed: mistakes in names need not wait for it
+    composed = plain(config)
+    settings = check_settings(composed, Settings, groups=("data",))
+    out = Path(settings.out)
+    check_file_place(out)
+    import torch  # after Hydra has composed: mistakes in names and paths need not wait for it
 
     from imago.metrics.cache import save_atomically
     from imago.metrics.choices import check_learnable, train_on
     from imago.metrics.progress import progress_bar
 
-    composed = plain(config)
-    settings = check_settings(composed, Settings, groups=("data",))
     check_node(composed["data"], "data")
-    out = Path(settings.out)
-    if not out.parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}. Create it, or choose another place.")
     data = build(composed["data"], "data")
     data.prepare()
     check_learnable(data, "data", "Choose labelled data of two classes or more.")

@@ -213,7 +213,11 @@ def test_settings_become_a_dataclass() -> None:
         ({"rate": 0}, "rate=0: input should be greater than 0"),
         ({"rate": "1"}, 'rate="1": input should be a valid number'),
         ({"rate": True}, "rate=true: input should be a valid number"),
-        ({"name": 3}, "name=3: input should be a valid string"),
+        (
+            {"name": 3},
+            "name=3: input should be a valid string; text that would be read as a number is quoted twice: "
+            "name=\"'TEXT'\"",
+        ),
         ({"inner": {"size": 1.5}}, "inner.size=1.5: input should be a valid integer"),
         ({"inner": {"size": -1}}, "inner.size=-1: input should be greater than or equal to 0"),
         ({"inner": {}}, "inner.size: missing; give it a value"),

@@ -6,32 +6,43 @@ them.
 """
 
 import difflib
+import math
 import os
 import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 # Idle OpenMP threads shall sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from imago.capacity import exhausted
 from imago.config import CONF, RELOCATED, check_experiment, defaults_of, groups_inside
-from imago.errors import Interrupted, RunError, UserError
+from imago.errors import Interrupted, RunError, UserError, printable
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     import torch
+
+
+# More runs than one command ever starts; Hydra writes all combinations down before it starts the first.
+MOST_RUNS = 10_000
 
 
 class JobFailed(Exception):  # noqa: N818 - the failure was already reported
@@ -62,12 +73,19 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
             sys.exit(code)
 
     def main() -> None:
+        check_command(sys.argv[1:], config_name)
+        Sweep.made = []
         try:
             hydra_main()
-        except HydraException:
+        except (HydraException, OmegaConfBaseException, JobFailed):
             raise
         except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
             raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
+        except Exception as error:  # Hydra again: what it does not foresee in a command
+            said = str(error) or type(error).__name__
+            raise UserError(f"{' '.join(said.split())}; --help and --hydra-help list what can be given") from None
+        finally:
+            Sweep.tidy()
 
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
     sys.exit(report(main, config_name))
@@ -78,13 +96,13 @@ def report(action: Callable[[], None], script: str) -> int:
     try:
         action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(str(error))
         return 1
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error, script)}", file=sys.stderr)
+        _say(explain(error, script))
         return 2
     except JobFailed as error:
         return error.exit_code
@@ -92,10 +110,96 @@ def report(action: Callable[[], None], script: str) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except Exception:
+    except Exception as error:
+        if exhausted(error):
+            reason = (str(error).splitlines() or ["no more memory"])[0]
+            _say(f"the memory is not enough ({reason}); make the model, the batch or what is drawn at once smaller")
+            return 1 if getattr(error, "run_began", False) else 2
         traceback.print_exc()
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    """One message; of what is too long to be read, such as a value given by mistake, both ends."""
+    shown = re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}…{found[0][-50:]}", printable(text))
+    print(f"error: {shown}", file=sys.stderr)
+
+
+class Sweep(Callback):
+    """Knows the folders that a multirun makes, so that one whose jobs did not begin leaves none (Hydra's callback)."""
+
+    made: ClassVar[list[Path]] = []  # the sweep's folder and those above it that were not there before
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before Hydra makes them."""
+        folder = Path(config.hydra.sweep.dir).absolute()
+        Sweep.made = [path for path in (folder, *folder.parents) if not path.exists()]
+
+    @classmethod
+    def tidy(cls) -> None:
+        """Remove them where nothing but Hydra's own file lies inside."""
+        with suppress(OSError):
+            for folder in list(cls.made[:1]):
+                for job in [path for path in folder.iterdir() if path.is_dir()]:
+                    with suppress(OSError):  # a run lies in it
+                        job.rmdir()
+                if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+                    (folder / "multirun.yaml").unlink()
+            for path in cls.made:
+                path.rmdir()
+
+
+def check_command(arguments: Sequence[str], script: str) -> None:
+    """Look at a command line before Hydra does: at what Hydra would answer with a page, or with no end.
+
+    Args:
+        arguments: without the script's name.
+        script: the primary configuration, such as ``train``.
+
+    Raises:
+        UserError: an option that there is not, a group without a choice, or a multirun of no or of too many runs.
+        HydraException: an override that cannot be read.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(f"the current folder cannot be used ({error.strerror}); change to another one") from None
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are written KEY=VALUE, --help lists them and --hydra-help the options")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_args(list(arguments))
+    for override in given.overrides:
+        if not override.strip():
+            raise UserError("an empty argument; leave it out, or write KEY=VALUE")
+    overrides = OverridesParser.create().parse_overrides(given.overrides)
+    chosen = {group: choice for group, choice in defaults_of(CONF / f"{script}.yaml").items() if choice is not None}
+    for override in overrides:
+        if override.key_or_group in chosen and override.value() is None and not override.is_delete():
+            known = ", ".join(sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml")))
+            raise UserError(f"{override.input_line}: nothing chosen; choose one of {known}")
+    if given.multirun:
+        runs = 1
+        for override in overrides:
+            runs *= _sweeps_over(override)
+            if not runs:
+                raise UserError(f"{override.input_line}: no values, so there is nothing to run; give at least one")
+        if runs > MOST_RUNS:
+            raise UserError(f"-m: {runs:,} runs are more than the {MOST_RUNS:,} of one command; give fewer at once")
+
+
+def _sweeps_over(override: Override) -> int:
+    """How many values an override takes in turn."""
+    if not override.is_sweep_override():
+        return 1
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        start, stop, step = (float(bound or 0) for bound in (sweep.start, sweep.stop, sweep.step))
+        return max(0, math.ceil((stop - start) / step)) if step and math.isfinite((stop - start) / step) else 0
+    return len(getattr(sweep, "list", [None]))
 
 
 @contextmanager
@@ -217,7 +321,7 @@ def device(name: str | None) -> "torch.device":
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)
-        torch.empty(1, device=found)
+        torch.empty(1, device=found).cpu()  # there is a device that keeps nothing
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).splitlines()[0]
         raise UserError(f"device={name}: {reason}; choose another one, or device=null") from None

@@ -11,6 +11,8 @@ import functools
 import importlib
 import inspect
 import json
+import math
+import os
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from imago.errors import UserError
+from imago.errors import UserError, printable
 from imago.untrusted import check_plain, shortened
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -81,9 +83,15 @@ REFUSED_TRAINER_KEYS = {
     "logger": "use the logger group",
 }
 PRECISIONS = ("32-true", "bf16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+# By what a launcher of several machines tells each where the others are.
+LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID")
 
 # By which constructors refuse values that passed the check against their signatures.
 CONSTRUCTION = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, MemoryError)
+
+# Bytes of a run's name: W&B takes 128 characters, file systems 255 bytes.
+LONGEST_NAME = 128
 
 S = TypeVar("S")
 
@@ -111,8 +119,8 @@ class Settings:
     max_seconds: PositiveFloat | None
     every: Every
     name: str | None
-    tags: list[str]
-    logs: str
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]]
+    logs: Annotated[str, Field(min_length=1)]
 
 
 # What only the program knows, and passes to those that ask for it.
@@ -124,7 +132,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration with every interpolation resolved, as plain dictionaries, lists and numbers.
 
     Raises:
-        UserError: an interpolation or a mandatory value is missing.
+        UserError: an interpolation or a mandatory value is missing, or a value is of no use to anything: a number that
+            is none or beyond 64 bits, or text that holds control characters.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -133,11 +142,27 @@ def plain(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
         raise UserError(f"{key}: {str(error).splitlines()[0]}; give it a value on the command line") from None
+    _check_scalars(resolved, "")
     return typing.cast(dict[str, Any], resolved)
 
 
-def check(config: Mapping[str, Any]) -> Settings:
-    """Check a resolved configuration of train.yaml.
+def _check_scalars(value: Any, key: str) -> None:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_scalars(item, _below(key, str(name)))
+    elif isinstance(value, list):
+        for k, item in enumerate(value):
+            _check_scalars(item, f"{key}[{k}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value}: must be a finite number; where there is to be no limit, null says so")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"{key}={shortened(str(value))}: more than 64 bits; give a smaller number")
+    elif isinstance(value, str) and printable(value.replace("\n", "\0").replace("\t", "\0")) != value:
+        raise UserError(f"{key}={shortened(repr(value)[1:-1])}: holds a control character; leave it out")
+
+
+def check_top(config: Mapping[str, Any]) -> Settings:
+    """Check what train.yaml says beside the groups; needs nothing that they would construct.
 
     Raises:
         UserError: naming the first key that is unknown, of the wrong type or of an impossible value.
@@ -147,6 +172,21 @@ def check(config: Mapping[str, Any]) -> Settings:
         raise UserError(
             "max_images=null, max_updates=null and max_seconds=null: give at least one, e.g. max_images=1000000"
         )
+    if settings.name is not None:
+        check_name(settings.name)
+    for group in ("trainer", *PROVIDED):
+        if not isinstance(config[group], Mapping):
+            raise UserError(f"{group}={config[group]}: expected a group of settings; choose one with {group}=NAME")
+    return settings
+
+
+def check(config: Mapping[str, Any]) -> Settings:
+    """Check a resolved configuration of train.yaml.
+
+    Raises:
+        UserError: naming the first key that is unknown, of the wrong type or of an impossible value.
+    """
+    settings = check_top(config)
     _check_trainer(config["trainer"])
     check_node(config["data"], "data")
     check_node(config["model"], "model", provided={"spec"})
@@ -157,6 +197,22 @@ def check(config: Mapping[str, Any]) -> Settings:
             if node is not None:
                 check_node(node, f"{group}.{name}", provided)
     return settings
+
+
+def check_name(name: str) -> None:
+    """Refuse a run's name that is no name of a folder inside ``logs``.
+
+    Raises:
+        UserError: it leads elsewhere, would be hidden or taken for an option, or is too long.
+    """
+    if not name.strip() or "/" in name or "\\" in name:
+        raise UserError(
+            f"name={name}: names a folder inside logs; give a name without slashes, and logs=PATH beside it"
+        )
+    if name.startswith((".", "-")) or name != name.strip():
+        raise UserError(f"name={name}: begins with a dot, a dash or a space, or ends with one; begin with a letter")
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"name={name}: {len(name.encode())} bytes; give a name of at most {LONGEST_NAME}")
 
 
 def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), key: str = "") -> S:
@@ -196,10 +252,32 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
         if node.get(key) is not None:
             raise UserError(f"trainer.{key}={node[key]}: has no effect with the models' own optimisation; {remedy}")
     _check_names([name for name in node if name != "_target_"], TRAINER_KEYS, "trainer")
+    _check_machine(node)
     if node.get("precision", PRECISIONS[0]) not in PRECISIONS:
         raise UserError(
             f"trainer.precision={node['precision']}: not offered (16-bit floats need loss scaling, which several "
             f"optimisers cannot share); choose one of {', '.join(PRECISIONS)}"
+        )
+
+
+def _check_machine(node: Mapping[str, Any]) -> None:
+    """What the trainer would only find out by a traceback, or by waiting for machines that never come."""
+    if node.get("accelerator", "auto") not in ACCELERATORS:
+        raise UserError(f"trainer.accelerator={node['accelerator']}: choose one of {', '.join(ACCELERATORS)}")
+    if node.get("strategy") is not None and not re.fullmatch(r"auto|ddp\w*", str(node["strategy"])):
+        raise UserError(f"trainer.strategy={node['strategy']}: not offered; choose trainer=ddp, or leave it out")
+    devices = node.get("devices", 1)
+    several = devices if isinstance(devices, list) else [devices]
+    counted = all(isinstance(number, int) and not isinstance(number, bool) for number in several)
+    if devices != "auto" and (not counted or not several or len(set(several)) < len(several)):
+        raise UserError(f"trainer.devices={devices}: give their number, or the numbers of those to use, as [0,1]")
+    if node.get("accelerator") == "cpu" and (devices == "auto" or isinstance(devices, list) or devices < 1):
+        raise UserError(f"trainer.devices={devices}: of a CPU give the number of processes, 1 or more")
+    nodes = node.get("num_nodes", 1)
+    if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
+        raise UserError(
+            f"trainer.num_nodes={nodes}: nothing says where the other machines are; start the command by a cluster's "
+            "launcher (srun, torchrun), or leave num_nodes out"
         )
 
 
@@ -301,6 +379,8 @@ def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
     if "_target_" not in node:
         raise UserError(f"{key}: nothing chosen (no _target_); choose one with {key}=NAME")
     function = target(node["_target_"], key)
+    if not isinstance(node.get("_partial_", True), bool):
+        raise UserError(f"{key}._partial_={node['_partial_']}: true or false; leave it as it is")
     signature = inspect.signature(function)
     initialiser = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(initialiser, include_extras=True)
@@ -351,7 +431,10 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         if not reasons and group is not None:
             plus = "+" if group in OPTIONAL else ""
             raise UserError(f"{key}={value}: is a group of settings; write {plus}{group}@{key}={value}") from None
-        raise UserError(f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}") from None
+        told = f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}"
+        if "input should be a valid string" in reasons and isinstance(value, int | float):
+            told += f"; text that would be read as a number is quoted twice: {key}=\"'TEXT'\""
+        raise UserError(told) from None
 
 
 def _check_targets(node: Any, key: str) -> None:

@@ -10,6 +10,9 @@ from imago.errors import UserError
 ENDINGS = (".png", ".npz", "")
 # In a folder of samples: the file that says what they are.
 SETTINGS = "settings.json"
+# What a run leaves in its directory, and in folders there.
+RUN_FILES = ("config.yaml", "summary.json", "metrics.csv", "curves.png", "evaluation.json")
+RUN_FOLDERS = ("checkpoints", "samples", "wandb", "tensorboard")
 
 
 def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
@@ -29,6 +32,8 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
             raise UserError(f"{key}={path}: no such file or folder; {what}")
         if path.is_dir():
             file = path / "checkpoints" / "last.ckpt"
+        if file.exists() and not file.is_file():
+            raise UserError(f"{key}={file}: a pipe, a device or a folder; {what}")
         if not file.exists():
             inside = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda found: found.stat().st_mtime)
             remedy = f"the newest run inside is {inside[-1].parent.parent}" if inside else what
@@ -49,21 +54,67 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
     return file
 
 
-def check_file_place(path: Path) -> None:
-    """Find out whether a file can be written at ``path``; one that is there stays as it is.
+def check_file_place(path: Path, make_parents: bool = False) -> None:
+    """Find out whether a file can be written at ``path``; one that is there stays as it is, and so does a link.
+
+    Args:
+        path: the file.
+        make_parents: whoever writes makes the folders above it.
 
     Raises:
-        UserError: a folder has this name, its own folder is missing, or nothing can be written there.
+        UserError: a folder, a pipe or a device has this name, it is one of a run's own files, its folder is missing, or
+            nothing can be written there.
     """
     try:
+        if make_parents and not path.parent.is_dir():
+            check_folder_place(path.parent)
+            return
         _check_parent(path)
-        if path.is_dir():
+        if not path.name or path.is_dir():
             raise UserError(f"out={path}: is a folder; give another name")
-        trial = path.with_name(f".{path.name}.{os.getpid()}")
-        trial.touch()
+        if _is_there(path):
+            _check_replaceable(path)
+        trial = path.with_name(f".{path.name[:150]}.{os.getpid()}")
+        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         trial.unlink()
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def check_folder_place(path: Path, key: str = "out") -> None:
+    """Find out whether files can be written inside ``path``, a folder that is there or can be made.
+
+    Raises:
+        UserError: something else has its name, or one of those above it, or nothing can be written there.
+    """
+    try:
+        _is_there(path)  # the name can be one
+        there = next(place for place in (path, *path.parents) if place == Path() or _is_there(place))
+        if not there.is_dir():
+            raise UserError(f"{key}={path}: {there} is no folder; choose another place")
+        trial = there / f".imago.{os.getpid()}"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise unwritable(path, error, key) from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse what is no file, and what a run has left: it is not made again."""
+    if not path.is_symlink() and not path.is_file():
+        raise UserError(f"out={path}: is a pipe or a device, which a file would replace; give another name")
+    folder = path.parent.absolute()
+    run = folder if path.name in RUN_FILES else folder.parent if folder.name in RUN_FOLDERS else None
+    if run is not None and (run / "config.yaml").is_file():
+        raise UserError(f"out={path}: belongs to the run in {run}; give another name")
 
 
 def check_sample_place(path: Path, overwrite: bool) -> None:
@@ -107,9 +158,9 @@ def check_sample_place(path: Path, overwrite: bool) -> None:
         raise unwritable(path, error) from None
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError, key: str = "out") -> UserError:
     """What to say of a place where nothing can be written."""
-    return UserError(f"out={path}: cannot be written ({error.strerror}); choose another place")
+    return UserError(f"{key}={path}: cannot be written ({error.strerror}); choose another place")
 
 
 def _check_parent(path: Path) -> None:

@@ -24,6 +24,7 @@ from imago.callbacks.common import find
 from imago.callbacks.interruption import Interruption
 from imago.callbacks.limits import Limits
 from imago.callbacks.log import TrainingLog
+from imago.capacity import affordable
 from imago.checkpoints import AtomicCheckpointIO, read
 from imago.config import Settings, build, check, target
 from imago.dashboards import Dashboard
@@ -46,6 +47,8 @@ from imago.runs import (
     forget_peak_memory,
     peak_memory_mib,
 )
+
+FLOAT = 4  # bytes of a number
 
 
 def train(config: Mapping[str, Any], name: str, directory: Path, group: str | None = None) -> Run:
@@ -139,12 +142,27 @@ def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
     Raises:
         UserError: a value that a network or an optimiser cannot take.
     """
-    model: GenerativeModel = build(config["model"], "model", spec=spec)
+    with affordable("model", bytes_for_each=FLOAT * (2 + remembered(config["model"].get("optimizer", {})))):
+        model: GenerativeModel = build(config["model"], "model", spec=spec)
     try:
         model.configure_optimizers()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"model.optimizer: {error}") from None
     return model
+
+
+def remembered(optimizers: Mapping[str, Any]) -> int:
+    """How many numbers the thriftiest of the configured optimisers keeps for each weight, found by a step of it."""
+    counts = [2]
+    for player, node in optimizers.items():
+        weight = torch.nn.Parameter(torch.zeros(3))
+        weight.grad = torch.zeros(3)
+        with contextlib.suppress(UserError, ValueError, TypeError, RuntimeError):  # said when the model has it
+            optimizer = build(node, f"model.optimizer.{player}")([weight])
+            optimizer.step()
+            state = optimizer.state[weight].values()
+            counts.append(sum(torch.is_tensor(kept) and kept.shape == weight.shape for kept in state))
+    return min(counts)
 
 
 def build_trainer(config: Mapping[str, Any]) -> Trainer:

@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 from imago.callbacks.averaging import sampling_weights
 from imago.callbacks.common import Periodic, show_picture
 from imago.callbacks.log import clock_paused
+from imago.capacity import Cells
 from imago.data.base import ImageSet, seen_by
 from imago.images import Images, Signal, to_bytes, to_images
 from imago.models.base import GenerativeModel, evaluating
@@ -27,7 +28,7 @@ class ReconstructionGrid(Periodic):
         columns: columns of the grid.
     """
 
-    def __init__(self, every: PositiveInt, run: Run, rows: PositiveInt = 4, columns: PositiveInt = 10) -> None:
+    def __init__(self, every: PositiveInt, run: Run, rows: Cells = 4, columns: Cells = 10) -> None:
         super().__init__(every)
         self.run = run
         self.rows = rows

@@ -9,6 +9,7 @@ from imago.callbacks.common import Periodic, find, show_picture
 from imago.callbacks.interruption import Interruption
 from imago.callbacks.log import clock_paused
 from imago.callbacks.progress import Progress
+from imago.capacity import Cells
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
 from imago.noise import PerImageGenerator
@@ -30,7 +31,7 @@ class SampleGrid(Periodic):
     """
 
     def __init__(
-        self, every: PositiveInt, run: Run, rows: PositiveInt = 8, columns: PositiveInt = 10, seed: NonNegativeInt = 0
+        self, every: PositiveInt, run: Run, rows: Cells = 8, columns: Cells = 10, seed: NonNegativeInt = 0
     ) -> None:
         super().__init__(every)
         self.run = run

@@ -5,9 +5,10 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from imago.capacity import Cells, Drawn
 from imago.data import ImageDataModule
 from imago.data.base import ImageSet
 from imago.errors import UserError
@@ -45,8 +46,8 @@ class Arithmetic(Figure):
     def __init__(
         self,
         classes: Annotated[list[NonNegativeInt], Field(min_length=3, max_length=3)],
-        images: PositiveInt = 500,
-        examples: PositiveInt = 10,
+        images: Drawn = 500,
+        examples: Cells = 10,
         seed: NonNegativeInt = 0,
         label: NonNegativeInt | None = None,
     ) -> None:

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import torch
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
+from imago.capacity import Cells
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import class_of, first_of, labelled, repeated, stacked
 from imago.images import Images, Signal, to_bytes, to_images
@@ -29,8 +30,8 @@ class Chains(Figure):
 
     def __init__(
         self,
-        images: PositiveInt = 3,
-        stations: Annotated[int, Field(ge=2)] = 11,
+        images: Cells = 3,
+        stations: Annotated[int, Field(ge=2, le=256)] = 11,
         seed: NonNegativeInt = 0,
         label: NonNegativeInt | None = None,
     ) -> None:

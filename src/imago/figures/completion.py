@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 import torch
 from jaxtyping import Bool
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
+from imago.capacity import Cells
 from imago.data.base import seen_by
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
@@ -47,8 +48,8 @@ class Completion(Figure):
 
     def __init__(
         self,
-        images: PositiveInt = 6,
-        completions: PositiveInt = 5,
+        images: Cells = 6,
+        completions: Cells = 5,
         hide: Side = "bottom",
         fraction: Annotated[float, Field(gt=0, le=1)] = 0.5,
         split: Literal["val", "test"] = "test",

@@ -5,9 +5,10 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from imago.capacity import Cells
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, prior_draws
@@ -35,8 +36,8 @@ class Interpolation(Figure):
 
     def __init__(
         self,
-        pairs: PositiveInt = 5,
-        steps: Annotated[int, Field(ge=2)] = 11,
+        pairs: Cells = 5,
+        steps: Annotated[int, Field(ge=2, le=256)] = 11,
         seed: NonNegativeInt = 0,
         label: NonNegativeInt | None = None,
     ) -> None:

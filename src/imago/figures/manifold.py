@@ -8,6 +8,7 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from imago.capacity import Cells
 from imago.config import choices_of
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
@@ -37,7 +38,7 @@ class Manifold(Figure):
 
     def __init__(
         self,
-        side: PositiveInt = 20,
+        side: Cells = 20,
         plane: Literal["axes", "principal"] | None = None,
         axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] | None = None,
         base: NonNegativeInt | None = None,

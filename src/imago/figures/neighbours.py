@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 import torch
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from imago.capacity import Cells, Drawn
 from imago.data import ImageDataModule
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
@@ -45,8 +46,8 @@ class Neighbours(Figure):
 
     def __init__(
         self,
-        samples: PositiveInt = 500,
-        rows: PositiveInt = 8,
+        samples: Drawn = 500,
+        rows: Cells = 8,
         neighbours: Annotated[int, Field(ge=1, le=50)] = 6,
         order: Literal["relative", "distance"] = "relative",
         space: Literal["auto", "features", "pixels"] = "auto",

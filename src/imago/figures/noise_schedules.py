@@ -2,8 +2,8 @@
 
 import torch
 from matplotlib.figure import Figure as Drawing
-from pydantic import PositiveInt
 
+from imago.capacity import Steps
 from imago.diffusion.process import Process
 from imago.diffusion.schedules import CosineNoise, Linear, NoiseSchedule, Quadratic, Sigmoid
 from imago.figures.base import Figure, Progress, Trained
@@ -28,7 +28,7 @@ class NoiseSchedules(Figure):
 
     family = Diffusion
 
-    def __init__(self, steps: PositiveInt = 1000) -> None:
+    def __init__(self, steps: Steps = 1000) -> None:
         self.steps = steps
 
     def draw(self, trained: Trained | None, progress: Progress) -> Drawing:

@@ -49,7 +49,7 @@ class ReceptiveField(Figure):
     def __init__(
         self,
         models: Annotated[Mapping[str, ModelFactory], Field(min_length=1)],
-        shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)],
+        shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)],
         inputs: PositiveInt = 16,
         seed: NonNegativeInt = 0,
     ) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 from pydantic import PositiveInt
 
 from imago.callbacks.reconstructions import pairs, reconstruct
+from imago.capacity import Cells
 from imago.data.base import seen_by
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
@@ -31,8 +32,8 @@ class Reconstruction(Figure):
 
     def __init__(
         self,
-        rows: PositiveInt = 4,
-        columns: PositiveInt = 10,
+        rows: Cells = 4,
+        columns: Cells = 10,
         measured: PositiveInt = 1000,
         split: Literal["val", "test"] = "test",
     ) -> None:

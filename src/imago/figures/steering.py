@@ -15,9 +15,10 @@ from typing import Annotated, Literal
 import torch
 from jaxtyping import UInt8
 from matplotlib.figure import Figure as Drawing
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from imago.capacity import Cells
 from imago.data.base import seen_by
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
@@ -67,10 +68,10 @@ class Steering(Figure):
     def __init__(
         self,
         depths: Annotated[list[Depth], Field(min_length=1)],
-        images: Annotated[int, Field(ge=3)] = 32,
-        completions: Annotated[int, Field(ge=2)] = 6,
+        images: Annotated[int, Field(ge=3, le=256)] = 32,
+        completions: Annotated[int, Field(ge=2, le=256)] = 6,
         source: Literal["test", "val", "samples"] = "test",
-        examples: PositiveInt = 2,
+        examples: Cells = 2,
         seed: NonNegativeInt = 0,
     ) -> None:
         self.depths = sorted(set(depths))

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from imago.capacity import Cells
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, prior_draws, variances
@@ -33,8 +34,8 @@ class Traversal(Figure):
 
     def __init__(
         self,
-        dimensions: PositiveInt = 10,
-        steps: PositiveInt = 11,
+        dimensions: Cells = 10,
+        steps: Cells = 11,
         reach: PositiveFloat = 3.0,
         image: NonNegativeInt = 0,
         images: PositiveInt = 1000,

@@ -132,7 +132,7 @@ class SampleQuality(Evaluator):
     def __init__(
         self,
         extractor: ExtractorChoice,
-        samples: Annotated[int, Field(ge=2)] = 10_000,
+        samples: Annotated[int, Field(ge=2, le=1_000_000)] = 10_000,
         batch_size: PositiveInt = 128,
         weights: str | None = None,
         subsets: PositiveInt = 100,

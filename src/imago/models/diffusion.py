@@ -34,9 +34,10 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
+from imago.capacity import Steps
 from imago.diffusion.losses import Loss
 from imago.diffusion.predictions import Prediction
 from imago.diffusion.process import Process, Times
@@ -105,7 +106,7 @@ class Diffusion(ExplicitModel):
         spec: ImageSpec,
         *,
         network: Callable[[ImageSpec, int, int], nn.Module],
-        steps: PositiveInt,
+        steps: Steps,
         noise: NoiseSchedule,
         prediction: Prediction,
         variance: Variance,
