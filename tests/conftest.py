@@ -1,9 +1,12 @@
 """What holds in every test: one thread, enforced tensor shapes, no network, no account."""
 
+import atexit
 import importlib
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 # Before torch is imported: spinning OpenMP threads cost 6x where cores are shared.
@@ -16,6 +19,9 @@ from jaxtyping import install_import_hook
 
 from helpers import Command
 
+# What a user has trained with is kept there, and tests are no user.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imago-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 torch.set_num_threads(1)
 install_import_hook("imago", "typecheck.check")  # every annotated shape and type in imago is checked at each call
 

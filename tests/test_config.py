@@ -237,6 +237,12 @@ def test_what_is_deleted_is_missed(composed: Any) -> None:
             check(composed(f"~{deleted}"))
 
 
+@pytest.mark.parametrize("override", ["name='a\\${b}'", "+tags=['\\${x}']", "data.dir='\\${HOME}'"])
+def test_what_a_checkpoint_could_not_keep_is_refused_before_training(composed: Any, override: str) -> None:
+    with pytest.raises(UserError, match=r"^(name|tags\[0\]|data\.dir): .* holds an interpolation"):
+        check(composed(override.replace("+tags", "tags")))
+
+
 def test_an_interpolation_that_leads_nowhere_is_named(composed: Any) -> None:
     with pytest.raises(UserError, match=r"^model\.latent: Interpolation key 'nowhere' not found"):
         composed("model.latent=${nowhere}")

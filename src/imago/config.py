@@ -168,6 +168,8 @@ def check_top(config: Mapping[str, Any]) -> Settings:
         UserError: naming the first key that is unknown, of the wrong type or of an impossible value.
     """
     settings = check_settings(config, Settings, GROUPS)
+    for name, value in config.items():
+        check_plain(value, name)  # what a checkpoint could not hold, so that it could not be read
     if settings.max_images is settings.max_updates is settings.max_seconds is None:
         raise UserError(
             "max_images=null, max_updates=null and max_seconds=null: give at least one, e.g. max_images=1000000"

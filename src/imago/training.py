@@ -30,6 +30,7 @@ from imago.config import Settings, build, check, target
 from imago.dashboards import Dashboard
 from imago.data import ImageDataModule
 from imago.data.identity import check_same_data
+from imago.data.places import remember
 from imago.errors import Interrupted, UserError
 from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
@@ -90,6 +91,8 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         run = Run(continued, write=writes()) if continued is not None else open_run(directory, held)
         with concluded(run, interruption):
             run.write_config(config)
+            if run.write:
+                remember(*data.places)
             for past in ("error", "traceback"):  # of how it was stopped before
                 run.summary.pop(past, None)
             run.update(**describe(config, name, data, model, trainer), status="running", notices=metrics.notices)

@@ -45,7 +45,7 @@ def check_plain(value: Any, key: str) -> None:
     for place, found in entries(value, key):
         reason = _no_scalar(found)
         if reason:
-            raise UserError(f"{place}: {reason}; a configuration holds text, numbers and lists of them")
+            raise UserError(f"{place}: {reason}; a configuration holds plain text, numbers and lists of them")
 
 
 def entries(value: Any, key: str, most: int = MOST) -> Iterator[tuple[str, Any]]:
@@ -81,7 +81,9 @@ def _no_scalar(value: Any) -> str:
     if isinstance(value, str):
         if len(value) > LONGEST:
             return f"a text of {len(value):,} characters"
-        return f"{shortened(value)!r} holds an interpolation, ${{...}}, which is not resolved" if "${" in value else ""
+        return (
+            f"{shortened(value, 40)!r} holds an interpolation, ${{...}}, and is never resolved" if "${" in value else ""
+        )
     if isinstance(value, int) and not isinstance(value, bool):
         return "" if -(2**63) <= value < 2**63 else "a number of more than 64 bits"
     return "" if value is None or isinstance(value, bool | float) else f"a {type(value).__name__} is no plain value"

@@ -140,6 +140,11 @@ class ImageDataModule(lightning.LightningDataModule):
         """What checkpoints keep, so that nobody goes on with other data or measures on other held-out images."""
         return {"name": self.name, "splits": self.splits}
 
+    @property
+    def places(self) -> list[Path]:
+        """Where it is read from: the folder of all data sets, and that of the images where they are the user's own."""
+        return [self.directory, *([self.source.path] if isinstance(self.source, Folder) else [])]
+
     def training_images(self) -> Tensor:
         """The training split as models see it, uint8 (n, C, H, W), 0..levels-1; a dynamic one in one fixed draw."""
         return self._fixed_train.images
