@@ -10,7 +10,6 @@ from pydantic import Field, PositiveInt
 
 from imago import cli
 from imago.config import build, check_node, check_settings, plain
-from imago.errors import UserError
 from imago.paths import check_file_place
 
 
