@@ -1,5 +1,7 @@
 """What several tests use: configurations composed as the command line would, and small runs."""
 
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,3 +50,25 @@ TINY = {
     "dcgan": ["model.latent=8", "model.generator.width=4", "model.discriminator.width=4"],
     "ddpm": ["model.network.width=8", "model.steps=50"],
 }
+
+
+def at_once(processes: int, work: Callable[[], bool]) -> list[bool]:
+    """What copies of this process return that start the work at the same moment; one that raises returns false."""
+    start, go = os.pipe()
+    children = []
+    for _ in range(processes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+            child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.close(go)
+                os.read(start, 1)
+                code = 0 if work() else 1
+            finally:
+                os._exit(code)
+        children.append(child)
+    os.close(start)
+    os.close(go)
+    return [os.waitpid(child, 0)[1] == 0 for child in children]

@@ -4,6 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from helpers import at_once
 from imago.downloads import DownloadError, download
 
 CONTENT = b"weights" * 1000
@@ -59,3 +60,23 @@ def test_wrong_content_is_thrown_away(server, tmp_path):
 def test_a_dead_address_is_reported(tmp_path):
     with pytest.raises(DownloadError, match=r"127\.0\.0\.1:9"):
         download("http://127.0.0.1:9/file", tmp_path / "file.pth", SHA256, timeout=5.0)
+
+
+def test_ten_processes_download_once(server, tmp_path):
+    target = tmp_path / "file.pth"
+
+    def work():
+        download(f"{server}/file", target, SHA256, timeout=60.0)
+        return target.read_bytes() == CONTENT
+
+    assert at_once(10, work) == [True] * 10
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_planted_link_is_replaced_and_not_followed(server, tmp_path):
+    victim, target = tmp_path / "victim", tmp_path / "file.pth"
+    victim.write_text("mine")
+    target.symlink_to(victim)
+    download(f"{server}/file", target, SHA256, timeout=5.0)
+    assert victim.read_text() == "mine"
+    assert target.read_bytes() == CONTENT

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import resource
+import signal
 import socket
 import tarfile
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import at_once
 from imago.data import download
 from imago.data.download import Download, fetch
 from imago.data.sources import CIFAR10, MNIST, cifar10, mnist
@@ -171,6 +174,46 @@ def test_cifar10_is_fetched_and_unpacked(
     assert len(source.load(tmp_path).test) == 20
     assert len(server.requests) == (0 if by_hand else 1)
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-bin"]
+
+
+def test_ten_processes_fetch_and_unpack_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive = packed_cifar10()
+    monkeypatch.setattr(cifar10, "RECORDS", 20)
+    name = "cifar-10-binary.tar.gz"
+    monkeypatch.setattr(cifar10, "_ARCHIVE", Download(name, (), len(archive), hashlib.md5(archive).hexdigest()))
+    server.files[f"/{name}"] = archive
+    (tmp_path / ".cifar-10-batches-bin.unfinished").mkdir()  # left by a process that was killed
+    (tmp_path / ".cifar-10-batches-bin.unfinished" / "data_batch_1.bin").write_bytes(b"half")
+    source = CIFAR10(url=f"{server.url}/{name}")
+    assert at_once(10, lambda: len(source.load(tmp_path).train) == 90) == [True] * 10, capfd.readouterr().err
+    assert len(server.requests) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-bin"]
+
+
+def test_more_than_was_promised_is_not_written(server: Server, tmp_path: Path) -> None:
+    server.files["/file.bin"] = CONTENT + b"x" * 2**20
+    with pytest.raises(UserError, match="expected"):
+        fetch(published(f"{server.url}/file.bin"), tmp_path, instead="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/file.bin"] = CONTENT
+    small = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal_before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, small[1]))
+    try:
+        with pytest.raises(UserError, match=r"data\.dir=.* cannot be written to \(File too large\)\. Make room"):
+            fetch(published(f"{server.url}/file.bin"), tmp_path, instead="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, small)
+        signal.signal(signal.SIGXFSZ, signal_before)
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.requests) == 1
 
 
 def test_mnist_fetches_only_what_is_missing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,13 @@
 """Folders and zip files of images: labels, sizes, bad files, and the decoded cache."""
 
+import io
 import json
+import os
+import re
+import resource
+import signal
+import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -9,9 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import at_once
 from imago.data import ImageDataModule, folder_data
 from imago.data import decoded as decoded_module
 from imago.data.base import fixed_permutation
+from imago.data.decoded import Decoder
+from imago.data.listing import natural
 from imago.errors import UserError
 from imago.images import ImageSpec
 
@@ -286,3 +296,383 @@ def test_a_full_or_closed_disk_is_told_before_decoding(pictures: Path, monkeypat
     (pictures.parent / "cachehome" / "cache").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot take the decoded images.*Set data\.dir"):
         load(pictures)
+
+
+def test_a_disk_that_fills_while_decoding_is_one_line_and_leaves_nothing(pictures: Path) -> None:
+    for k in range(5):
+        paint(pictures / f"{k}.png", 100, 100)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"data\.dir: .*cannot take the decoded images \(.*File too large"):
+            load(pictures)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert list((pictures.parent / "cachehome" / "cache").iterdir()) == []
+    assert len(everything(load(pictures))[0]) == 5
+
+
+def flat(file: Path, gray: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), gray, np.uint8)).save(file)
+
+
+def classes_of(data: ImageDataModule) -> dict[int, str]:
+    """The name of the class of every image by its gray."""
+    images, labels = everything(data)
+    return {int(image.max()): data.spec.class_names[label] for image, label in zip(images, labels, strict=True)}
+
+
+def test_classes_are_in_natural_order_and_named(pictures: Path) -> None:
+    for number in range(12):
+        for k in range(4):
+            flat(pictures / f"{number}" / f"{k}.png", 20 * number + k)
+    data = load(pictures)
+    assert data.spec.class_names == tuple(map(str, range(12)))
+    assert classes_of(data) == {20 * number + k: str(number) for number in range(12) for k in range(4)}
+    assert [int(label) for label in everything(data)[1]] == [int(i.max()) // 20 for i in everything(data)[0]]
+
+
+def test_natural_order() -> None:
+    ordered = "0 00 1 2 10 img img0 img9 img10 img10a img11 img11b9 img11b10 zebra".split()  # noqa: SIM905
+    assert sorted(RNG.permutation(ordered).tolist(), key=natural) == ordered
+    assert sorted(["9" * 5000, "1" + "0" * 5000, "8"], key=natural)[0] == "8"
+
+
+def test_names_of_classes_are_compared_without_their_encoding(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k, name in enumerate(["caf\u00e9", "cafe\u0301", "Caf\u00e9", os.fsdecode(b"\xff\xfe")]):
+        for j in range(3):
+            flat(pictures / name / f"{j}.png", 20 * k + j)
+    data = load(pictures)
+    assert data.spec.class_names == ("Caf\u00e9", "caf\u00e9", "\\xff\\xfe")
+    found = classes_of(data)
+    assert found[0] == found[20] == "caf\u00e9"
+    assert "differ in the encoding of their accents alone are one class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("links", ["cat/up -> ..", "a -> . b -> .", "cat/x -> ../.. y -> /", "self -> self"])
+def test_links_in_circles_and_to_what_holds_the_folder_add_nothing(
+    links: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(4):
+        flat(pictures / "cat" / f"{k}.png", k)
+        flat(pictures / "dog" / f"{k}.png", 20 + k)
+    flat(pictures.parent / "beside.png", 99)
+    for link, target in re.findall(r"(\S+) -> (\S+)", links):
+        (pictures / link).symlink_to(target)
+    data = load(pictures)
+    assert sorted(everything(data)[1]) == [0] * 4 + [1] * 4
+    if links != "self -> self":
+        assert "links and names lead to what is counted already, such as" in capsys.readouterr().err
+
+
+def test_each_real_file_counts_once_under_its_own_class(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(4):
+        flat(pictures / "b" / f"{k}.png", k)
+        flat(pictures / "c" / f"{k}.png", 20 + k)
+        flat(pictures.parent / "elsewhere" / f"{k}.png", 40 + k)
+    (pictures / "a").mkdir()
+    for k in range(4):
+        (pictures / "a" / f"{k}.png").symlink_to(pictures / "c" / f"{k}.png")
+    (pictures / "b" / "same.png").hardlink_to(pictures / "b" / "0.png")
+    (pictures / "d").symlink_to(pictures.parent / "elsewhere")
+    (pictures / "e").symlink_to(pictures.parent / "elsewhere")
+    data = load(pictures)
+    assert classes_of(data) == {20 * number + k: "bcd"[number] for number in range(3) for k in range(4)}
+    said = capsys.readouterr().err
+    assert "6 links and names lead to what is counted already, such as b/same.png" in said
+    assert "without images, so no classes: a" in said
+
+
+def test_pipes_and_dangling_links_are_named_and_never_opened(pictures: Path) -> None:
+    for k in range(4):
+        flat(pictures / f"{k}.png", k)
+    os.mkfifo(pictures / "pipe.png")
+    os.mkfifo(pictures / "no picture")
+    (pictures / "nowhere.png").symlink_to("gone.png")
+    with pytest.raises(UserError) as caught:
+        load(pictures)
+    assert "2 unreadable image files" in str(caught.value)
+    assert "pipe.png: a pipe, socket or device instead of a file" in str(caught.value)
+    assert "nowhere.png: a link that leads nowhere (No such file or directory)" in str(caught.value)
+    assert len(everything(load(pictures, on_bad="skip"))[0]) == 4
+    with pytest.raises(UserError, match="is neither a folder nor a zip file"):
+        load(pictures / "pipe.png")
+
+
+SYSTEM_FILES = (
+    ".DS_Store ._0.png __MACOSX/0.png Thumbs.db THUMBS.DB desktop.ini @eaDir/0.png/S_M.jpg #recycle/0.png "
+    ".Trash-1000/files/0.png $RECYCLE.BIN/0.png System~Volume~Information/0.png lost+found/0.png .thumbnails/0.png "
+    "ehthumbs.db 0.png:Zone.Identifier 0.png.zone.identifier .@__thumb/0.png @Recycle/0.png"
+)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_systems_are_passed_over_and_others_are_counted(
+    packed: bool, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(4):
+        flat(pictures / "cat" / f"{k}.png", k)
+        flat(pictures / "dog" / f"{k}.png", 20 + k)
+    for name in SYSTEM_FILES.split():
+        for folder in ("", "cat"):
+            flat(pictures / folder / "x.png", 99)
+            place = pictures / folder / name.replace("~", " ")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (pictures / folder / "x.png").rename(place)
+    quiet = load(zipped(pictures) if packed else pictures)
+    assert capsys.readouterr().err == ""
+    assert sorted(classes_of(quiet)) == [0, 1, 2, 3, 20, 21, 22, 23]
+    for name in ("cat/0.txt", "cat/1.txt", "dog/b.json", "list.csv", "noise", "fox/notes.txt", "film.mp4"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_text("text")
+    flat(pictures / "dog" / ".hidden.png", 99)
+    said = load(zipped(pictures) if packed else pictures)
+    assert sorted(classes_of(said)) == [0, 1, 2, 3, 20, 21, 22, 23]
+    error = capsys.readouterr().err
+    assert "not images: 3 .txt, 1 .json, 1 .mp4, 1 .csv, 1 without a suffix" in error or packed
+    assert "hidden, so left out: 1 image such as dog/.hidden.png" in error
+    assert "without images, so no classes: fox" in error
+
+
+def test_formats_beyond_the_usual_are_read_and_others_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"avif": "avif", "jp2": "jpeg2000", "jpe": "jpeg", "qoi": "qoi", "ico": "ico", "dib": "bmp", "JPG": "jpeg"}
+    for suffix, kind in (kinds | {"jpg?w=200": "jpeg", "": "png", "jpg_large": "jpeg", "dat": "webp"}).items():
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(pictures / "picture", kind)
+        (pictures / "picture").rename(pictures / (f"x{len(suffix)}.{suffix}" if suffix else "00001"))
+    data = load(pictures)
+    assert len(everything(data)[0]) == 11
+    assert abs(everything(data)[0].float().mean((2, 3)) - torch.tensor([200.0, 0, 0])).max() < 8
+    assert capsys.readouterr().err == ""
+    for name in ("IMG_1.HEIC", "raw.dng", "logo.svg", "layers.psd", "x.tga"):
+        (pictures / name).write_bytes(b"whatever is in there")
+    (pictures / "without a suffix").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(UserError, match=r"6 unreadable image files:\n  IMG_1\.HEIC: .*no form that is read here.*PNG"):
+        load(pictures)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(4):
+        flat(pictures / "ant" / f"{k}.png", k)
+        flat(pictures / "cat" / f"{k}.png", 20 + k)
+        (pictures / "bee").mkdir(exist_ok=True)
+        (pictures / "bee" / f"{k}.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"4 unreadable image files(.|\n)*No image is left of the classes: bee"):
+        load(pictures)
+    data = load(pictures, on_bad="skip")
+    assert data.spec.class_names == ("ant", "cat")
+    assert classes_of(data)[23] == "cat"
+    assert "No image is left of the classes: bee" in capsys.readouterr().err
+
+
+def packed(path: Path, *entries: tuple[str, int | bytes], **settings: object) -> Path:
+    """A zip of flat gray images, or of bytes, under any names."""
+    with zipfile.ZipFile(path, "w", **settings) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that stand there twice
+        for name, content in entries:
+            if isinstance(content, int):
+                buffer = io.BytesIO()
+                Image.fromarray(np.full((4, 4), content, np.uint8)).save(buffer, "png")
+                content = buffer.getvalue()
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return path
+
+
+def test_zips_written_on_other_systems(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = pictures.parent / "x.zip"
+    names = [(f"{c}{{}}{k}.png", 20 * n + k) for n, c in enumerate(("cat", "dog")) for k in range(4)]
+    expected = {20 * n + k: c for n, c in enumerate(("cat", "dog")) for k in range(4)}
+    for start in ("", "outer/", "/", "C:/data/", "../../", "./", "a/../"):
+        data = load(packed(archive, *((start + name.format("/"), gray) for name, gray in names)))
+        assert classes_of(data) == expected, start
+    windows = [("cat\\", b""), *((name.format("\\"), gray) for name, gray in names)]
+    assert classes_of(load(packed(archive, *windows))) == expected
+    listing = json.dumps({"labels": [[name.format("\\"), gray // 20] for name, gray in names]}).encode()
+    assert classes_of(load(packed(archive, *windows, ("dataset.json", listing)))) == {
+        gray: str(gray // 20) for _, gray in names
+    }
+    capsys.readouterr()
+    twice = load(packed(archive, *((n.format("/"), 99) for n, _ in names), *((n.format("/"), g) for n, g in names)))
+    assert classes_of(twice) == expected
+    assert "8 names stand there twice, such as cat/0.png: the last one counts" in capsys.readouterr().err
+
+
+def test_names_of_a_zip_in_utf_8_without_saying_so(pictures: Path) -> None:
+    archive = packed(pictures.parent / "x.zip", *((f"{c}/{k}.png", k) for c in ("k\u00fche", "cat") for k in range(4)))
+    content = bytearray(archive.read_bytes())
+    for found in re.finditer(b"PK\x01\x02|PK\x03\x04", bytes(content)):
+        at = found.start() + (8 if found[0] == b"PK\x01\x02" else 6)
+        content[at + 1] &= ~8  # the flag that names are UTF-8
+    archive.write_bytes(content)
+    assert zipfile.ZipFile(archive).namelist()[0] != "k\u00fche/0.png"
+    assert load(archive).spec.class_names == ("cat", "k\u00fche")
+
+
+def test_members_that_cannot_be_unpacked_are_named(pictures: Path) -> None:
+    archive = packed(pictures.parent / "x.zip", *((f"{k}.png", k) for k in range(5)), compression=zipfile.ZIP_DEFLATED)
+    content = archive.read_bytes()
+    at = [found.start() for found in re.finditer(b"PK\x01\x02", content)]
+    changed = bytearray(content)
+    changed[at[0] + 8] |= 1  # encrypted
+    changed[at[1] + 10] = 9  # deflate64
+    changed[at[2] + 24 : at[2] + 28] = (2**31).to_bytes(4, "little")  # unpacks to more than any picture has
+    archive.write_bytes(changed)
+    with pytest.raises(UserError) as caught:
+        load(archive)
+    message = str(caught.value)
+    assert "3 unreadable image files" in message
+    assert "0.png: RuntimeError: File" in message
+    assert "is encrypted" in message
+    assert "1.png: NotImplementedError" in message
+    assert "2.png: would unpack to 2,147,483,648 bytes" in message
+
+
+@pytest.mark.parametrize("kind", ["tar", "half a zip", "empty", "an image"])
+def test_what_is_no_zip_is_refused_with_what_to_do(kind: str, pictures: Path) -> None:
+    for k in range(4):
+        flat(pictures / f"{k}.png", k)
+    file = pictures.parent / "archive"
+    whole = zipped(pictures).read_bytes()
+    with tarfile.open(file, "w") as tar:
+        tar.add(pictures)
+    file.write_bytes(
+        {
+            "tar": file.read_bytes(),
+            "half a zip": whole[: len(whole) // 2],
+            "empty": b"",
+            "an image": (pictures / "0.png").read_bytes(),
+        }[kind]
+    )
+    with pytest.raises(
+        UserError, match=r"data\.path=.*archive: is neither a folder nor a zip file.*Unpack other archives"
+    ):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\x00", "is not of the form"),
+        (b"[" * 100_000, "is not of the form"),
+        (b'{"labels": [["0.png", 1e400]]}', r"has no label for 3 of 4|gives 0\.png the label inf"),
+        (b'{"labels": [["0.png",true],["1.png",0],["2.png",0],["3.png",0]]}', r"gives 0\.png the label True"),
+        (b'{"labels": [["0.png","0"],["1.png",0],["2.png",0],["3.png",0]]}', r"gives 0\.png the label '0'"),
+        (b'{"labels": [["0.png",0.0],["1.png",0],["2.png",0],["3.png",0]]}', r"gives 0\.png the label 0\.0"),
+        (b'{"labels": [["0.png",4],["1.png",0],["2.png",0],["3.png",0]]}', r"the label 4, but 4 images cannot be"),
+        (b'{"labels": [["0.png",1000000000],["1.png",0],["2.png",0],["3.png",0]]}', r"label 1000000000, but 4 images"),
+        (b'{"labels": [["0.png",1],["0.png",0],["1.png",0],["2.png",0],["3.png",0]]}', r"0\.png two labels, 1 and 0"),
+        (b'{"labels": [[7,1]]}', "is not of the form"),
+        (b'{"labels": 7}', "is not of the form"),
+    ],
+)
+def test_any_unusable_dataset_json_is_one_line(content: bytes, message: str, pictures: Path) -> None:
+    for k in range(4):
+        flat(pictures / f"{k}.png", k)
+    (pictures / "dataset.json").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load(pictures)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["encrypted", "deflate64", "damaged"])
+def test_a_dataset_json_that_cannot_be_unpacked_is_one_line(how: str, pictures: Path) -> None:
+    listing = b'{"labels": [["0.png",0],["1.png",0],["2.png",0],["3.png",1]]}'
+    archive = packed(pictures.parent / "x.zip", *((f"{k}.png", k) for k in range(4)), ("dataset.json", listing))
+    content = bytearray(archive.read_bytes())
+    entry = content.rindex(b"dataset.json") - 46
+    if how == "damaged":
+        content[content.index(b'"3.png",1') + 8] ^= 1
+    else:
+        content[entry + (8 if how == "encrypted" else 10)] |= 1 if how == "encrypted" else 9
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.zip: dataset\.json cannot be read \(.*\)\. Repair or remove it"):
+        load(archive)
+
+
+def test_a_dataset_json_may_name_images_that_are_gone_and_leave_numbers_out(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(4):
+        flat(pictures / f"{k}.png", k)
+    labels = [[f"./{k}.png", 3 * (k % 2)] for k in range(4)] + [["gone.png", 1]]
+    (pictures / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8-sig")
+    data = load(pictures)
+    assert data.spec.class_names == ("0", "1", "2", "3")
+    assert classes_of(data) == {0: "0", 1: "3", 2: "0", 3: "3"}
+    assert "dataset.json labels 1 images that are not there, such as gone.png" in capsys.readouterr().err
+
+
+def test_a_picture_replaced_by_one_of_its_size_and_date_is_seen(pictures: Path) -> None:
+    for k in range(4):
+        Image.fromarray(RNG.integers(0, 256, (4, 4), np.uint8)).save(pictures / f"{k}.bmp")
+    load(pictures)
+    status = (pictures / "2.bmp").stat()
+    Image.fromarray(np.full((4, 4), 77, np.uint8)).save(pictures / "2.bmp")
+    os.utime(pictures / "2.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (pictures / "2.bmp").stat().st_size == status.st_size
+    assert sum(bool((image == 77).all()) for image in everything(load(pictures))[0]) == 1
+
+
+DAMAGE = {
+    "json empty": lambda npy, report: report.write_text(""),
+    "json gone": lambda npy, report: report.unlink(),
+    "json of another form": lambda npy, report: report.write_text("[]"),
+    "json a folder": lambda npy, report: (report.unlink(), report.mkdir()),
+    "json with a stranger": lambda npy, report: report.write_text('{"unreadable": {"x": "y"}}'),
+    "npy cut": lambda npy, report: npy.write_bytes(npy.read_bytes()[:-7]),
+    "npy empty": lambda npy, report: npy.write_bytes(b""),
+    "npy nonsense": lambda npy, report: npy.write_bytes(b"x" * 1000),
+    "npy a pipe": lambda npy, report: (npy.unlink(), os.mkfifo(npy)),
+    "npy of too few": lambda npy, report: np.save(npy, np.load(npy)[:-1]),
+    "npy of another type": lambda npy, report: np.save(npy, np.load(npy).astype(np.int8)),
+    "npy of another shape": lambda npy, report: np.save(npy, np.load(npy)[:, 0]),
+    "npy of objects": lambda npy, report: np.save(npy, np.array([{}] * 6), allow_pickle=True),
+    "npy a zip": lambda npy, report: packed(npy, ("a", 1)),
+}
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, "a link"])
+def test_a_damaged_cache_is_made_anew_with_one_line(
+    how: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(6):
+        flat(pictures / f"{k}.png", k)
+    expected = everything(load(pictures))[0].clone()
+    (npy,) = (pictures.parent / "cachehome" / "cache").glob("*.npy")
+    victim = pictures.parent / "victim"
+    victim.write_text("mine")
+    if how == "a link":
+        npy.unlink()
+        npy.symlink_to(victim)
+    elif how == "json a folder":
+        DAMAGE[how](npy, npy.with_suffix(".json"))
+        with pytest.raises(UserError, match="cannot take the decoded images"):
+            load(pictures)
+        return
+    else:
+        DAMAGE[how](npy, npy.with_suffix(".json"))
+    assert torch.equal(everything(load(pictures))[0], expected)
+    assert capsys.readouterr().err.splitlines() == [f"{npy}: is damaged; the images are decoded anew"]
+    assert victim.read_text() == "mine"
+    assert sorted(path.suffix for path in npy.parent.iterdir()) == [".json", ".npy"]
+
+
+def test_ten_processes_decode_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(6):
+        flat(pictures / f"{k}.png", k)
+    counts, inner = pictures.parent / "counts", Decoder._decode_into
+
+    def counted(self: Decoder, cache: Path, names: list[str]) -> None:
+        with counts.open("a") as file:
+            file.write("x")
+        inner(self, cache, names)
+
+    monkeypatch.setattr(Decoder, "_decode_into", counted)
+    assert at_once(10, lambda: everything(load(pictures))[0].shape == (6, 1, 4, 4)) == [True] * 10
+    assert counts.read_text() == "x"
+    cache = pictures.parent / "cachehome" / "cache"
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
