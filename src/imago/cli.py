@@ -36,6 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 from imago.capacity import exhausted
 from imago.config import CONF, RELOCATED, check_experiment, defaults_of, groups_inside
 from imago.errors import Interrupted, RunError, UserError, printable
+from imago.streams import make_forgiving
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     import torch
@@ -60,6 +61,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         task: gets the composed configuration; raises UserError for what the user can mend.
         config_name: the primary configuration, such as ``train``.
     """
+    make_forgiving()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall hand errors on instead of printing them and exiting with 1
     # Deprecations inside libraries are not the user's concern.
     warnings.filterwarnings("ignore", category=DeprecationWarning)

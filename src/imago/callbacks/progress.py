@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 from imago.callbacks.common import find
 from imago.callbacks.limits import Limits
 from imago.callbacks.log import TrainingLog
+from imago.metrics.progress import lines
 from imago.models.base import GenerativeModel
 
 
@@ -86,27 +87,13 @@ class Progress(Callback):
         """A second bar for other long work: returns what reports (done, total) to it; without a terminal, lines."""
         if self._bar is None:
             print(f"       {description}", file=sys.stderr, flush=True)
-            return self._lines(description)
+            return lines(f"       {description}", self.interval)
         bar = self._bar
         task = self._subtask = bar.add_task(description, total=None)
 
         def report(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
             bar.refresh()
-
-        return report
-
-    def _lines(self, description: str) -> Callable[[int, int], None]:
-        began = time.monotonic()
-        following = began + self.interval
-
-        def report(done: int, total: int) -> None:
-            nonlocal following
-            now = time.monotonic()
-            if now >= following and 0 < done < total:
-                following = now + self.interval
-                left = (now - began) * (total - done) / done
-                print(f"       {description}: {done / total:.0%} · {left:,.0f} s left", file=sys.stderr, flush=True)
 
         return report
 

@@ -1,5 +1,7 @@
-"""A bar on the terminal while something takes its time."""
+"""How far something is that takes its time: a bar on the terminal, lines where there is none."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,8 +10,28 @@ from rich.progress import Progress as Bars
 
 
 @contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error; the function it gives is called with (done, total)."""
-    with Bars(console=Console(stderr=True)) as bars:
+def progress_bar(description: str, line_seconds: float = 15.0) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error, or lines; the function it gives is called with (done, total)."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lines(description, line_seconds)
+        return
+    with Bars(console=console) as bars:
         task = bars.add_task(description, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def lines(description: str, seconds: float) -> Callable[[int, int], None]:
+    """What prints a line when called with (done, total), not more often than every so many seconds."""
+    began = time.monotonic()
+    following = began + seconds
+
+    def report(done: int, total: int) -> None:
+        nonlocal following
+        now = time.monotonic()
+        if now >= following and 0 < done < total:
+            following = now + seconds
+            left = (now - began) * (total - done) / done
+            print(f"{description}: {done / total:.0%} · {left:,.0f} s left", file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,92 @@
+"""Standard output and errors that nothing can break: a closed pipe or terminal, a full disk, an encoding without ≤."""
+
+import codecs
+import io
+import os
+import sys
+from contextlib import suppress
+
+# What we print beyond ASCII, for terminals that have nothing else.
+PLAIN = {
+    "≤": "<=",
+    "≥": ">=",
+    "±": "+-",
+    "·": "-",
+    "†": "*",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "×": "x",
+    "→": "->",
+    "…": "...",
+}
+
+
+class Forgiving(io.RawIOBase):
+    """A descriptor to write to; what it does not take is lost.
+
+    Args:
+        descriptor: open, and left open.
+        name: as Python calls the stream.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.descriptor = descriptor
+        self.name = name
+        self.mode = "wb"
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self.descriptor
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self.descriptor)
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: "memoryview | bytes") -> int:  # type: ignore[override]
+        """Write what can be written."""
+        try:
+            return os.write(self.descriptor, data)
+        except OSError:
+            return len(data)
+
+
+def make_forgiving() -> None:
+    """Let printing never fail from here on, and no file be opened under the number of a closed standard stream.
+
+    Streams that somebody put in the place of Python's own, such as tests and notebooks, stay.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    codecs.register_error("imago.plain", _in_plain_letters)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
+        encoding = "utf-8"
+        if stream is not None:
+            encoding = stream.encoding
+            with suppress(OSError, ValueError):
+                stream.flush()
+        raw = Forgiving(descriptor, f"<{name}>")
+        text = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding, "imago.plain", line_buffering=name == "stderr" or raw.isatty()
+        )
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the stream of the process
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    told = "".join(PLAIN.get(letter, letter).encode("ascii", "backslashreplace").decode() for letter in text)
+    return told, error.end
