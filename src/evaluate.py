@@ -4,11 +4,14 @@ The likelihood of held-out images, where the model knows it, and the quality of 
 """
 
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +20,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago import cli
 from imago.config import build, check_node, check_settings, choices_of, plain
-from imago.errors import UserError
+from imago.errors import RunError, UserError
+from imago.files import locked, write_text
 from imago.paths import checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
@@ -46,7 +50,12 @@ class Settings:
 
 def main(config: DictConfig) -> None:
     """Measure one checkpoint after the other; of several, one that cannot be measured does not stop the others."""
-    values = plain(config)
+    with cli.stoppable():
+        measure_all(plain(config))
+
+
+def measure_all(values: dict[str, Any]) -> None:
+    """See :func:`main`, whose configuration this is."""
     settings = check_settings(values, Settings, groups=["metrics"])
     metrics = values["metrics"]
     if "thorough" in metrics and metrics["thorough"] is None:
@@ -113,14 +122,15 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
     if not metrics.names and not likelihood_too:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
+    results = Results(path)
     print(f"{path}: {model.images_seen:,} images seen")
 
     def conclude(measurements: "list[Measurement]", began: float) -> None:
         made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
         made_at |= {"changes": settings.model} if settings.model else {}
-        kept = keep([made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements], path)
-        print("\n".join(table(measurements)))
-        print(f"  {time.perf_counter() - began:.1f} s; kept in {kept}", flush=True)
+        print("\n".join(table(measurements)), flush=True)
+        kept = results.add([made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements])
+        print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
 
     if settings.likelihood and isinstance(
         model, ExplicitModel
@@ -143,10 +153,15 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         began = time.perf_counter()
         seeds = range(settings.seed, settings.seed + settings.repeats)
         repeated = []
-        for seed in seeds:
-            with progress_bar(f"Measuring samples of seed {seed}") as progress:
-                repeated.append(measure(metrics, model, seed, averaged, progress))
-        conclude(over_seeds(repeated), began)
+        try:
+            for seed in seeds:
+                with progress_bar(f"Measuring samples of seed {seed}") as progress:
+                    repeated.append(measure(metrics, model, seed, averaged, progress))
+        finally:
+            if repeated:  # also where it is stopped
+                conclude(over_seeds(repeated), began)
+    if results.lost is not None:
+        raise RunError(f"{results.path}: cannot be written ({results.lost.strerror}); results are printed alone")
 
 
 def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
@@ -219,23 +234,66 @@ def number_of(measurement: "Measurement") -> str:
     return f"{sign}{value:,.{digits}f} ± {protocol['standard_error']:.{digits}f}{doubt}"
 
 
-def keep(results: list[dict[str, Any]], checkpoint: Path) -> Path:
-    """Add results to evaluation.json of the checkpoint's run; the same measurement again replaces the older one.
+class Results:
+    """evaluation.json of a checkpoint's run, looked at before anything is measured.
 
-    Raises:
-        UserError: the file that is there is damaged; it is left as it is.
+    What cannot be read there is moved aside, and where nothing can be written results are printed alone; both are said.
+
+    Args:
+        checkpoint: the file.
     """
-    from imago.runs import write_atomically
 
-    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    path = folder / "evaluation.json"
-    try:
-        known = json.loads(path.read_text()) if path.exists() else []
-    except ValueError as error:
-        raise UserError(f"{path}: not readable ({error}); move it away, and measure again") from None
-    new = [what(result) for result in results]
-    write_atomically(path, json.dumps([r for r in known if what(r) not in new] + results, indent=2) + "\n")
-    return path
+    def __init__(self, checkpoint: Path) -> None:
+        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        self.path = folder / "evaluation.json"
+        self.keep = True
+        self.lost: OSError | None = None
+        try:
+            with self._locked():
+                self._known()
+        except OSError as error:
+            self.keep = False
+            print(
+                f"note: {self.path}: cannot be written ({error.strerror}); results are printed alone", file=sys.stderr
+            )
+
+    def add(self, results: list[dict[str, Any]]) -> str:
+        """Keep results; the same measurement again replaces the older one.
+
+        Returns:
+            Where they are.
+        """
+        if not self.keep:
+            return "printed alone"
+        new = [what(result) for result in results]
+        try:
+            with self._locked():  # somebody else may measure the same run
+                known = [result for result in self._known() if what(result) not in new]
+                write_text(self.path, json.dumps(known + results, indent=2) + "\n")
+        except OSError as error:
+            self.lost = error
+            return "kept nowhere"
+        return f"kept in {self.path}"
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.path.with_name(".evaluation.lock"))
+
+    def _known(self) -> list[dict[str, Any]]:
+        """The results that are there; a file with anything else in it is moved aside first."""
+        if not os.path.lexists(self.path):
+            return []
+        known = None
+        with suppress(ValueError, RecursionError):
+            known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else None
+        listed = known if isinstance(known, list) else []
+        results = [r for r in listed if isinstance(r, dict) and isinstance(r.get("protocol"), dict)]
+        if known is None or len(results) < len(listed) or listed is not known:
+            aside = next(p for k in count(1) if not os.path.lexists(p := self.path.with_name(f"{self.path.name}.{k}")))
+            self.path.rename(aside)
+            write_text(self.path, json.dumps(results, indent=2) + "\n")
+            stay = f"; the {len(results)} results in it stay" if results else ""
+            print(f"note: {self.path}: cannot be read, and is {aside.name} now{stay}", file=sys.stderr, flush=True)
+        return results
 
 
 def what(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """sample.py and evaluate.py on small runs: what they write, and that every mistake is one message."""
 
+import errno
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +187,7 @@ def test_of_several_checkpoints_a_broken_one_stops_no_other(
     for folder in ("a", "b", "c"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.ckpt").write_bytes(content[: len(content) // 2] if folder == "b" else content)
-    (tmp_path / "c" / "evaluation.json").write_text("[{")
+    (tmp_path / "c" / "evaluation.json").write_text("[{")  # stops nothing
     given = ["metrics=classifier", "metrics.samples=40"]
     for folders, code in ((["b", "nowhere", "c", "a"], 2), (["a"], 0)):
         found, out, err = command("evaluate", f"checkpoint=[{','.join(f'{f}/x.ckpt' for f in folders)}]", *given)
@@ -194,14 +198,15 @@ def test_of_several_checkpoints_a_broken_one_stops_no_other(
         said = {
             "b": "cannot be read, it is cut short or damaged; ",
             "nowhere": "no such file",
-            "c": "c/evaluation.json: ",
         }
-        beginnings = [f"checkpoint={folder}/x.ckpt: {said[folder]}" for folder in folders if folder != "a"]
+        beginnings = [f"checkpoint={folder}/x.ckpt: {said[folder]}" for folder in folders if folder in said]
         if code:
-            beginnings.append("error: checkpoint: 3 of 4 not measured: b/x.ckpt, nowhere/x.ckpt, c/x.ckpt")
+            beginnings.append("error: checkpoint: 2 of 4 not measured: b/x.ckpt, nowhere/x.ckpt")
         assert len(lines) == len(beginnings)
         assert all(line.startswith(beginning) for line, beginning in zip(lines, beginnings, strict=True))
-    assert len(json.loads((tmp_path / "a" / "evaluation.json").read_text())) == 9
+    for folder in ("a", "c"):
+        assert len(json.loads((tmp_path / folder / "evaluation.json").read_text())) == 9
+    assert (tmp_path / "c" / "evaluation.json.1").read_text() == "[{"
     assert not (tmp_path / "b" / "evaluation.json").exists()
 
 
@@ -415,3 +420,99 @@ def test_help_is_readable(command: Command, script: str) -> None:
     assert code == 0
     assert f"python src/{script}.py checkpoint=" in out
     assert "averaged: true" in out
+
+
+RESULT = {"name": "test/bpd", "value": 1.0, "protocol": {"images": 3, "caveat": "none"}}
+DAMAGED = {
+    "number": "[1]",
+    "cut": '[{"na',
+    "mapping": "{}",
+    "text": '""',
+    "deep": "[" * 100_000,
+    "protocol": '[{"name": "x", "protocol": []}]',
+    "encoding": b"\xff\xfe[",
+    "mixed": json.dumps([3, RESULT]),
+    "folder": None,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_cannot_be_read_is_moved_aside_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    from evaluate import Results
+
+    file, content = tmp_path / "evaluation.json", DAMAGED[kind]
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "evaluation.json.1").write_text("an older one")
+    results = Results(tmp_path / "checkpoints" / "last.ckpt")
+    said = r"note: .*evaluation\.json: cannot be read, and is evaluation\.json\.2 now.*\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+    assert results.add([RESULT | {"name": "new"}]) == f"kept in {file}"
+    assert [r["name"] for r in json.loads(file.read_text())] == ["test/bpd"] * (kind == "mixed") + ["new"]
+    aside = tmp_path / "evaluation.json.2"
+    assert aside.is_dir() if content is None else aside.read_bytes() in (content, str(content).encode())
+    assert capsys.readouterr().err == ""
+
+
+def test_several_measure_one_run_at_once_and_lose_nothing(tmp_path: Path) -> None:
+    from evaluate import Results
+
+    def measure(number: int) -> None:
+        results = Results(tmp_path / "last.ckpt")
+        for k in range(5):
+            results.add([RESULT | {"name": f"{number}-{k}"}])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(measure, range(8)))
+    names = {result["name"] for result in json.loads((tmp_path / "evaluation.json").read_text())}
+    assert names == {f"{number}-{k}" for number in range(8) for k in range(5)}
+
+
+def test_where_nothing_can_be_written_numbers_are_printed(
+    command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evaluate
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def read_only(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.thorough=false"]
+    for function, fails, code in (("locked", read_only, 0), ("write_text", full, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, function, fails)
+            found, out, err = command("evaluate", *given)
+        assert found == code, err
+        assert re.search(r"fd_classifier +[\d.]+", out)
+        why = r"^(note|error): .*evaluation\.json: cannot be written \(.*\); results are printed alone$"
+        assert len(re.findall(why, err, re.MULTILINE)) == 1
+        assert "Traceback" not in err
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imago.callbacks import quality
+
+    measure, seeds = quality.measure, []
+
+    def interrupted(metrics: Any, model: Any, seed: int, *rest: Any) -> Any:
+        seeds.append(seed)
+        if seed == 43:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(metrics, model, seed, *rest)
+
+    monkeypatch.setattr(quality, "measure", interrupted)
+    given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.thorough=false"]
+    code, out, _ = command("evaluate", *given, "seed=41", "repeats=9")
+    assert (code, seeds) == (143, [41, 42, 43])
+    assert "mean of 2 seeds" in out
+    kept = json.loads((runs["minimal"].path / "evaluation.json").read_text())
+    names = [result["name"] for result in kept if result["protocol"].get("repeats") == 2]
+    assert names == ["fd_classifier", "kd_classifier"]
