@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 # What we print beyond ASCII, for terminals that have nothing else.
 PLAIN = {
@@ -47,7 +48,7 @@ class Forgiving(io.RawIOBase):
         """Always."""
         return True
 
-    def write(self, data: "memoryview | bytes") -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         """Write what can be written."""
         try:
             return os.write(self.descriptor, data)
