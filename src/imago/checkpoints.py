@@ -7,6 +7,7 @@ every random generator). Lightning's loop counters are left out: the position in
 
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from imago.files import replacing
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
-from imago.untrusted import check_plain, entries, limited_memory, opened, read_archive, shortened
+from imago.untrusted import check_plain, entries, first_line, limited_memory, opened, read_archive, shortened
 
 # What a damaged file leads torch to raise.
 DAMAGED = (
@@ -62,7 +63,8 @@ def read(path: str | Path) -> dict[str, Any]:
         with opened(path) as file:
             read_archive(file)  # torch unpacks whatever a few bytes claim to be
             file.seek(0)
-            with limited_memory(4 * os.fstat(file.fileno()).st_size):
+            with limited_memory(4 * os.fstat(file.fileno()).st_size), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise UserError(
@@ -100,15 +102,19 @@ def _check_content(checkpoint: Mapping[str, Any]) -> None:
         count = progress.get(name) if isinstance(progress, Mapping) else None
         if type(count) is not int or not 0 <= count < 2**63:
             raise UserError(f"progress.{name}: not a count")
-    for place, weights in (("state_dict", checkpoint["state_dict"]), ("averaged weights", average_of(checkpoint))):
-        if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            raise UserError(f"{place}: not tensors by name")
+    _check_weights(checkpoint["state_dict"], "state_dict")
+    average_of(checkpoint)
     for place, tensor in entries({name: checkpoint[name] for name in checkpoint if name != "config"}, "", most=2**20):
         if isinstance(tensor, Tensor):
             if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
                 raise UserError(f"{place[1:]}: not a dense tensor")
             if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
                 raise UserError(f"{place[1:]}: claims to be larger than it is")
+
+
+def _check_weights(weights: Any, key: str) -> None:
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(f"{key}: not tensors by name")
 
 
 def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
@@ -125,7 +131,7 @@ def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
         if spec.dimensions > LARGEST_IMAGE:
             raise ValueError(f"images of {spec.dimensions:,} values are larger than this program draws")
     except (TypeError, ValueError) as error:
-        raise UserError(f"spec: {error}; give a checkpoint that train.py wrote") from None
+        raise UserError(f"spec: {first_line(error)}; give a checkpoint that train.py wrote") from None
     return spec
 
 
@@ -183,8 +189,9 @@ def model_of(
         model: GenerativeModel = build(node, "model", spec=spec)
     try:
         model.load_state_dict(weights)
-        if averaged:
-            model.load_state_dict(average_of(checkpoint), strict=False)
+        unknown = model.load_state_dict(average_of(checkpoint), strict=False).unexpected_keys if averaged else []
+        if unknown:
+            raise RuntimeError(f"no {unknown[0]} to be averaged")
     except RuntimeError as error:
         if changes:
             raise UserError(
@@ -197,7 +204,7 @@ def model_of(
     try:
         model.on_load_checkpoint(checkpoint)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"progress: not as train.py writes it ({type(error).__name__}: {error})") from None
+        raise UserError(f"progress: not as train.py writes it ({type(error).__name__}: {first_line(error)})") from None
     return model.eval()
 
 
@@ -215,8 +222,8 @@ def _no_more_than(weights: int) -> Iterator[None]:
         made += 0 if parameter is None else parameter.numel()
         if made > 2 * weights + 1_000_000:
             raise UserError(
-                f"describes a network of more than {made:,} weights and holds {weights:,}; give a checkpoint that "
-                "train.py wrote"
+                f"model: the checkpoint describes a network of more than {made:,} weights and holds {weights:,}; give "
+                "one that train.py wrote"
             )
 
     counting = register_module_parameter_registration_hook(count)
@@ -239,11 +246,16 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 
 def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The averaged weights that a checkpoint holds; empty where the run kept none."""
+    """The averaged weights that a checkpoint holds; empty where the run kept none.
+
+    Raises:
+        UserError: they are something else.
+    """
     found: Any = checkpoint
     for name in ("callbacks", "WeightAveraging", "weights"):
         found = found.get(name, {}) if isinstance(found, Mapping) else {}
-    return found
+    _check_weights(found, "averaged weights")
+    return dict(found)
 
 
 def random_state() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from imago.errors import UserError, printable
-from imago.untrusted import check_plain, shortened
+from imago.untrusted import check_plain, first_line, shortened
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -500,5 +500,5 @@ def _built(value: Any, key: str) -> Any:
 
 def _said(error: Exception) -> str:
     """What a constructor said; of what it did not say on purpose, the kind too."""
-    text = str(error).splitlines()[0] if str(error) else ""
+    text = first_line(error)
     return text if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {text}"

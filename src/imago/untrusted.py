@@ -94,6 +94,11 @@ def shortened(text: str, longest: int = 100) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, for a message of one line."""
+    return shortened(next(iter(str(error).splitlines()), ""), 300)
+
+
 def opened(path: Path) -> BinaryIO:
     """A regular file, open for reading. Pipes and devices are not opened to be read, since they may never end.
 
