@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 
 from helpers import Command, configuration, small
 from imago.errors import UserError
+from imago.files import UNFINISHED, replacing
 from imago.images import ImageSpec
 from imago.models.gan import GAN
 from imago.outputs import Folder
@@ -69,11 +69,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Ctrl-C while the image behind ``after`` others is being written: half of its file is there."""
     original, calls = Image.Image.save, [0]
 
-    def save(self: Image.Image, path: Any, *rest: Any) -> None:
-        original(self, path, *rest)
+    def save(self: Image.Image, file: Any, *rest: Any) -> None:
+        original(self, file, *rest)
         calls[0] += 1
         if calls[0] > after:
-            Path(path).write_bytes(Path(path).read_bytes()[:40])
+            file.truncate(40)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", save)
@@ -307,16 +307,16 @@ def test_settings_say_what_the_images_depend_on(command: Command, runs: dict[str
 def test_processes_have_unfinished_files_of_their_own(tmp_path: Path) -> None:
     """Those of the dead are removed, those of the living left alone."""
     (tmp_path / "x").mkdir()
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    left, living = (tmp_path / "x" / f".unfinished.{process}" for process in (dead.pid, os.getppid()))
+    left = tmp_path / "x" / f".000000.png.dead{UNFINISHED}"
     left.touch()
-    living.touch()
-    folder = Folder(tmp_path / "x")
-    assert folder.begin({"seed": 0}, ImageSpec(1, 4, 4), 1, None) == [0]
-    assert (left.exists(), living.exists()) == (False, True)
-    folder.add([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
-    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [living.name, "000000.png", "settings.json"]
+    with replacing(tmp_path / "x" / "000001.png"):
+        (living,) = set((tmp_path / "x").glob(".*")) - {left}
+        folder = Folder(tmp_path / "x")
+        assert folder.begin({"seed": 0}, ImageSpec(1, 4, 4), 1, None) == [0]
+        assert (left.exists(), living.exists()) == (False, True)
+        folder.add([0], torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+        names = sorted(path.name for path in (tmp_path / "x").iterdir())
+        assert names == [living.name, "000000.png", "settings.json"]
 
 
 def test_what_cannot_be_written_on_the_way_ends_with_one_message(tmp_path: Path) -> None:

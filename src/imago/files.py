@@ -20,7 +20,7 @@ class AlreadyLocked(Exception):  # noqa: N818 - not an error of the program
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A new file, open for writing, that takes the place of ``path`` when the block ends well.
 
     Readers see the old file or the new one, after a power cut too. A link at ``path`` is replaced, not followed, and
@@ -30,6 +30,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: the file; its folder exists.
+        durable: wait until it outlives a power cut; not for thousands of files that can be made again.
 
     Raises:
         OSError: nothing can be written there, or not all of it; also where a writer has made another error of it.
@@ -42,7 +43,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             _try_lock(file.fileno())  # held while it is written: that is how litter is told from work
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             unfinished.replace(path)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
@@ -52,7 +54,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(cause, OSError):
             raise cause from None  # torch.save makes "unexpected pos" of a full disk
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,23 +3,22 @@
 import io
 import json
 import math
-import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
 from imago.errors import UserError
+from imago.files import remove_litter, replacing, write_text
 from imago.images import Images, ImageSpec, Labels
 from imago.paths import SETTINGS, unwritable
 from imago.pictures import picture_of, to_pillow
-from imago.runs import differences, write_atomically
+from imago.runs import differences
 
 
 class Output(ABC):
@@ -78,34 +77,33 @@ class File(Output):
     def end(self) -> None:
         """Write the file; an older one stays until the new one is complete."""
         try:
-            with _replacing(self.path) as unfinished:
-                self.write(unfinished, torch.cat(self.images))
+            with replacing(self.path) as file:
+                self.write(file, torch.cat(self.images))
         except OSError as error:
             raise unwritable(self.path, error) from None
 
     @abstractmethod
-    def write(self, path: Path, images: Images) -> None:
-        """Write all images, (n, C, H, W), to a path without a suffix."""
+    def write(self, file: BinaryIO, images: Images) -> None:
+        """Write all images, (n, C, H, W)."""
 
 
 class Grid(File):
     """One picture, about square, of all images."""
 
-    def write(self, path: Path, images: Images) -> None:
+    def write(self, file: BinaryIO, images: Images) -> None:
         """See :meth:`File.write`."""
-        picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(path, "PNG")
+        picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
 
 
 class Arrays(File):
     """A NumPy archive: ``images`` uint8 (n, height, width, channels) and, for a conditional model, ``labels`` (n,)."""
 
-    def write(self, path: Path, images: Images) -> None:
+    def write(self, file: BinaryIO, images: Images) -> None:
         """See :meth:`File.write`."""
         arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
         if self.labels is not None:
             arrays["labels"] = self.labels.cpu().numpy()
-        with path.open("wb") as file:  # a path would be given a suffix
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
 
 
 class Folder(Output):
@@ -137,23 +135,22 @@ class Folder(Output):
                     "those to continue there, or choose another folder"
                 )
         try:
-            for left in self.path.glob(".unfinished.*"):  # by a kill
-                if not _is_running(left.suffix[1:]):
-                    left.unlink(missing_ok=True)
-            write_atomically(file, json.dumps(new, indent=2) + "\n")
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(new, indent=2) + "\n")
+            remove_litter(self.path)
             for label in set() if labels is None else set(labels.tolist()):
                 (self.path / str(label)).mkdir(exist_ok=True)
+                remove_litter(self.path / str(label))
         except OSError as error:
             raise unwritable(self.path, error) from None
         return [number for number in range(n) if not self._is_there(number, spec)]
 
     def add(self, numbers: list[int], images: Images) -> None:
         """See :meth:`Output.add`."""
-        unfinished = self.path / f".unfinished.{os.getpid()}"  # of this process alone: another may draw the same
         try:
             for number, image in zip(numbers, images.cpu(), strict=True):
-                to_pillow(image).save(unfinished, "PNG")
-                unfinished.replace(self._file(number))
+                with replacing(self._file(number), durable=False) as file:
+                    to_pillow(image).save(file, "PNG")
         except OSError as error:
             raise unwritable(self.path, error) from None
 
@@ -176,28 +173,6 @@ class Folder(Output):
     def _file(self, number: int) -> Path:
         folder = self.path if self.labels is None else self.path / str(int(self.labels[number]))
         return folder / f"{number:06d}.png"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of ``path`` once something has been written there."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.touch()
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def _whole(path: Path) -> tuple[tuple[int, int], str] | None:

@@ -12,6 +12,7 @@ from imago.compare.claims import Answer, Runs, budgets
 from imago.compare.page import PARTS, inline_hash
 from imago.compare.pictures import embedded
 from imago.compare.text import escaped
+from imago.files import write_text
 
 Claims = list[tuple[Runs, list[Answer]]]
 # Verdicts for people, and the mark that the board has for states of a run.
@@ -52,7 +53,7 @@ def write_claims_markdown(claims: Claims, path: Path) -> None:
             lines += [escaped(f"Measured: {answer.measure}"), ""]
             if answer.needed:
                 lines += [f"{_needed(answer)}:", "", *(f"    {command}" for command in answer.needed), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
 
 
 def write_claims_page(claims: Claims, path: Path) -> None:
@@ -64,7 +65,7 @@ def write_claims_page(claims: Claims, path: Path) -> None:
         "sections": "".join(_section(runs, answers) for runs, answers in claims),
     }
     template = (PARTS / "claims.html").read_text(encoding="utf-8")
-    path.write_text(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template), encoding="utf-8")
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template))
 
 
 def _section(runs: Runs, answers: list[Answer]) -> str:

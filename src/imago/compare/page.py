@@ -18,6 +18,7 @@ from imago.compare.board import FRECHET, Board, Cell, Column, Group, Row
 from imago.compare.pictures import embedded
 from imago.compare.records import Record, flat
 from imago.compare.text import READING
+from imago.files import write_text
 
 PARTS = Path(__file__).parent / "page"
 COLOURS = 12
@@ -51,7 +52,7 @@ def write_page(board: Board, path: Path) -> None:
         "data": _data(board, numbers, labels),
     }
     template = (PARTS / "page.html").read_text(encoding="utf-8")
-    path.write_text(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template), encoding="utf-8")
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template))
 
 
 def _pictures(records: list[Record]) -> dict[Record, str]:

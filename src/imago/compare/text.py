@@ -14,6 +14,7 @@ from rich.text import Text
 
 from imago.compare.board import Board, Cell, Column, Group
 from imago.compare.records import Record
+from imago.files import replacing, text_of, write_text
 
 # Columns that a terminal has no room for; beginnings of their keys.
 ELSEWHERE = ("kid", "kd_", "precision", "recall", "density", "coverage", "inception_score", "authenticity", "copies")
@@ -57,7 +58,7 @@ def _tagged(cell: Cell) -> str:
 
 def write_csv(board: Board, path: Path) -> None:
     """One row a run, numbers in full; beside each measured one its error, relation, split and protocol."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as whole, text_of(whole, newline="") as file:
         writer = csv.writer(file)
         names = ["run", "started", "directory", "model", "data", "seed", "status"]
         for column in board.columns:
@@ -98,7 +99,7 @@ def write_markdown(board: Board, path: Path) -> None:
     defects = [f"- {escaped(f'{r.path}: {defect}')}" for r in board.records for defect in r.defects]
     lines += ["## Of these runs one must know", "", *defects, ""] if defects else []
     lines += [READING, ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
 
 
 def short_tables(board: Board, left_out: tuple[str, ...] = ()) -> list[str]:
