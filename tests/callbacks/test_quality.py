@@ -106,6 +106,65 @@ def test_the_best_checkpoint_holds_what_was_measured(toy: Any, fit: Any, tmp_pat
     assert torch.equal(model.sample(5, generator=PerImageGenerator(7)), metrics.samples[0])
 
 
+class Directed(Evaluator):
+    """The same value of three names, of which lower, higher and neither is better."""
+
+    names = ()
+
+    def __init__(self, *values: float, headline: str = "fd_toy", samples: int = 5) -> None:
+        self.names = [headline, "precision_toy", "authenticity_toy"]
+        self.notices: list[str] = []
+        self.values = list(values)
+        self.samples = samples
+
+    def prepare(self, data: Any, device: torch.device) -> None: ...
+
+    def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
+        value = self.values.pop(0)
+        return [Measurement(name, value, {"samples": self.samples, "seed": 1}) for name in self.names]
+
+
+def test_the_best_is_of_one_direction_one_name_and_one_protocol(
+    toy: Any, fit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Continued again and again, 32 images at a time."""
+    run = Run(tmp_path)
+
+    def go_on(batches: int, metrics: Evaluator) -> tuple[dict[str, Any], int, list[str]]:
+        """The best values by name, after how many images best.ckpt was written, and what is said."""
+        start = run.last if run.last.exists() else None
+        quality = MeasureQuality(32, Run(tmp_path), metrics, at_start=False)
+        fit(toy(), batches, quality, last=(Checkpoints(16, quality.run, {"seed": 0}),), checkpoint=start)
+        run.summary = quality.run.summary
+        best = {key: entry.get("best") for key, entry in run.summary["metrics"].items()}
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+        return best, read(run.best)["progress"]["images_seen"], told
+
+    nan = float("nan")
+    found = go_on(6, Directed(5.0, nan, 4.0))
+    assert found == ({"val/fd_toy": 4, "val/precision_toy": 5, "val/authenticity_toy": None}, 96, [])
+    found = go_on(8, Directed(6.0))
+    assert found == ({"val/fd_toy": 4, "val/precision_toy": 6, "val/authenticity_toy": None}, 96, []), "no better"
+    best, images, told = go_on(10, Directed(7.0, samples=50))
+    assert (best["val/fd_toy"], best["val/precision_toy"], images) == (7, 7, 160)
+    assert told == [
+        "note: val/fd_toy, val/precision_toy: the best starts anew, measured otherwise now (samples: 5 there, 50 now)",
+        "note: best.ckpt starts anew: by val/fd_toy, measured otherwise now",
+    ]
+    assert go_on(12, Directed(8.0, samples=50))[:2] == (best | {"val/precision_toy": 8}, 160)
+    best, images, told = go_on(14, Directed(9.0, samples=50, headline="kd_toy"))
+    assert (best["val/fd_toy"], best["val/kd_toy"], images) == (7, 9, 224)
+    assert told == ["note: best.ckpt starts anew: by val/kd_toy, by val/fd_toy before, measured otherwise now"]
+
+    # version 0.1 kept a value alone: it goes on where the summary's protocol is the same
+    checkpoint = torch.load(run.last, weights_only=True)
+    checkpoint["callbacks"]["Checkpoints"]["best"] = 9.0
+    torch.save(checkpoint, run.last)
+    del run.summary["best"]["ruler"]
+    run.update()
+    assert go_on(16, Directed(10.0, samples=50, headline="kd_toy"))[1:] == (224, [])
+
+
 def test_an_abandoned_measurement_is_made_up_for(toy: Any, fit: Any, tmp_path: Path) -> None:
     """A signal during the second measurement: the continued run makes it first, and its checkpoint may be the best."""
     run, interruption = Run(tmp_path), Interruption()

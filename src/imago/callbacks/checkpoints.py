@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from imago.callbacks.quality import MeasureQuality
 from imago.checkpoints import random_state, set_random_state
 from imago.errors import RunError
 from imago.files import replacing
+from imago.measures import is_better, ruler
 from imago.models.base import GenerativeModel
 from imago.runs import CSVLogger, Run
 
@@ -40,7 +42,7 @@ class Checkpoints(Periodic):
         super().__init__(every)
         self.run = run
         self.config = dict(config)
-        self.best = math.inf
+        self.best: dict[str, Any] = {}  # its metric, ruler and value
         self._random: dict[str, Any] | None = None
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
@@ -97,10 +99,15 @@ class Checkpoints(Periodic):
             return
         if not source.acted_at == model.images_seen > 0:
             return
-        value = trainer.strategy.broadcast(source.latest.get(headline, math.inf))
-        if value < self.best:
-            self.best = value
-            self.run.update(best={"metric": headline, "value": value, "images_seen": model.images_seen})
+        told = source.latest.get(headline, math.nan), source.rulers.get(headline, "")
+        value, measure = trainer.strategy.broadcast(told)
+        comparable = (self.best.get("metric"), self.best.get("ruler")) == (headline, measure)
+        if is_better(headline, value, self.best["value"] if comparable else None):
+            if self.best and not comparable and trainer.is_global_zero:
+                otherwise = "" if self.best["metric"] == headline else f", by {self.best['metric']} before"
+                print(f"note: best.ckpt starts anew: by {headline}{otherwise}, measured otherwise now", file=sys.stderr)
+            self.best = {"metric": headline, "ruler": measure, "value": value}
+            self.run.update(best=self.best | {"images_seen": model.images_seen})
             with self._writing(trainer, self.run.best):
                 if not copy:
                     trainer.save_checkpoint(self.run.best, weights_only=False)
@@ -145,5 +152,20 @@ class Checkpoints(Periodic):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        closing = self.run.summary.get("best", {}).get("value", math.inf)  # of a measurement after last.ckpt
-        self.best = min(state_dict["best"], closing)
+        best, closing = state_dict["best"], _best_of(self.run.summary)
+        if not isinstance(best, dict):  # of version 0.1: the value alone
+            best = closing | {"value": best} if closing and math.isfinite(best) else {}
+        comparable = all(closing.get(key) == best.get(key) for key in ("metric", "ruler"))
+        if not best or (comparable and is_better(best["metric"], closing["value"], best["value"])):
+            best = closing  # of a measurement after last.ckpt
+        self.best = best
+
+
+def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary says of the best value: metric, ruler and value; empty where there is none."""
+    told = summary.get("best", {})
+    metric, value = told.get("metric"), told.get("value")
+    if not isinstance(metric, str) or not isinstance(value, int | float):
+        return {}
+    protocol = summary.get("metrics", {}).get(metric, {}).get("protocol", {})  # version 0.1 kept no ruler
+    return {"metric": metric, "ruler": told.get("ruler", ruler(protocol)), "value": value}

@@ -1,6 +1,6 @@
 """What measurements during training share: when, with which weights, and where the numbers go."""
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -12,13 +12,16 @@ from imago.callbacks.common import Periodic, find, log_row
 from imago.callbacks.interruption import Abandoned, Interruption
 from imago.callbacks.log import clock_paused
 from imago.callbacks.progress import Progress
+from imago.measures import RULER, better, is_better, ruler
 from imago.metrics import Measurement
 from imago.models.base import GenerativeModel
-from imago.runs import Run
+from imago.runs import Run, differences
 
 
 class Measuring(Periodic, ABC):
-    """Measures the model, logs ``val/<name>`` for each number, and keeps value and protocol in the summary.
+    """Measures the model, logs ``val/<name>`` for each number, and keeps value, best and protocol in the summary.
+
+    The best is of numbers of one protocol: where a continued run is measured otherwise, it starts anew.
 
     Args:
         every: number of images between two measurements.
@@ -28,6 +31,7 @@ class Measuring(Periodic, ABC):
     Attributes:
         doing: what the progress bar says meanwhile.
         latest: the last numbers by the names under which they are logged, on the first of several processes.
+        rulers: what numbers must share to be compared with these.
     """
 
     doing: ClassVar[str]
@@ -37,6 +41,7 @@ class Measuring(Periodic, ABC):
         self.run = run
         self.at_start = at_start
         self.latest: dict[str, float] = {}
+        self.rulers: dict[str, str] = {}
 
     @abstractmethod
     def headline(self, model: GenerativeModel) -> str | None:
@@ -75,10 +80,23 @@ class Measuring(Periodic, ABC):
             return
         measurements = self._measure(trainer, model)
         results = self.run.summary.get("metrics", {})
+        anew: dict[str, list[str]] = {}
         for m in measurements:
             key = f"val/{m.name}"
-            best = min(results.get(key, {}).get("best", math.inf), m.value)  # in this order a nan is never the best
-            results[key] = {"value": m.value, "best": best, "images_seen": model.images_seen, "protocol": m.protocol}
+            old = results.get(key, {})
+            best, before = old.get("best"), old.get("protocol", {})
+            if best is not None and ruler(before) != ruler(m.protocol):
+                there, now = ({k: p.get(k) for k in RULER} for p in (before, m.protocol))
+                changed = "; ".join(differences(there, now))
+                anew.setdefault(changed, []).append(key)
+                best = None
+            best = m.value if is_better(m.name, m.value, best) else best if better(m.name) else None
+            results[key] = {"value": m.value, "images_seen": model.images_seen, "protocol": m.protocol}
+            results[key] |= {} if best is None else {"best": best}
+        if trainer.is_global_zero:
+            for changed, keys in anew.items():
+                text = f"note: {', '.join(keys)}: the best starts anew, measured otherwise now ({changed})"
+                print(text, file=sys.stderr)
         self.run.update(metrics=results)
 
     def _measure(self, trainer: Trainer, model: GenerativeModel) -> list[Measurement]:
@@ -104,6 +122,7 @@ class Measuring(Periodic, ABC):
         if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
             raise Abandoned
         self.latest = {f"val/{m.name}": m.value for m in measurements}
+        self.rulers = {f"val/{m.name}": ruler(m.protocol) for m in measurements}
         if self.latest:
             log_row(trainer, model, self.latest)
         return measurements

@@ -4,11 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from imago.compare.records import VERSIONS, Data, Measured, Record
+from imago.measures import Better, better
 
-Better = Literal["low", "high"] | None
 MISSING = "–"
 # What samples are measured by, in the order of the columns: beginnings of the names (an extractor may follow), titles,
 # and what the number is.
@@ -27,8 +26,6 @@ QUALITIES = {
 }
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
-# Nothing leads in these: held-out images say what is right, which the protocol tells.
-NEITHER = ("authenticity", "copies")
 # Always there, so that one sees what was not measured.
 EXPECTED = {"fid": FRECHET, "kid": ("kid", "kd_"), "precision": ("precision",), "recall": ("recall",)}
 
@@ -221,7 +218,7 @@ def _quality(name: str) -> Column:
         name,
         f"{title} {extractor}".strip(),
         lambda record: _samples(record, name),
-        None if name.startswith(NEITHER) else "low" if name.startswith(LOW) else "high",
+        better(name),
         f"{explained}." if name == "copies" else f"{explained}, in the features of {extractor or 'Inception'}.",
     )
 

@@ -15,33 +15,11 @@ import yaml
 from imago.compare.checkpoint import peek
 from imago.compare.table import Table, read_table
 from imago.config import CONF
+from imago.measures import ruler
 
 # Written in C where PyYAML was built so: a hundred configurations take a second otherwise.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# What makes two numbers of one name comparable: the protocol's entries about the ruler, not about the model.
-RULER = (
-    "data",
-    "data_fingerprint",
-    "images",
-    "binarization",
-    "conditional",
-    "classes",
-    "draws",
-    "extractor",
-    "extractor_fingerprint",
-    "reference",
-    "reference_fingerprint",
-    "reference_images",
-    "samples",
-    "subsets",
-    "subset_size",
-    "neighbours",
-    "splits",
-    "repeats",
-    "threads",
-    "batch_size",
-)
 RELATIONS = {"exact": "=", "lower_bound": "≤"}
 # Where protocols say which version of the data they are about.
 VERSIONS = ("data_fingerprint", "reference_fingerprint")
@@ -105,8 +83,7 @@ class Measured:
     @property
     def ruler(self) -> str:
         """Numbers of one name may be ranked together if this is the same."""
-        known = [f"{key} {self.protocol[key]}" for key in RULER if key in self.protocol]
-        return "; ".join(known) or f"unknown {self.split}"
+        return ruler(self.protocol) or f"unknown {self.split}"
 
     @property
     def told(self) -> str:

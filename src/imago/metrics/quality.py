@@ -35,9 +35,7 @@ class Measurement:
     """One number and how it was obtained.
 
     Args:
-        name: "fid", "kid", "fd_classifier", "kd_classifier", "bpd", "nats" or "copies", of which lower is better;
-            "precision", "recall", "density", "coverage" or "inception_score", with the extractor's suffix, of which
-            higher is; "authenticity", which belongs where that of held-out images is.
+        name: "fid", "precision_classifier", "nats", ...; :func:`imago.measures.better` says which way is better.
         value: the number.
         protocol: data, extractor, counts, weights and, under "caveat", what to beware of.
     """
