@@ -35,6 +35,21 @@ def png(samples: np.ndarray, depth: int, colour: int, before: bytes = b"", after
     return SIGNATURE + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b"")
 
 
+def adam7(samples: np.ndarray, cut: int = 0) -> bytes:
+    """An interlaced PNG of RGB samples (h, w, 3), whose pixels may lack some bytes."""
+    height, width = samples.shape[:2]
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = b"".join(
+        b"\0" + row.tobytes()
+        for x, y, across, down in passes
+        if samples[y::down, x::across].size
+        for row in samples[y::down, x::across]
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    pixels = chunk(b"IDAT", zlib.compress(rows[: len(rows) - cut]))
+    return SIGNATURE + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
 def packed(values: np.ndarray, bits: int, order: str = ">") -> bytes:
     """Numbers of so many bits one behind the other, the last byte filled up; 8, 16 and 32 bits in this byte order."""
     if bits in (8, 16, 32):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagefiles import XMP, chunk, exif, packed, png, segment, tiff, without
+from imagefiles import XMP, adam7, chunk, exif, packed, png, segment, tiff, without
 from imago.data.decode import Header, centre_crop, decode, read_header
 from imago.data.metadata import UnreadableError
 
@@ -432,6 +432,18 @@ def test_incomplete_pixels_are_never_read(capfd: pytest.CaptureFixture[str]) -> 
                 print(kind, share, shown(content[: int(len(content) * share)]).shape)
     content = bytearray(file(noise, "png").getvalue())
     content[len(content) // 2] ^= 1
+    for depth, colour in ((1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 6), (4, 3)):  # rows that were never written
+        samples = RNG.integers(0, 2, (9, 13, {0: 1, 2: 3, 3: 1, 6: 4}[colour]))
+        palette = chunk(b"PLTE", bytes(48))
+        whole, short = png(samples, depth, colour, palette), png(samples[:-1], depth, colour, palette)
+        assert shown(whole).shape[:2] == (9, 13)
+        with pytest.raises(UnreadableError, match=r"its pixels unpack to [0-9,]+ bytes instead of"):
+            shown(whole[:33] + short[33:])
+    for size in ((1, 1), (3, 2), (5, 9), (64, 64)):  # an interlaced one
+        samples = np.zeros((*size, 3), np.uint8)
+        assert shown(adam7(samples)).shape == (*size, 3)
+        with pytest.raises((UnreadableError, OSError), match=r"its pixels unpack to|image file is truncated"):
+            shown(adam7(samples, cut=1))
     with pytest.raises(UnreadableError, match="the checksum of its IDAT chunk does not fit"):
         shown(bytes(content))
     assert capfd.readouterr().err == ""

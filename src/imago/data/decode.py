@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from imago.data.metadata import ImageFile, UnreadableError, orientation, stripped
+from imago.data.metadata import ImageFile, UnreadableError, check_rows, orientation, stripped
 
 Box = tuple[float, float, float, float]
 Fit = Literal["crop", "stretch"]
@@ -47,7 +47,7 @@ def read_header(file: ImageFile) -> Header:
     Raises:
         Exception: whatever the file's bytes lead its decoder to.
     """
-    image, turn = _open(file, header=True)
+    image, turn, _ = _open(file, header=True)
     with image:
         width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
         return Header(height, width, image.mode in _GRAY or _raw_mode(image) == "LA;16B")
@@ -85,10 +85,12 @@ def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) ->
             32-bit integers, signed numbers, CMYK in a JPEG that does not say which way round.
         Exception: whatever the file's bytes lead its decoder to.
     """
-    opened, turn = _open(file)
+    opened, turn, source = _open(file)
     with opened:
         _check_meaning(opened)
         image = _on_white(opened)
+        if opened.format == "PNG" and _may_lack_rows(opened):
+            check_rows(source)
         image = image.convert("RGB").convert("L") if channels == 1 and image.mode == "LAB" else image
         image = image.convert("L" if channels == 1 else "RGB")
         if turn in _TURN:
@@ -100,8 +102,8 @@ def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) ->
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _open(file: ImageFile, header: bool = False) -> tuple[Image.Image, int]:
-    """The image, not yet decoded, and its orientation, 1..8."""
+def _open(file: ImageFile, header: bool = False) -> tuple[Image.Image, int, ImageFile]:
+    """The image, not yet decoded, its orientation, 1..8, and what it is decoded from."""
     pixels, turn = stripped(file, header)
     try:
         image = Image.open(pixels, formats=FORMATS)
@@ -111,7 +113,13 @@ def _open(file: ImageFile, header: bool = False) -> tuple[Image.Image, int]:
         ) from None
     if turn is None:  # in AVIF the container's own rotation counts, which Pillow writes into the EXIF
         turn = orientation(image.info.get("exif"), None if image.format == "AVIF" else image.info.get("xmp"))
-    return image, turn
+    return image, turn, pixels
+
+
+def _may_lack_rows(png: Image.Image) -> bool:
+    """Whether a decoded image may be incomplete: missing rows are black, the last one first."""
+    last_row = png.crop((0, png.height - 1, png.width, png.height))
+    return bool(png.info.get("interlace")) or not np.asarray(last_row).any()
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -109,7 +109,9 @@ class Decoder:
         bad = {name: header for name, header in headers.items() if isinstance(header, str)}
         good = {name: header for name, header in headers.items() if isinstance(header, Header)}
         if not good:
-            raise UserError(f"data.path={self.container.path}: {bad_files(bad)}")
+            raise UserError(
+                f"data.path={self.container.path}: {bad_files(bad)}\nNo image is left. Repair or convert them."
+            )
         height, width = self.size or self._common_size(good)
         channels = self.channels or (1 if all(header.gray for header in good.values()) else 3)
 
@@ -130,7 +132,9 @@ class Decoder:
                     file.write(pixels.data)
                     rows += 1
             if not rows:
-                raise UserError(f"data.path={self.container.path}: {bad_files(bad)}")
+                raise UserError(
+                    f"data.path={self.container.path}: {bad_files(bad)}\nNo image is left. Repair or convert them."
+                )
             file.seek(0)
             _write_header(file, rows, shape)
             report = {"path": str(self.container.path), "unreadable": bad}
@@ -145,6 +149,11 @@ class Decoder:
             return str(error)
         except Exception as error:  # decoders raise whatever the bytes lead them to: a dozen types, none documented
             return " ".join(f"{type(error).__name__}: {error}".split())
+
+    def _nothing_left(self, bad: dict[str, str]) -> UserError:
+        return UserError(
+            f"data.path={self.container.path}: {bad_files(bad)}\nNo image is left. Repair or convert the files."
+        )
 
     def _common_size(self, headers: dict[str, Header]) -> tuple[int, int]:
         first: dict[tuple[int, int], str] = {}

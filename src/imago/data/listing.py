@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import struct
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -176,6 +177,7 @@ class ZipFiles(Container):
             if not path.is_file():
                 raise ValueError("it is a pipe, socket or device")
             self._archive = zipfile.ZipFile(path)
+            _check_count(path, len(self._archive.infolist()))
         except Exception as error:  # a dozen types, none documented
             raise UserError(
                 f"data.path={path}: is neither a folder nor a zip file that can be read ({error}). Unpack other "
@@ -203,6 +205,17 @@ class ZipFiles(Container):
         if entry.file_size > _LARGEST:
             raise UnreadableError(f"would unpack to {entry.file_size:,} bytes")
         return BytesIO(self._archive.read(entry))
+
+
+def _check_count(path: Path, found: int) -> None:
+    """Hold the members found against the number at the end of the archive: zipfile does not, and may find fewer."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 2**16 - 22))  # a comment may follow
+        end = file.read()
+    (promised,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+    if promised not in (found, 0xFFFF):  # more are counted elsewhere
+        raise ValueError(f"it says that it has {promised:,} members, but lists {found:,}")
 
 
 def _plain(entry: zipfile.ZipInfo) -> tuple[str, bool]:
@@ -256,11 +269,14 @@ def _such_as(names: list[str]) -> str:
 
 
 def _begins_like_one(container: Container, name: str) -> bool:
+    """Whether the first bytes are a picture's; also where they cannot be had, so that the file is named."""
+    if name in container.special:
+        return False
     try:
         with container.open(name) as file:
             return _MAGIC.match(file.read(32)) is not None
     except Exception:  # as in decoding: whatever the bytes lead a zip's decoder to
-        return False
+        return True
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -20,6 +20,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _XMP_KEYWORDS = (b"XML:com.adobe.xmp", b"Raw profile type xmp")
 _EXIF_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1")  # as ImageMagick writes it
+# First column and row of each pass of an interlaced one, and the steps between them.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _MOST_TEXT = 2**23  # bytes of a text chunk that are unpacked
 _JPEG_KEPT = (0xE0, 0xEE)  # JFIF and Adobe: what the components mean
 _JPEG_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
@@ -117,6 +119,32 @@ def _png(buffered: ImageFile, header: bool) -> tuple[ImageFile, int]:
         if kind == b"IEND":
             break
     return BytesIO(b"".join(kept)), orientation(exif, xmp)
+
+
+def check_rows(pixels: ImageFile) -> None:
+    """Refuse a PNG whose pixels unpack to fewer rows than it has, which Pillow leaves black.
+
+    Args:
+        pixels: as :func:`stripped` gave it.
+
+    Raises:
+        UnreadableError: rows are missing.
+    """
+    pixels.seek(len(_PNG))
+    unpacker, unpacked, data = zlib.decompressobj(), 0, b""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">8xIIBBBBB4x", pixels.read(25))
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-((x - width) // across), -((y - height) // down)) for x, y, across, down in passes]
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
+    while unpacked < expected and len(head := pixels.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        data = pixels.read(length + 4)[:length]
+        while data and kind == b"IDAT" and not unpacker.eof:
+            unpacked += len(unpacker.decompress(data, 2**20))
+            data = unpacker.unconsumed_tail
+    if unpacked < expected:
+        raise UnreadableError(f"its pixels unpack to {unpacked:,} bytes instead of {expected:,}")
 
 
 def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:

@@ -80,7 +80,9 @@ class Folder(Source):
         try:
             self.path.stat()
         except (OSError, ValueError) as error:
-            raise UserError(f"data.path={path}: there is no such folder or zip file ({error}).") from None
+            raise UserError(
+                f"data.path={path}: there is no such folder or zip file ({error}). Give another one."
+            ) from None
         height, width = (size, size) if size is None or isinstance(size, int) else size
         self.size = None if height is None or width is None else (height, width)
         self.fit: Fit = fit
@@ -113,7 +115,9 @@ class Folder(Source):
             print(f"data.on_bad=skip: leaving out {bad_files(bad)}{lost}", file=sys.stderr)
         names = [name for name in names if name not in bad]
         if len(names) < 3:
-            raise UserError(f"data.path={self.path}: {len(names)} images; training, validation and test need one each.")
+            raise UserError(
+                f"data.path={self.path}: {len(names)} images; training, validation and test need one each. Add some."
+            )
         numbers, classes = self._numbered(labels, names)
         everything = ImageSet(torch.from_numpy(images), numbers)
         n_held = max(1, len(names) // 10)
@@ -198,7 +202,9 @@ class Folder(Source):
                 if given.setdefault(key, label) != label:
                     raise UserError(f"{where} gives {key} two labels, {given[key]!r} and {label!r}. Leave one.")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{where} is not of the form {{'labels': [['name', class], ...]}} ({error!r}).") from None
+            raise UserError(
+                f"{where} is not of the form {{'labels': [['name', class], ...]}} ({error!r}). Repair or remove it."
+            ) from None
         if not given:
             return _Labels({}, (), f"unlabelled as {listing} says")
         labels = {name: given.pop(_same_name(name), None) for name in names}
