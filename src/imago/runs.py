@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError
-from imago.files import AlreadyLocked, locked, write_text
+from imago.files import AlreadyLocked, locked, replacing, text_of, write_text
 
 # Keys whose change makes another experiment; a run is continued only where these agree.
 IDENTITY = ("seed", "conditional", "data", "model")
@@ -111,9 +112,23 @@ class Run:
         return told
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.yaml."""
+        """Write config.yaml.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         if self.write:
-            write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            try:
+                write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            except OSError as error:
+                raise UserError(f"logs: {one_line(error)}; make room, or name a folder with logs=PATH") from None
+
+    def withdraw(self) -> None:
+        """Nothing was trained: leave no trace of a run that has none of its own yet."""
+        if self.write and not self.last.exists() and not self.metrics.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                self.path.parent.rmdir()
 
 
 def one_line(error: BaseException) -> str:
@@ -245,7 +260,8 @@ def check_same_experiment(old: Mapping[str, Any], new: Mapping[str, Any], path: 
 class CSVLogger(Logger):
     """Every logged row in one table, ``metrics.csv``; written row by row, so that a killed run keeps its rows.
 
-    Lightning's own CSV logger starts a new file whenever it is built; this one can continue at a given row.
+    Lightning's own CSV logger starts a new file whenever it is built; this one can continue at a given row. Rows that
+    cannot be written, which is said once, are written with the next one that can.
     """
 
     def __init__(self, path: Path) -> None:
@@ -253,6 +269,8 @@ class CSVLogger(Logger):
         self.path = path
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []
+        self._behind = False  # whether the file lacks rows or columns
+        self._said = False
 
     @property
     def name(self) -> str:
@@ -271,20 +289,43 @@ class CSVLogger(Logger):
         """Append a row."""
         self.rows.append(dict(metrics))
         new = [name for name in metrics if name not in self.columns]
-        if new:
-            self.columns += new
-            self._rewrite()
-        else:
+        self.columns += new
+        self._behind |= bool(new)
+        if self._behind:
+            self.save()
+            return
+        size = None
+        try:
+            size = self.path.stat().st_size
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(dict(metrics))
+        except OSError as error:
+            self._behind = True
+            self._say(error)
+            with suppress(OSError):
+                if size is not None:
+                    os.truncate(self.path, size)  # half a row would be taken for a row
+
+    def save(self) -> None:
+        """Write what could not be written before."""
+        if self._behind:
+            try:
+                self._rewrite()
+            except OSError as error:
+                self._say(error)
+            else:
+                self._behind = False
+
+    def _say(self, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            print(f"note: {self.path}: {error.strerror}; the run goes on", file=sys.stderr, flush=True)
 
     def _rewrite(self) -> None:
-        unfinished = self.path.with_suffix(".tmp")
-        with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
+        with replacing(self.path) as file, text_of(file, newline="") as text:
+            writer = csv.DictWriter(text, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        unfinished.replace(self.path)
 
     def continue_at(self, rows: int) -> None:
         """Keep the first ``rows`` rows of an existing table and go on behind them."""

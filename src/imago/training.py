@@ -291,6 +291,10 @@ def concluded(run: Run, interruption: Interruption) -> Iterator[None]:
             words = there if run.last.exists() else "stopped before the first checkpoint; the same command starts anew"
             print(words, file=sys.stderr)
         raise
+    except UserError as error:  # of a dashboard, say: nothing was trained
+        conclusion("interrupted" if run.last.exists() else "failed", error=str(error))
+        run.withdraw()
+        raise
     except BaseException as error:
         conclusion("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
         raise

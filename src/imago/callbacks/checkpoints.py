@@ -136,7 +136,10 @@ class Checkpoints(Periodic):
         checkpoint["spec"] = pl_module.spec.as_dict()
         checkpoint["data"] = trainer.datamodule.identity  # type: ignore[attr-defined]
         checkpoint["random"] = random_state()
-        checkpoint["rows"] = sum(len(logger.rows) for logger in trainer.loggers if isinstance(logger, CSVLogger))
+        tables = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+        checkpoint["rows"] = sum(len(table.rows) for table in tables)
+        for table in tables:
+            table.save()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts; cut the table back to the rows of the checkpoint."""
