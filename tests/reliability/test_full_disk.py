@@ -189,7 +189,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         return path
 
     yield mount
-    subprocess.run(["umount", "--lazy", path], check=True)
+    if path.is_mount():
+        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 TRAIN = ["model=gan", "model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "metrics=classifier"]
@@ -202,7 +203,7 @@ TRAIN += ["every.quality=128", "trainer=cpu", "data.batch_size=16"]
 def test_a_disk_of_any_size_ends_no_run_for_good(
     tmp_path: Path, script: Command, disk: Callable[[int], Path], logger: str
 ) -> None:
-    """At every size the run is complete or stops with one message; with room it goes on, and ends with equal weights."""
+    """At every size the run is complete or stops with one message; with room it goes on to the same weights."""
     given = [*TRAIN, f"logger={logger}"]
     assert script("train", *given, "logs=whole")[0] == 0
     (whole,) = Path("whole").glob("*/*/checkpoints/last.ckpt")
@@ -219,9 +220,7 @@ def test_a_disk_of_any_size_ends_no_run_for_good(
         disk(100_000)
         code, out, err = script("train", *given, f"logs={folder}", "resume=auto") if ends[-1][1] else (0, "", "")
         assert code == 0, (kib, err)
-        (last,) = (
-            folder.glob("*/*/checkpoints/last.ckpt") if found else sorted(folder.glob("*/*/checkpoints/last.ckpt"))[-1:]
-        )
+        last = sorted(folder.glob("*/*/checkpoints/last.ckpt"))[-1]
         assert all(torch.equal(read(last)["state_dict"][name], expected[name]) for name in expected), kib
         shutil.rmtree(folder)
     print(*ends, sep="\n")
@@ -233,7 +232,7 @@ def test_a_disk_of_any_size_ends_no_run_for_good(
 def test_every_script_on_a_full_disk(tmp_path: Path, script: Command, disk: Callable[[int], Path]) -> None:
     """One message, no half file and no litter; with room the same command does it."""
     assert script("train", *TRAIN, "logger=none", "logs=logs")[0] == 0
-    (run,) = Path("logs").glob("*/*")
+    (run,) = Path("logs").glob("gan*/*")
     place = disk(100_000)
     shutil.copytree(run, place / "run")
     commands = {
@@ -250,7 +249,7 @@ def test_every_script_on_a_full_disk(tmp_path: Path, script: Command, disk: Call
             with (place / "ballast").open("wb") as ballast:
                 room = shutil.disk_usage(place).free
                 ballast.write(bytes(room - room % 4096))
-            before = {path for path in place.rglob("*")}
+            before = set(place.rglob("*"))
             code, out, err = script(name, *arguments)
             assert code in (1, 2), (name, out, err)
             assert "Traceback" not in out + err
