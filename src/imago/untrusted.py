@@ -138,8 +138,8 @@ def read_json(path: Path) -> Any:
         content = json.loads(_text(path), parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"damaged or cut short: {error}") from None
+    except json.JSONDecodeError:
+        raise ValueError("damaged or cut short") from None
     return _sane(content)
 
 
@@ -317,8 +317,8 @@ def read_yaml(path: Path) -> Any:
             if depth > DEEPEST or count > 2 * MOST:
                 raise ValueError("nested too deep" if depth > DEEPEST else f"more than {MOST:,} entries")
         return _sane(yaml.load(text, _Plain))
-    except yaml.YAMLError as error:
-        raise ValueError(f"damaged or cut short: {' '.join(str(error).split())}") from None
+    except yaml.YAMLError:
+        raise ValueError("damaged or cut short") from None
 
 
 class _Plain(_Safe):

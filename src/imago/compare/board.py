@@ -99,11 +99,11 @@ class Group:
             [f"{r.model}, seed {r.seed}" for r in records],
             [f"{r.model} {r.when.rsplit(' ', 1)[-1]}" for r in records],
             [f"{r.name} {r.when}" for r in records],
-            [str(r.path) for r in records],
+            [r.place for r in records],
         ]
         counts = [Counter(way) for way in ways]
         return {
-            record: next(way[k] for way, count in zip(ways, counts, strict=True) if count[way[k]] == 1)
+            record: next((way[k] for way, count in zip(ways, counts, strict=True) if count[way[k]] == 1), f"run {k}")
             for k, record in enumerate(records)
         }
 
@@ -228,7 +228,7 @@ def _likelihood(record: Record, name: str, digits: int) -> Cell:
     if m is None:
         return Cell()
     if m.error is not None and 0 < m.error < 10**-digits:
-        digits = math.ceil(-math.log10(m.error))  # one digit of the error at least
+        digits = min(math.ceil(-math.log10(m.error)), 12)  # one digit of the error at least
     error = "" if m.error is None else f" ± {m.error:.{digits}f}"
     return _measured(m, f"{m.relation} {m.value:,.{digits}f}{error}".strip())
 

@@ -1,6 +1,7 @@
 """The lecture's claims, held against the numbers of a board: every answer is computed, every missing run is named."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from typing import Literal
 
 from imago.compare.board import FRECHET, Board, duration, si
 from imago.compare.grids import Layout, Tiles, of_originals, roughness, steering, tiles
-from imago.compare.records import Data, Measured, Record
+from imago.compare.records import Data, Measured, Record, newest
+from imago.errors import printable
 from imago.statistics import Estimate
 
 Verdict = Literal["agrees", "disagrees", "undecided", "open"]
@@ -135,10 +137,11 @@ class Runs:
 
     def command(self, sweep: str, *settings: str) -> str:
         """The command that trains what is missing."""
-        binarize = f" data.binarize={self.data.binarize}" if self.data.binarize else ""
+        binarize = f" {_quoted('data.binarize', self.data.binarize)}" if self.data.binarize else ""
         chosen = "".join(f" {setting}" for setting in settings)
         return (
-            f"python src/train.py -m sweep={sweep} data={self.data.name}{binarize}{chosen} max_seconds={self.seconds}"
+            f"python src/train.py -m sweep={sweep} {_quoted('data', self.data.name)}{binarize}{chosen} "
+            f"max_seconds={self.seconds}"
         )
 
     def lacking(self, models: Iterable[str]) -> list[str]:
@@ -374,13 +377,13 @@ def blur(runs: Runs) -> Answer:
         head=("model", "what is measured", "of real images"),
     )
     real = next(
-        (ratio for r in runs.usual if (ratio := _rough(of_originals(_newest(r, "reconstructions"), _layout(r))))), None
+        (ratio for r in runs.usual if (ratio := _rough(of_originals(newest(r, "reconstructions"), _layout(r))))), None
     )
     found: dict[str, Estimate] = {}
     for model, r in runs.first((*VAES, *GANS, *AUTOREGRESSIVE, DIFFUSION), lambda r: r.grid is not None).items():
         noisy = r.settings.get("model.observation_noise", "false").lower() == "true"
         if noisy:
-            ratio = _rough(of_originals(_newest(r, "reconstructions"), _layout(r), reconstructed=True))
+            ratio = _rough(of_originals(newest(r, "reconstructions"), _layout(r), reconstructed=True))
         else:
             ratio = _rough(tiles(r.grid, _layout(r)))
         if ratio is None or real is None:
@@ -388,7 +391,7 @@ def blur(runs: Runs) -> Answer:
         found[model] = ratio.over(real)
         what = "means of reconstructions" if noisy else "samples"
         answer.rows.append((model, what, str(found[model])))
-        path = _newest(r, "reconstructions") if noisy else r.grid
+        path = newest(r, "reconstructions") if noisy else r.grid
         if path is not None and model in (*VAES, *GANS):
             answer.pictures.append((f"{model}: {what}", path))
     sides = [{m: found[m] for m in side if m in found} for side in (VAES, GANS)]
@@ -507,12 +510,12 @@ def first_pixels(runs: Runs) -> Answer:
     )
     records, far = runs.first(AUTOREGRESSIVE, lambda r: r.path.exists()), []
     for model, r in records.items():
-        path = _newest(r, "completions")
+        path = newest(r, "completions")
         found = steering(path, _layout(r)) if path is not None else None
         if path is None or found is None:
             answer.needed.append(
-                f"python src/figure.py figure=completion checkpoint={r.path} figure.images=40 figure.completions=6 "
-                f"out={r.path / 'samples' / 'completions.png'}"
+                f"python src/figure.py figure=completion {_quoted('checkpoint', r.path)} figure.images=40 "
+                f"figure.completions=6 {_quoted('out', r.path / 'samples' / 'completions.png')}"
             )
             continue
         shape = f"{found.images} × {found.completions}"
@@ -548,8 +551,9 @@ def _grids(found: dict[str, tuple[Record, Measured]]) -> list[tuple[str, Path]]:
     return [(model, r.grid) for model, (r, _) in found.items() if r.grid is not None]
 
 
-def _newest(record: Record, name: str) -> Path | None:
-    return max((record.path / "samples").glob(f"{name}*.png"), default=None)
+def _quoted(key: str, value: object) -> str:
+    """A setting for a command that somebody may copy into a shell, with a value of whatever origin."""
+    return shlex.quote(printable(f"{key}={value}"))
 
 
 def _layout(record: Record) -> Layout | None:

@@ -118,7 +118,7 @@ def _cards(answer: Answer) -> Iterator[str]:
     for label, path in answer.pictures[:WIDEST]:
         try:
             picture = embedded(path)
-        except (OSError, ValueError, SyntaxError):  # Pillow says the last of a damaged PNG
+        except Exception:  # Pillow raises whatever a damaged picture leads it to
             continue
         said = html.escape(label)
         image = f'<img class="picture" decoding="async" alt="{said}" src="{picture}">'

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from imago.errors import printable
+
 # What makes a folder a run. One that broke early has the first alone; one that was copied may have lost any of them.
 SIGNS = ("config.yaml", "summary.json", "metrics.csv")
 # Folders of a run, which hold such files too, but are none.
@@ -21,31 +23,52 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
     found: dict[Path, Path] = {}
     empty = []
     for place in places:
-        named = Path(place).expanduser()  # brackets in the name of a folder are no glob
-        matches = [named] if named.exists() else [Path(m) for m in sorted(glob.glob(str(named), recursive=True))]  # noqa: PTH207
-        below = [run for match in matches for run in _runs_at(match)]
+        unreadable: list[str] = []
+        try:
+            named = Path(place).expanduser()  # brackets in the name of a folder are no glob
+            matches = [named] if named.exists() else _matches(named)
+            below = [run for match in matches for run in _runs_at(match, unreadable)]
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            empty.append(printable(f"{place}: cannot be read ({reason})"))
+            continue
+        empty += unreadable
         if not below:
-            empty.append(f"{place}: {'no run below it' if matches else 'no such folder'}")
+            empty.append(printable(f"{place}: {'no run below it' if matches else 'no such folder'}"))
         for run in below:
             found.setdefault(run.resolve(), run)
     return list(found.values()), empty
 
 
-def _runs_at(place: Path) -> Iterator[Path]:
+def _matches(named: Path) -> list[Path]:
+    """What a glob means. ``**`` follows no links, which may lead in circles."""
+    if "**" not in named.parts:
+        return [Path(match) for match in sorted(glob.glob(str(named)))]  # noqa: PTH207 - takes absolute ones too
+    start = named.parts.index("**")
+    return sorted(Path(*named.parts[:start]).glob(str(Path(*named.parts[start:]))))
+
+
+def _runs_at(place: Path, unreadable: list[str]) -> Iterator[Path]:
+    def name(error: OSError) -> None:
+        unreadable.append(printable(f"{error.filename}: cannot be read ({error.strerror})"))
+
     if place.is_file():
         folder = place.parent.parent if place.parent.name in INSIDE else place.parent
         if is_run(folder):
             yield folder
         return
-    for folder_name, below, _ in os.walk(place):
+    for folder_name, below, _ in os.walk(place, onerror=name):
         folder = Path(folder_name)
         if is_run(folder):
-            below.clear()
             yield folder
-        else:
-            below[:] = sorted(name for name in below if name not in INSIDE and not name.startswith("."))
+        below[:] = sorted(name for name in below if name not in INSIDE and not name.startswith("."))
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run directory."""
-    return any((folder / name).is_file() for name in SIGNS) or any((folder / "checkpoints").glob("*.ckpt"))
+    """Whether a folder is a run directory, which what is in it need not be readable for."""
+    try:
+        signs = [folder / name for name in SIGNS]
+        found = any(os.path.lexists(sign) and not sign.is_dir() for sign in signs)
+        return found or any((folder / "checkpoints").glob("*.ckpt"))
+    except OSError:
+        return False

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image
 
+from imago.compare.pictures import LARGEST_FILE, picture_of
 from imago.statistics import Estimate, explained_share, jackknife
+from imago.untrusted import read_bytes
 
 Tiles = Float[np.ndarray, "rows columns height width"]
 # How grids are drawn: the side to which small images are enlarged, the margin, and the gray of what is hidden.
@@ -54,9 +55,9 @@ def tiles(path: Path | None, layout: Layout | None) -> Tiles | None:
     if path is None or layout is None:
         return None
     try:
-        with Image.open(path) as picture:
+        with picture_of(read_bytes(path, LARGEST_FILE)) as picture:
             pixels = np.asarray(picture.convert("L"), dtype=np.float64)
-    except (OSError, ValueError, SyntaxError):  # Pillow says the last of a damaged PNG
+    except Exception:  # Pillow raises whatever a damaged picture leads it to
         return None
     factor = max(1, round(SMALLEST_SIDE / max(layout.height, layout.width)))
     pixels = pixels[::factor, ::factor][MARGIN:, MARGIN:]

@@ -61,7 +61,7 @@ def _pictures(records: list[Record]) -> dict[Record, str]:
             return None
         try:
             return embedded(record.grid)
-        except (OSError, ValueError, SyntaxError):  # Pillow says the last of a damaged PNG
+        except Exception:  # Pillow raises whatever a damaged picture leads it to
             record.defects.append(f"samples/{record.grid.name} cannot be read")
             return None
 
@@ -147,7 +147,7 @@ def _body(group: Group, place: int, columns: list[Column], numbers: dict[Record,
 def _row(row: Row, columns: list[Column], number: int, out: Path) -> str:
     r = row.record
     cells = "".join(_cell(row.cells[column.key]) for column in columns)
-    words = html.escape(" ".join([r.name, r.model, r.started, r.status, str(r.data), str(r.path)]).lower())
+    words = html.escape(" ".join([r.name, r.model, r.started, r.status, str(r.data), r.place]).lower())
     name = "" if r.name == f"{r.model}-{r.data.name}" else f"{html.escape(r.name)}<br>"
     mark = ""
     if r.defects:
@@ -183,7 +183,7 @@ def _class(status: str) -> str:
 
 
 def _link(target: Path, out: Path) -> str:
-    return html.escape(quote(Path(os.path.relpath(target, out)).as_posix()) + "/")
+    return html.escape(quote(os.fsencode(Path(os.path.relpath(target, out)).as_posix())) + "/")
 
 
 def _cards(group: Group, numbers: dict[Record, int], labels: dict[Record, str], pictures: dict[Record, str]) -> str:
@@ -215,7 +215,7 @@ def _unit(key: str) -> str:
 def _about(record: Record, number: int, out: Path) -> str:
     """Everything known of a run, with the protocol of every number."""
     facts = {
-        "directory": f'<a href="{_link(record.path, out)}">{html.escape(str(record.path))}</a>',
+        "directory": f'<a href="{_link(record.path, out)}">{html.escape(record.place)}</a>',
         "status": html.escape(record.status),
         "data": html.escape(str(record.data)),
         "machine": html.escape(record.machine or "unknown"),
@@ -283,7 +283,9 @@ def _samplings(record: Record, names: list[str]) -> dict[str, list[dict[str, Any
         if shown and m.name in names and m.seconds_per_sample is not None and math.isfinite(m.value):
             changes = ", ".join(f"{key} {value}" for key, value in flat(m.changes))
             point = {"v": m.value, "seconds_per_sample": m.seconds_per_sample, "network_calls": m.network_calls}
-            found.setdefault(m.name, []).append(point | {"ruler": m.ruler, "how": m.protocol.get("sampler") or changes})
+            found.setdefault(m.name, []).append(
+                point | {"ruler": m.ruler, "how": str(m.protocol.get("sampler") or changes)}
+            )
     return found
 
 

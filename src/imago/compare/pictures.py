@@ -6,10 +6,30 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
+from imago.untrusted import read_bytes
+
 # A hundred pictures shall stay below 20 MB of text, which is four thirds of their bytes.
 LARGEST = 140_000
 AS_IT_IS = 64_000
 WIDEST = 720
+# Bytes and pixels of a picture that is read: a grid of ten thousand images of 64 pixels squared has 41 million.
+LARGEST_FILE = 2**26
+MOST_PIXELS = 60_000_000
+# Pillow has readers of other formats, one of which starts programs.
+FORMATS = ("PNG", "JPEG")
+
+
+def picture_of(content: bytes) -> Image.Image:
+    """The picture that a file holds.
+
+    Raises:
+        Exception: of many kinds; it is no picture of a sane size.
+    """
+    picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    if picture.width * picture.height > MOST_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} pixels are more than a grid has")
+    picture.load()
+    return picture
 
 
 def embedded(path: Path) -> str:
@@ -18,11 +38,10 @@ def embedded(path: Path) -> str:
     Of one that is more than twice as high as wide, the uppermost square: of a grid of many rows the first ones.
 
     Raises:
-        OSError: it cannot be read as a picture.
+        Exception: of many kinds; it cannot be read as a picture of a sane size.
     """
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as picture:
-        picture.load()
+    content = read_bytes(path, LARGEST_FILE)
+    with picture_of(content) as picture:
         if picture.height > 2 * picture.width:
             uppermost = io.BytesIO()
             picture.crop((0, 0, picture.width, picture.width)).save(uppermost, "PNG")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -10,21 +11,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imago.compare.checkpoint import peek
 from imago.compare.table import Table, read_table
 from imago.config import CONF
+from imago.errors import printable
 from imago.measures import ruler
-
-# Written in C where PyYAML was built so: a hundred configurations take a second otherwise.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from imago.untrusted import read_json, read_yaml, shortened
 
 RELATIONS = {"exact": "=", "lower_bound": "≤"}
 # Where protocols say which version of the data they are about.
 VERSIONS = ("data_fingerprint", "reference_fingerprint")
 # Two hours: longer than any grid or measurement takes in which a run writes nothing.
 SILENCE = 2 * 3600.0
+# Characters of a text that are shown, pixels of a side, and numbers that a run can have counted or taken.
+LONGEST = 300
+WIDEST = 100_000
+LARGEST = 1e18
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,7 @@ class Measured:
     @property
     def count(self) -> int | None:
         """How many images or samples it is a mean of."""
-        count = self.protocol.get("images", self.protocol.get("samples"))
-        return count if isinstance(count, int) else None
+        return _whole(self.protocol.get("images", self.protocol.get("samples")))
 
     @property
     def seconds_per_sample(self) -> float | None:
@@ -174,6 +175,11 @@ class Record:
     defects: list[str] = field(default_factory=list)
 
     @property
+    def place(self) -> str:
+        """The directory as one can show it."""
+        return _line(str(self.path))
+
+    @property
     def when(self) -> str:
         """The start, to the minute, where the directory's name is a time; else that name."""
         time_of = re.fullmatch(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d(-\d+)?", self.started)
@@ -210,9 +216,18 @@ def _first(measured: list[Measured]) -> Measured | None:
 
 def read_record(path: Path) -> Record:
     """Read a run directory; whatever is missing or damaged is left out and named in ``defects``."""
-    record = Record(path, name=path.parent.name or path.name, started=path.name)
-    config = _read(record, "config.yaml", lambda text: yaml.load(text, _Loader))
-    summary = _read(record, "summary.json", json.loads)
+    record = Record(path, name=_line(path.parent.name or path.name), started=_line(path.name))
+    try:
+        _read_into(record)
+    except Exception as error:  # of what nobody thought of, one line; the other runs are shown
+        record.defects.append(f"cannot be read further ({_line(f'{type(error).__name__}: {error}')})")
+    record.defects = [_line(defect) for defect in record.defects]
+    return record
+
+
+def _read_into(record: Record) -> None:
+    config = _read(record, "config.yaml", read_yaml)
+    summary = _read(record, "summary.json", read_json)
     checkpoint = _checkpoint(record)
     if not config and checkpoint["config"]:
         record.defects.append("the configuration is the checkpoint's")
@@ -225,7 +240,9 @@ def read_record(path: Path) -> Record:
     record.likelihood = str(summary.get("likelihood", "unknown"))
     record.settings = dict(flat(config))
     record.parameters = {
-        str(player): count for player, count in _mapping(summary.get("parameters")).items() if isinstance(count, int)
+        player: count
+        for player, found in _mapping(summary.get("parameters")).items()
+        if (count := _whole(found)) is not None
     }
     record.machine = _machine(summary)
     _read_table(record)
@@ -233,9 +250,15 @@ def read_record(path: Path) -> Record:
     _measurements(record, summary)
     _status(record, summary)
     _identity(record, config, spec, checkpoint)
-    grids = sorted((path / "samples").glob("images-*.png"))
-    record.grid = grids[-1] if grids else None
-    return record
+    record.grid = newest(record, "images-")
+
+
+def newest(record: Record, name: str) -> Path | None:
+    """The last of a run's pictures whose name begins so."""
+    try:
+        return max((record.path / "samples").glob(f"{name}*.png"), default=None)
+    except OSError:
+        return None
 
 
 def _machine(summary: Mapping[str, Any]) -> str:
@@ -244,14 +267,13 @@ def _machine(summary: Mapping[str, Any]) -> str:
 
 
 def _read(record: Record, name: str, parse: Any) -> dict[str, Any]:
-    path = record.path / name
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = _cleaned(parse(record.path / name))
     except FileNotFoundError:
         record.defects.append(f"{name} is missing")
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "damaged or cut short"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         record.defects.append(f"{name} cannot be read ({reason})")
         return {}
     if not isinstance(content, dict):
@@ -264,11 +286,12 @@ def _checkpoint(record: Record) -> dict[str, Any]:
     folder = record.path / "checkpoints"
     nothing: dict[str, Any] = {"config": {}, "spec": {}, "progress": {}}
     for path in (folder / "last.ckpt", folder / "best.ckpt"):
-        if path.exists():
+        if os.path.lexists(path):
             try:
-                return peek(path)
+                return _cleaned(peek(path))
             except (OSError, ValueError) as error:
-                record.defects.append(f"checkpoints/{path.name} {error}")
+                reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                record.defects.append(f"checkpoints/{path.name} {reason}")
                 return nothing
     record.defects.append("no checkpoint")
     return nothing
@@ -280,8 +303,9 @@ def _read_table(record: Record) -> None:
         record.table = read_table(path)
     except FileNotFoundError:
         record.defects.append("metrics.csv is missing")
-    except OSError as error:
-        record.defects.append(f"metrics.csv cannot be read ({error.strerror})")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        record.defects.append(f"metrics.csv cannot be read ({reason})")
     record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
 
 
@@ -303,17 +327,16 @@ def _measurements(record: Record, summary: Mapping[str, Any]) -> None:
             protocol, seen = _mapping(result.get("protocol")), _whole(result.get("images_seen"))
             record.measured.append(Measured(_bare(name), result["value"], "val", protocol, None, seen))
     known = {m.name for m in record.measured}
-    kind = {"likelihood": summary["likelihood"]} if summary.get("likelihood") in RELATIONS else {}
+    kind = {"likelihood": record.likelihood} if record.likelihood in RELATIONS else {}
     for name, value in record.table.last.items():
         untrained = record.table.last_at[name] == 0 and record.images_seen
         if name.startswith("val/") and _bare(name) not in known and not untrained:
             likelihood = kind if _bare(name) in ("nats", "bpd") else {}
             record.measured.append(Measured(_bare(name), value, "val", likelihood))
-    path = record.path / "evaluation.json"
-    if not path.exists():
-        return
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = _cleaned(read_json(record.path / "evaluation.json"))
+    except FileNotFoundError:
+        return
     except (OSError, ValueError):
         record.defects.append("evaluation.json cannot be read; evaluate again")
         return
@@ -345,7 +368,7 @@ def _status(record: Record, summary: Mapping[str, Any]) -> None:
         reason = str(summary.get("error", "without a word")).splitlines() or [""]
         record.defects.append(f"failed: {reason[0]}")
     if record.status == "running":
-        written = [p.stat().st_mtime for n in ("metrics.csv", "summary.json") if (p := record.path / n).exists()]
+        written = [stood for name in ("metrics.csv", "summary.json") if (stood := _changed(record.path / name))]
         silent = time.time() - max(written, default=time.time())
         record.defects = [f"{d} yet" if d == "no checkpoint" else d for d in record.defects]
         if silent > SILENCE:
@@ -402,7 +425,8 @@ def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[s
     source = str(_mapping(node.get("source")).get("_target_", node.get("_target_", "unknown"))).rsplit(".", 1)[-1]
     place = str(node.get("path") or "").rstrip("/").rsplit("/", 1)[-1]
     sizes = [spec.get(key) for key in ("channels", "height", "width", "levels")]
-    shape = (sizes[0], sizes[1], sizes[2], sizes[3]) if all(isinstance(size, int) for size in sizes) else None
+    known = all(type(size) is int and 0 < size <= WIDEST for size in sizes)
+    shape = (sizes[0], sizes[1], sizes[2], sizes[3]) if known else None
     binarize = node.get("binarize")
     return Data(
         str(summary.get("data") or place or source.lower()),
@@ -427,7 +451,7 @@ def _choices(made: str) -> dict[str, dict[str, str]]:
     """The choices of the model group that construct a class, flat."""
     found = {}
     for path in sorted((CONF / "model").glob("*.yaml")):
-        node = yaml.load(path.read_text(), _Loader)
+        node = read_yaml(path)
         if node.get("_target_") == made:
             found[path.stem] = dict(flat(node))
     return found
@@ -455,6 +479,28 @@ def _bare(name: str) -> str:
     return name.split("/", 1)[1] if name.startswith(("test/", "val/")) else name
 
 
+def _line(text: str) -> str:
+    """Text of whatever origin as one line that can be shown anywhere."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return shortened(printable(first.replace("\t", " ")), LONGEST)
+
+
+def _cleaned(value: Any) -> Any:
+    """Plain data with every text and name as :func:`_line`."""
+    if isinstance(value, dict):
+        return {_line(str(name)): _cleaned(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return _line(value) if isinstance(value, str) else value
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -468,4 +514,4 @@ def _whole(value: Any) -> int | None:
 
 
 def _is_number(value: Any, finite: bool = True) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and (not finite or math.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and (not finite or abs(value) < LARGEST)

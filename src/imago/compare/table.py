@@ -6,9 +6,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imago.errors import printable
+from imago.untrusted import read_bytes, shortened
+
 # Rows of training that are read, and points that a curve keeps. A curve is some 600 pixels wide.
 ROWS = 400
 POINTS = 200
+LARGEST_FILE = 2**28
 # Columns that are no curves of learning.
 LEFT_OUT = ("images_seen", "updates", "time/", "train/gradient_norm")
 CLOCK = "time/training_seconds"
@@ -50,13 +54,19 @@ def read_table(path: Path) -> Table:
     """Read a metrics.csv. Of a long one some rows of training are left out, but no measurement.
 
     A row that the end of the file cuts short, or that does not fit the header, is left out and named.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, or too large.
     """
     table = Table()
-    content = path.read_bytes()
+    content = read_bytes(path, LARGEST_FILE)
     lines = content.split(b"\n")
     if lines.pop().strip():
         table.problems.append("the last row is cut short and left out")
-    header = [name.strip().decode(errors="replace") for name in lines[0].split(b",")] if lines else []
+    header = (
+        [shortened(printable(name.strip().decode(errors="replace"))) for name in lines[0].split(b",")] if lines else []
+    )
     if "images_seen" not in header:
         table.problems = ["empty" if not content.strip() else "no table with a column images_seen"]
         return table

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,6 +21,8 @@ from imago.files import replacing, text_of, write_text
 ELSEWHERE = ("kid", "kd_", "precision", "recall", "density", "coverage", "inception_score", "authenticity", "copies")
 # Wide enough for all columns where the output goes into a file and has no width of its own.
 WIDE = 220
+# First characters by which a spreadsheet knows a formula, the wide ones of East Asian scripts too.
+FORMULAS = tuple("=+-@＝＋－＠")
 
 
 def show(board: Board) -> None:
@@ -49,7 +52,7 @@ def show(board: Board) -> None:
             console.print(Text(f"in the files: {', '.join(more)}"), soft_wrap=True)
     for record in board.records:
         for defect in record.defects:
-            console.print(Text(f"{record.path}: {defect}"), style="yellow", soft_wrap=True)
+            console.print(Text(f"{record.place}: {defect}"), style="yellow", soft_wrap=True)
 
 
 def _tagged(cell: Cell) -> str:
@@ -63,18 +66,24 @@ def write_csv(board: Board, path: Path) -> None:
         names = ["run", "started", "directory", "model", "data", "seed", "status"]
         for column in board.columns:
             names += [column.key, *(f"{column.key}_{extra}" for extra in _EXTRAS if _is_measured(board, column))]
-        writer.writerow([*names, "defects"])
+        writer.writerow([inert(name) for name in [*names, "defects"]])
         for group in board.groups:
             for row in group.rows:
                 r = row.record
-                entries = [r.name, r.started, r.path, r.model, str(group.data), r.seed, r.status]
+                entries: list[Any] = [r.name, r.started, r.place, r.model, str(group.data), r.seed, r.status]
                 for column in board.columns:
                     cell = row.cells[column.key]
                     entries.append(None if math.isnan(cell.value) else cell.value)
                     if _is_measured(board, column):
                         m = cell.source
                         entries += [None] * len(_EXTRAS) if m is None else [m.error, m.relation, m.split, m.told]
-                writer.writerow([*entries, "; ".join(r.defects)])
+                entries.append("; ".join(r.defects))
+                writer.writerow([inert(entry) if isinstance(entry, str) else entry for entry in entries])
+
+
+def inert(text: str) -> str:
+    """Text that a spreadsheet takes for text: of what it would take for a formula, with an apostrophe before it."""
+    return f"'{text}" if len(text) > 1 and text.lstrip()[:1] in FORMULAS else text
 
 
 _EXTRAS = ("error", "relation", "split", "protocol")
@@ -96,7 +105,7 @@ def write_markdown(board: Board, path: Path) -> None:
             *_table(group, ["run", "model"], runs, board.columns, status),
             "",
         ]
-    defects = [f"- {escaped(f'{r.path}: {defect}')}" for r in board.records for defect in r.defects]
+    defects = [f"- {escaped(f'{r.place}: {defect}')}" for r in board.records for defect in r.defects]
     lines += ["## Of these runs one must know", "", *defects, ""] if defects else []
     lines += [READING, ""]
     write_text(path, "\n".join(lines))
@@ -147,4 +156,5 @@ READING = (
 
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return html.escape(re.sub(r"([\\|`*\[\]])", r"\\\1", text), quote=False)
+    shown = re.sub(r"([\\|`*\[\]@])", r"\\\1", " ".join(text.split()))
+    return html.escape(re.sub(r"(?i)(?<=\w)(:)(?=//)|(?<=www)(\.)", r"\\\1\2", shown), quote=False)

@@ -369,7 +369,7 @@ const curves = {
   draw() {
     const name = this.metric.value, seen = new Map();
     const series = this.runs().map((run) => {
-      const block = run.curves.find((one) => name in one.y) || { x: [], s: [], y: { [name]: [] } };
+      const block = run.curves.find((one) => Object.hasOwn(one.y, name)) || { x: [], s: [], y: { [name]: [] } };
       const again = seen.get(run.colour) || 0;
       seen.set(run.colour, again + 1);
       return { run, block, dash: DASHES[again % DASHES.length], values: block.y[name] };
