@@ -16,6 +16,8 @@ from imago.errors import Interrupted, UserError
 from imago.paths import check_sample_place, checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    from torch import Tensor
+
     from imago.models.base import GenerativeModel
 
 
@@ -26,7 +28,7 @@ class Settings:
     checkpoint: str
     out: str
     n: PositiveInt
-    labels: NonNegativeInt | Annotated[list[NonNegativeInt], Field(min_length=1)] | None
+    labels: NonNegativeInt | str | Annotated[list[NonNegativeInt | str], Field(min_length=1)] | None
     temperature: PositiveFloat | None
     averaged: bool
     model: dict[str, Any]
@@ -79,7 +81,7 @@ def draw(settings: Settings) -> None:
             f"temperature={settings.temperature:g}: a {type(model).__name__} has none; it belongs to models that draw "
             f"value by value, which are {', '.join(choices_of('model', Autoregressive))}; leave temperature=null"
         )
-    given = None if settings.labels is None else torch.tensor(settings.labels).reshape(-1)
+    given = numbers_of(settings.labels, model)
     labels = None
     if given is not None:
         labels = given[torch.arange(settings.n) % len(given)]
@@ -97,6 +99,7 @@ def draw(settings: Settings) -> None:
         "temperature": model.temperature if isinstance(model, Autoregressive) else None,
         "seed": settings.seed,
         "labels": drawn_as if given is None else given.tolist(),
+        **({"classes": list(model.spec.class_names)} if model.conditional and model.spec.class_names else {}),
     }
     del checkpoint  # the optimisers' states
     model = model.to(device)
@@ -125,9 +128,34 @@ def draw(settings: Settings) -> None:
     if there:
         pace = f"of which {there:,} were there and " + (f"{done:,} were drawn {pace}" if done else "none was drawn")
     print(f"{out}: {settings.n:,} images {pace}")
+    if out.is_dir() and labels is not None and (drawn := labels.unique().tolist()) != list(range(len(drawn))):
+        print(f"note: not every class is there; data=folder will number its {len(drawn)} from 0 on, in the same order")
     lying = sum(1 for _ in out.rglob("*.png")) if out.is_dir() else 0
     if lying > settings.n:
         print(f"note: {lying - settings.n:,} more lie there, of a larger n")
+
+
+def numbers_of(labels: int | str | list[int | str] | None, model: "GenerativeModel") -> "Tensor | None":
+    """Classes, given by number or by name, as numbers.
+
+    Raises:
+        UserError: the model has no class of that name.
+    """
+    import torch
+
+    if labels is None:
+        return None
+    names = list(model.spec.class_names)
+    numbers = []
+    for label in labels if isinstance(labels, list) else [labels]:
+        if isinstance(label, str) and label not in names and model.conditional:
+            known = ", ".join(map(model.spec.class_name, range(len(names[:10])))) + ", ..." * (len(names) > 10)
+            told = f"they are {known}; give one, or" if names else "the checkpoint knows no names; give"
+            raise UserError(
+                f"labels={label}: no class of the model has this name; {told} a number 0..{model.classes - 1}"
+            )
+        numbers.append(names.index(label) if label in names else 0 if isinstance(label, str) else label)
+    return torch.tensor(numbers)
 
 
 def in_batches(numbers: list[int], batch_size: int) -> Iterator[list[int]]:

@@ -118,10 +118,11 @@ def test_a_measurement_has_its_protocol_beside_it_as_soon_as_it_is_known(tmp_pat
     run = Run(tmp_path)
     logger = WandbRun(run, experiment)
     protocol = {"data": "digits val", "images": 180, "caveat": "none", "network_calls": 64}
-    run.update(metrics={"val/bpd": {"value": 2.0, "protocol": protocol}})
+    run.update(metrics={"val/bpd": {"value": 2.0, "protocol": protocol}}, spec={"class_names": ["cat", "dog"]})
     assert experiment.summary == {}
     logger.log_metrics({"images_seen": 100})
     told = {"protocol/val/bpd": "data digits val; images 180; caveat none; network calls 64", "network_calls": 64}
+    told |= {"classes": "cat, dog"}
     assert experiment.summary == told
     run.update(metrics={"val/bpd": {"value": 1.0, "protocol": protocol | {"images": 100}}})
     logger.finalize("success")

@@ -70,6 +70,32 @@ def test_spec_names_its_classes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "shown", "folder"),
+    [
+        ("cat", "cat", "1-cat"),
+        ("T-shirt/top", "T-shirt/top", "1-T-shirt_top"),
+        ("große Katze", "große Katze", "1-große Katze"),
+        ("1", "1", "1"),
+        ("10", "10", "1-10"),
+        ("..", "..", "1"),
+        ("../../etc", "../../etc", "1-_etc"),
+        (".hidden", ".hidden", "1-_hidden"),
+        ("a\0b", "a?b", "1-a_b"),
+        ("a\x1b[2J\nb", "a?[2J?b", "1-a_2J_b"),
+        ("\udcff", "?", "1"),
+        ("", "", "1"),
+        ("con", "con", "1-con"),
+        ("x" * 300, "x" * 40, "1-" + "x" * 40),
+        ("\\\\server\\x", "\\\\server\\x", "1-_server_x"),
+    ],
+)
+def test_names_of_classes_print_and_stay_in_their_folder(name: str, shown: str, folder: str) -> None:
+    spec = ImageSpec(1, 8, 8, 256, 2, ("other", name))
+    assert (spec.class_name(1), spec.class_folder(1)) == (shown, folder)
+    assert ImageSpec(1, 8, 8, 256, 2).class_folder(1) == "1"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((0, 8, 8), "channels=0: must be at least 1"),

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from helpers import Command, configuration, small
+from imago.data import folder_data
 from imago.errors import UserError
 from imago.files import UNFINISHED, replacing
 from imago.images import ImageSpec
@@ -150,10 +151,33 @@ def test_classes_are_folders_and_labels_belong_to_the_settings(command: Command,
         assert command(*given, labels, f"n={n}", f"out={out}")[0] == 0
         found = {file.stem: file.parent.name for file in Path(out).glob("*/*.png")}
         assert "".join(found[key] for key in sorted(found)) == expected
+    assert json.loads(Path("a/settings.json").read_text())["classes"] == list("0123456789")
+    told = command(*given, "labels=[7,1]", "n=5", "out=a")[1]
+    assert "note: not every class is there; data=folder will number its 2 from 0 on" in told
     code, _, err = command(*given, "labels=[7,2]", "n=5", "out=a")
     assert code == 2
     assert re.search(r"error: out=a: .*labels: \[7, 1\] there, \[7, 2\] now", err)
     assert "labels: [7, 1] there, as in training now" in command(*given, "n=5", "out=a")[2]
+
+
+def test_folders_of_classes_are_read_with_the_same_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that would leave the folder, hide in it, or be in another order."""
+    monkeypatch.chdir(tmp_path)
+    names = ("zebra", "../../up", "Ape/man", "..", "a\0b", "10", ".x", "con", "y" * 300, "1", "last")
+    spec, labels = ImageSpec(1, 4, 4, 256, len(names), names), torch.arange(33) % 11
+    out = Folder(tmp_path / "there")
+    numbers = out.begin({"classes": list(names)}, spec, 33, labels)
+    images = torch.randint(0, 256, (33, 1, 4, 4), dtype=torch.uint8)
+    out.add(numbers, images)
+    assert {path.name for path in tmp_path.iterdir()} == {"there"}
+    assert len(list((tmp_path / "there").glob("*/*.png"))) == 33
+    data = folder_data("there", dir=".", batch_size=1)
+    data.prepare()
+    known = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+    for part in (data.train, data.val, data.test):
+        assert part.labels is not None
+        assert part.labels.tolist() == [known[image.numpy().tobytes()] for image in part.images]
+    assert data.spec.class_names[:3] == ("0-zebra", "1-_up", "2-Ape_man")
 
 
 OTHERS = [

@@ -95,7 +95,8 @@ def test_averaged_weights_by_default_and_the_last_ones_on_request(command: Comma
 
 def test_classes(command: Command, runs: dict[str, Run]) -> None:
     model = load(runs["classes"].path)
-    for given, expected in (("labels=[3,1]", [3, 1, 3, 1, 3]), ("labels=7", [7] * 5), ("labels=null", None)):
+    cases = ("labels=[3,1]", [3, 1, 3, 1, 3]), ("labels=7", [7] * 5), ("labels=['3',1]", [3, 1, 3, 1, 3])
+    for given, expected in (*cases, ("labels=null", None)):
         code, _, err = command(
             "sample", f"checkpoint={runs['classes'].path}", "n=5", "out=x.npz", "overwrite=true", "batch_size=2", given
         )
@@ -104,8 +105,9 @@ def test_classes(command: Command, runs: dict[str, Run]) -> None:
         images = model.sample(5, labels=labels, generator=PerImageGenerator(0))
         with np.load("x.npz") as arrays:
             assert np.array_equal(arrays["images"], images.permute(0, 2, 3, 1).numpy())
-            drawn = PerImageGenerator(0).integers(5, 10) if labels is None else labels
+            drawn = PerImageGenerator(0).choices(5, model.spec.class_counts) if labels is None else labels
             assert arrays["labels"].tolist() == drawn.tolist()
+            assert arrays["classes"].tolist() == list("0123456789")
 
 
 def test_a_folder_of_files(command: Command, runs: dict[str, Run]) -> None:
@@ -354,6 +356,13 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("sample", "plain", ["out=x.jpg"], r"out=x\.jpg: cannot write \.jpg files; .*\.png"),
     ("sample", "plain", ["out=no/x.png"], r"out=no/x\.png: there is no folder no"),
     ("sample", "plain", ["labels=3"], r"labels given to an unconditional model"),
+    (
+        "sample",
+        "classes",
+        ["labels=[0,cat]"],
+        r"labels=cat: no class .*; they are 0, 1, .*, 9; give one, or a number 0\.\.9",
+    ),
+    ("sample", "plain", ["labels=cat"], r"labels given to an unconditional model"),
     ("sample", "classes", ["labels=10"], r"labels from 10 to 10: .* classes 0\.\.9"),
     ("sample", "classes", ["labels=[0,-2]"], r"labels=\[0, -2\]: "),
     ("sample", "classes", ["labels=[]"], r"labels=\[\]: "),

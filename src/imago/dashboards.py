@@ -306,6 +306,8 @@ def facts_of(summary: Mapping[str, Any]) -> dict[str, Any]:
         summary: of the run directory.
     """
     facts = {key: summary[key] for key in ("likelihood", "data") if key in summary}
+    names = ", ".join(summary.get("spec", {}).get("class_names", ()))
+    facts |= {"classes": names.encode(errors="replace").decode()} if names else {}
     facts |= {f"parameters/{player}": count for player, count in summary.get("parameters", {}).items()}
     for name, result in summary.get("metrics", {}).items():
         protocol = result["protocol"]

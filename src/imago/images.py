@@ -5,6 +5,7 @@ Inside a model they may become a *signal*: floating point in [-1, 1]. The two fu
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+_LONGEST_NAME = 40  # letters of a class's name, where it is shown or becomes part of a file's
 
 Images = UInt8[Tensor, "n channels height width"]
 Labels = Int[Tensor, " n"]
@@ -82,8 +85,14 @@ class ImageSpec:
         return tuple(k for k in range(self.classes) if not self.class_counts or self.class_counts[k])
 
     def class_name(self, label: int) -> str:
-        """What a class is called: its name, or its number where there is no name."""
-        return self.class_names[label] if self.class_names else str(label)
+        """What a class is called, in one short line that prints anywhere; its number where there is no name."""
+        name = self.class_names[label] if self.class_names else str(label)
+        return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
+
+    def class_folder(self, label: int) -> str:
+        """The name of a folder for a class: its number, by which folders are in order, and what can be of its name."""
+        name = re.sub(r"[^\w ()+,-]+", "_", self.class_names[label][:_LONGEST_NAME] if self.class_names else "").strip()
+        return f"{label}-{name}" if name not in ("", "_", str(label)) else str(label)
 
     def __str__(self) -> str:
         labels = f", {self.classes} classes" if self.classes else ""

@@ -64,10 +64,12 @@ class File(Output):
         super().__init__(path)
         self.images: list[Images] = []
         self.labels: Labels | None = None
+        self.class_names: tuple[str, ...] = ()
 
     def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """See :meth:`Output.begin`; a file is always written anew."""
         self.labels = labels
+        self.class_names = tuple(spec.class_names)
         return list(range(n))
 
     def add(self, numbers: list[int], images: Images) -> None:
@@ -96,18 +98,24 @@ class Grid(File):
 
 
 class Arrays(File):
-    """A NumPy archive: ``images`` uint8 (n, height, width, channels) and, for a conditional model, ``labels`` (n,)."""
+    """A NumPy archive: ``images`` uint8 (n, height, width, channels).
+
+    For a conditional model also ``labels`` (n,) and, where they are known, the names of all ``classes``.
+    """
 
     def write(self, file: BinaryIO, images: Images) -> None:
         """See :meth:`File.write`."""
         arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
         if self.labels is not None:
             arrays["labels"] = self.labels.cpu().numpy()
+            if self.class_names:
+                arrays["classes"] = np.array(self.class_names)
         np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
 
 
 class Folder(Output):
-    """A PNG for each image, named by its number and, for a conditional model, in a subfolder of its class.
+    """A PNG for each image, named by its number and, for a conditional model, in a subfolder of its class,
+    ``3-cat``: read as a folder of images, classes have the labels that they have here, if none is missing.
 
     Every image is written when it is added, whole or not at all. ``settings.json`` says what the images depend on; a
     folder is continued with the same settings only, and what is there is not drawn again.
@@ -116,10 +124,14 @@ class Folder(Output):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.labels: Labels | None = None
+        self.class_folders: dict[int, str] = {}
 
     def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """See :meth:`Output.begin`."""
         self.labels = labels
+        self.class_folders = {
+            label: spec.class_folder(label) for label in set([] if labels is None else labels.tolist())
+        }
         file, new = self.path / SETTINGS, json.loads(json.dumps(settings))
         if file.exists():
             try:
@@ -138,9 +150,9 @@ class Folder(Output):
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(new, indent=2) + "\n")
             remove_litter(self.path)
-            for label in set() if labels is None else set(labels.tolist()):
-                (self.path / str(label)).mkdir(exist_ok=True)
-                remove_litter(self.path / str(label))
+            for name in self.class_folders.values():
+                (self.path / name).mkdir(exist_ok=True)
+                remove_litter(self.path / name)
         except OSError as error:
             raise unwritable(self.path, error) from None
         return [number for number in range(n) if not self._is_there(number, spec)]
@@ -171,7 +183,7 @@ class Folder(Output):
         return found is not None
 
     def _file(self, number: int) -> Path:
-        folder = self.path if self.labels is None else self.path / str(int(self.labels[number]))
+        folder = self.path if self.labels is None else self.path / self.class_folders[int(self.labels[number])]
         return folder / f"{number:06d}.png"
 
 

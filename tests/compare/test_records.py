@@ -43,6 +43,7 @@ def test_a_trained_run_is_read_as_it_was_written(tmp_path: Path) -> None:
         "2026-01-31 12:30",
     )
     assert record.data == Data("digits", "threshold", (1, 8, 8, 2))
+    assert record.settings["data.classes"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert record.images_seen == run.summary["images_seen"]
     assert record.parameters == run.summary["parameters"]
     headline = record.headline("nats")

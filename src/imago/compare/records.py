@@ -238,7 +238,7 @@ def _read_into(record: Record) -> None:
     record.model = _model(config, summary)
     record.seed = _whole(summary.get("seed", config.get("seed")))
     record.likelihood = str(summary.get("likelihood", "unknown"))
-    record.settings = dict(flat(config))
+    record.settings = dict(flat(config)) | _classes(spec)
     record.parameters = {
         player: count
         for player, found in _mapping(summary.get("parameters")).items()
@@ -259,6 +259,15 @@ def newest(record: Record, name: str) -> Path | None:
         return max((record.path / "samples").glob(f"{name}*.png"), default=None)
     except OSError:
         return None
+
+
+def _classes(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the classes as one more setting; of many the first ones."""
+    names = spec.get("class_names")
+    if not isinstance(names, list) or not names:
+        return {}
+    more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
+    return {"data.classes": ", ".join(str(name)[:40] for name in names[:20]) + more}
 
 
 def _machine(summary: Mapping[str, Any]) -> str:

@@ -135,7 +135,10 @@ class Arithmetic(Figure):
             f"z of {c}": decoded(model, singles, label),
             f"z + ({a} − {b})": decoded(model, singles + step, label),
         }
-        counts = ", ".join(f"{len(vectors[k]):,} of {k}" for k in dict.fromkeys(self.classes))
+        names = {k: model.spec.class_name(k) for k in vectors}
+        counts = ", ".join(
+            f"{len(vectors[k]):,} of {k}" + f" {names[k]}" * (names[k] != str(k)) for k in dict.fromkeys(self.classes)
+        )
         return stacked(
             [
                 labelled(

@@ -13,6 +13,7 @@ import matplotlib.figure
 from PIL import Image
 
 from imago.data import ImageDataModule
+from imago.data.base import ImageSet, seen_by
 from imago.errors import UserError
 from imago.models.base import GenerativeModel
 from imago.paths import unwritable
@@ -66,6 +67,21 @@ def needed(trained: Trained | None) -> Trained:
     if trained is None:
         raise UserError("checkpoint=null: this is a figure of a trained model; give checkpoint=PATH")
     return trained
+
+
+def held_out(model: GenerativeModel, data: ImageDataModule, split: str) -> ImageSet:
+    """The images of a split that a model can be asked about, see :func:`imago.data.base.seen_by`.
+
+    Raises:
+        UserError: there is none.
+    """
+    part = seen_by(model, data.split(split))
+    if not len(part):
+        raise UserError(
+            f"{data.name} {split}: no image is of a class that has training images; give a checkpoint of an "
+            "unconditional model"
+        )
+    return part
 
 
 def write(picture: Picture, path: Path) -> None:

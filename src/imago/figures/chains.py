@@ -7,8 +7,9 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt
 
 from imago.capacity import Cells
+from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
-from imago.figures.latents import class_of, first_of, labelled, repeated, stacked
+from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
 from imago.images import Images, Signal, to_bytes, to_images
 from imago.models.diffusion import Diffusion
 from imago.noise import PerImageGenerator
@@ -47,7 +48,10 @@ class Chains(Figure):
         model = trained.model
         assert isinstance(model, Diffusion)
         label = class_of(model, self.label)
-        part = first_of(trained.data().test, label, self.images)
+        data = trained.data()
+        part = first_of(data.test, label, self.images)
+        if not len(part):
+            raise UserError(f"figure.label={label}: {data.name} test has no image of this class; give another one")
         steps = model.process.steps
         times = sorted(set(torch.linspace(0, steps, self.stations).round().long().tolist()))
         forward = model.chain(part.images, times, PerImageGenerator(self.seed, device=model.device))
@@ -60,20 +64,21 @@ class Chains(Figure):
             return to_bytes(to_images(chain, model.spec.levels), model.spec.levels).cpu()
 
         above = shown(forward.noisy.transpose(0, 1).flatten(0, 1))
+        of = of_class(model, label)
         pairs = torch.stack([back.noisy, back.image], 1).permute(2, 1, 0, 3, 4, 5)  # image, kind, station
         return stacked(
             [
                 labelled(
                     above,
                     len(times),
-                    title="q(x_t | x_0): test images at time t",
+                    title=f"q(x_t | x_0): test images{of} at time t",
                     column_names=[f"t = {t}" for t in times],
                     row_names=["x_t"] * len(part.images),
                 ),
                 labelled(
                     shown(pairs.flatten(0, 2)),
                     len(back.times),
-                    title=f"p(x_0 … x_T): samples ({model.sampling}) and the image that the network expects at t",
+                    title=f"p(x_0 … x_T): samples{of} ({model.sampling}) and the image that the network expects at t",
                     column_names=[f"t = {t}" for t in back.times],
                     row_names=["x_t", "expected x_0"] * self.images,
                 ),

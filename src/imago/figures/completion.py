@@ -10,9 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from imago.capacity import Cells
-from imago.data.base import seen_by
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
@@ -69,7 +68,7 @@ class Completion(Figure):
         trained = needed(trained)
         model, data = trained.model, trained.data()
         assert isinstance(model, Autoregressive)
-        split = seen_by(model, {"val": data.val, "test": data.test}[self.split])
+        split = held_out(model, data, self.split)
         if self.images > len(split):
             raise UserError(f"figure.images={self.images}: {data.name} {self.split} has {len(split)}; give fewer")
         part = split.part(slice(self.images))

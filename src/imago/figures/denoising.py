@@ -6,8 +6,7 @@ import torch
 from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
 
-from imago.data.base import seen_by
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.images import bits_per_dim, to_signal
 from imago.models.diffusion import Diffusion
 from imago.noise import PerImageGenerator
@@ -35,7 +34,7 @@ class Denoising(Figure):
         trained = needed(trained)
         model, data = trained.model, trained.data()
         assert isinstance(model, Diffusion)
-        part = seen_by(model, data.test).part(slice(self.images))
+        part = held_out(model, data, "test").part(slice(self.images))
         images, labels = model.checked(part.images, part.labels if model.conditional else None)
         steps = model.process.steps
         count = min(self.points, steps)

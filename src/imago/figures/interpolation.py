@@ -11,7 +11,7 @@ from torch import Tensor
 from imago.capacity import Cells
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
-from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, prior_draws
+from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel
 
@@ -58,9 +58,9 @@ class Interpolation(Figure):
             data = trained.data()
             part = first_of(data.test, label, 2 * self.pairs)
             if len(part) < 2 * self.pairs:
-                of_class = "" if label is None else f" of class {label}"
                 raise UserError(
-                    f"figure.pairs={self.pairs}: {data.name} test has {len(part)} images{of_class}; give fewer pairs"
+                    f"figure.pairs={self.pairs}: {data.name} test has {len(part)} images"
+                    f"{of_class(model, label)}; give fewer pairs"
                 )
             z = codes_of(model, part)
             ends = to_bytes(part.images, model.spec.levels).unflatten(0, (self.pairs, 2))
@@ -75,7 +75,11 @@ class Interpolation(Figure):
             images = torch.cat([first, images, last], 2)
             columns = ["image", *columns, "image"]
         return labelled(
-            images.flatten(0, 2), len(columns), column_names=columns, row_names=["linear", "spherical"] * self.pairs
+            images.flatten(0, 2),
+            len(columns),
+            title=of_class(model, label, ""),
+            column_names=columns,
+            row_names=["linear", "spherical"] * self.pairs,
         )
 
 

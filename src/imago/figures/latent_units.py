@@ -8,8 +8,8 @@ from matplotlib.ticker import MaxNLocator
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.data.base import ImageSet, seen_by
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.data.base import ImageSet
+from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, codes_of, variances
 from imago.images import to_signal
 from imago.models.latent import EncodingModel, Variational
@@ -41,7 +41,7 @@ class LatentUnits(Figure):
         trained = needed(trained)
         model, data = trained.model, trained.data()
         assert isinstance(model, EncodingModel)
-        part = seen_by(model, data.test).part(slice(self.images))
+        part = held_out(model, data, "test").part(slice(self.images))
         activity = variances(codes_of(model, part))
         name = f"{type(model).__name__}, {len(part):,} test images of {data.name}"
         drawing = Drawing(figsize=(9, 3.6) if isinstance(model, Variational) else (5.5, 3.6), layout="constrained")

@@ -44,6 +44,11 @@ def class_of(model: GenerativeModel, label: int | None) -> int | None:
     return label
 
 
+def of_class(model: GenerativeModel, label: int | None, before: str = " of ") -> str:
+    """The class in words, for titles and messages; nothing for no class."""
+    return "" if label is None else f"{before}class {model.spec.class_name(label)}"
+
+
 def repeated(label: int | None, n: int) -> Labels | None:
     """Labels (n,) of one class; none for no class."""
     return None if label is None else torch.full((n,), label)
@@ -64,7 +69,7 @@ def decoded(model: LatentModel, z: Latents, label: int | None, progress: Progres
 
 def codes_of(model: EncodingModel, part: ImageSet) -> Latents:
     """The vectors (n, latent) of images, on the CPU; a conditional model is told their labels."""
-    codes = []
+    codes = [torch.empty(0, model.latent)]
     for first in range(0, len(part), AT_ONCE):
         few = part.part(slice(first, first + AT_ONCE))
         codes.append(model.encode(few.images, few.labels if model.conditional else None).float().cpu())

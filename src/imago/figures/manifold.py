@@ -12,7 +12,7 @@ from imago.capacity import Cells
 from imago.config import choices_of
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
-from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, prior_draws
+from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws
 from imago.models.latent import EncodingModel, LatentModel, Latents
 
 
@@ -74,7 +74,7 @@ class Manifold(Figure):
         return labelled(
             decoded(model, z, label, progress),
             self.side,
-            title=f"right: {across}, up: {up}",
+            title=f"right: {across}, up: {up}{of_class(model, label, '; ')}",
             column_names=columns,
             row_names=rows[::-1],
         )

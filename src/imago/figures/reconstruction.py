@@ -8,9 +8,7 @@ from pydantic import PositiveInt
 
 from imago.callbacks.reconstructions import pairs, reconstruct
 from imago.capacity import Cells
-from imago.data.base import seen_by
-from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, labelled
 from imago.images import to_signal
 from imago.models.latent import EncodingModel
@@ -48,12 +46,7 @@ class Reconstruction(Figure):
         trained = needed(trained)
         model, data = trained.model, trained.data()
         assert isinstance(model, EncodingModel)
-        part = seen_by(model, {"val": data.val, "test": data.test}[self.split])
-        if not len(part):
-            raise UserError(
-                f"figure.split={self.split}: {data.name} has no image there of a class with training images; give the "
-                "other split"
-            )
+        part = held_out(model, data, self.split)
         measured = part.part(slice(self.measured))
         total = 0.0
         for first in range(0, len(measured), AT_ONCE):

@@ -19,9 +19,8 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from imago.capacity import Cells
-from imago.data.base import seen_by
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.completion import GRAY
 from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
@@ -134,7 +133,7 @@ class Steering(Figure):
             labels = model.draw_labels(self.images, source) if model.conditional else None
             return model.sample(self.images, labels=labels, generator=source), labels
         data = trained.data()
-        split = seen_by(model, {"val": data.val, "test": data.test}[self.source])
+        split = held_out(model, data, self.source)
         if self.images > len(split):
             raise UserError(f"figure.images={self.images}: {data.name} {self.source} has {len(split)}; give fewer")
         part = split.part(slice(self.images))

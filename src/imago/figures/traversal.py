@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from imago.capacity import Cells
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
-from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, prior_draws, variances
+from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws, variances
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel, Variational
 
@@ -64,9 +64,9 @@ class Traversal(Figure):
             data = trained.data()
             part = first_of(data.test, label, max(self.images, self.image + 1))
             if self.image >= len(part):
-                of_class = "" if label is None else f" of class {label}"
                 raise UserError(
-                    f"figure.image={self.image}: {data.name} test has {len(part)} images{of_class}; give a smaller one"
+                    f"figure.image={self.image}: {data.name} test has {len(part)} images"
+                    f"{of_class(model, label)}; give a smaller one"
                 )
             codes = codes_of(model, part)
             activity = variances(codes[: self.images])
@@ -86,6 +86,7 @@ class Traversal(Figure):
         z = start.repeat(count, 1 + self.steps, 1)
         for row, d in zip(z, order, strict=True):
             row[1:, d] = mean[d] + spread[d] * values
+        title += of_class(model, label, "; ")
         images = decoded(model, z.flatten(0, 1), label, progress).unflatten(0, z.shape[:2])
         if shown is not None:
             images = torch.cat([shown.expand(count, 1, -1, -1, -1), images], 1)
@@ -94,4 +95,10 @@ class Traversal(Figure):
             "z",
             *(f"{round(value, 1) + 0.0:+.1f}" for value in values.tolist()),
         ]
-        return labelled(images.flatten(0, 1), len(columns), title=title, column_names=columns, row_names=rows)
+        return labelled(
+            images.flatten(0, 1),
+            len(columns),
+            title=title,
+            column_names=columns,
+            row_names=rows,
+        )
