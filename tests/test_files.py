@@ -130,3 +130,17 @@ def test_a_lock_whose_file_its_holder_removed_is_taken_at_its_new_file(
     assert made == ["in", "out"] * 20
     assert list(tmp_path.iterdir()) == []
     assert "waiting" in capsys.readouterr().err
+
+
+def test_a_lock_file_of_another_user_is_taken_by_reading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, opened = tmp_path / "lock", os.open
+    lock.touch()
+
+    def closed(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", closed)
+    with locked(lock), pytest.raises(AlreadyLocked), locked(lock, wait=False):
+        pass

@@ -94,7 +94,11 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         while descriptor is None or not _stands_at(descriptor, path):  # its last holder may have removed it
             if descriptor is not None:
                 os.close(descriptor)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                descriptor = None
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            except PermissionError:  # another user's, in a folder of several: reading is enough for a lock
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             if wait:
                 with suppress(OSError):
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -127,7 +131,8 @@ def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
 
 
 def remove_litter(folder: Path) -> None:

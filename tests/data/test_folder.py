@@ -656,7 +656,9 @@ def test_a_damaged_cache_is_made_anew_with_one_line(
     else:
         DAMAGE[how](npy, npy.with_suffix(".json"))
     assert torch.equal(everything(load(pictures))[0], expected)
-    assert capsys.readouterr().err.splitlines() == [f"{npy}: is damaged; the images are decoded anew"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{npy}: is damaged, or closed to this user; the images are decoded anew"
+    ]
     assert victim.read_text() == "mine"
     assert sorted(path.suffix for path in npy.parent.iterdir()) == [".json", ".npy"]
 

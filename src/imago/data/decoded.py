@@ -70,7 +70,7 @@ class Decoder:
             if found is None:
                 remove_litter(cache.parent)
                 if os.path.lexists(cache):
-                    print(f"{cache}: is damaged; the images are decoded anew", file=sys.stderr)
+                    print(f"{cache}: is damaged, or closed to this user; the images are decoded anew", file=sys.stderr)
                 # Decoders warn of much that is wrong with a file; either the pixels can be had, or the file is named.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
