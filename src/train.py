@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from imago import cli
 from imago.config import CONF, check_experiment, check_top, plain
 from imago.errors import UserError
-from imago.paths import check_folder_place, checkpoint_file
+from imago.paths import check_folder_place, run_to_resume
 
 
 def main(config: DictConfig) -> None:
@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
     values = plain(config)
     settings = check_top(values)
     if settings.resume is not None and settings.resume != "auto":
-        checkpoint_file(settings.resume, "resume")
+        run_to_resume(settings.resume)
     check_folder_place(Path(settings.logs), "logs")
     name = settings.name or f"{choices['model']}-{choices['data']}"
     from imago.runs import closing_words  # after Hydra has composed: mistakes in names and paths need not wait for it

@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 def test_a_run_means_its_last_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     file.parent.mkdir(parents=True)
-    torch.save({}, file)
+    torch.save({"progress": {"images_seen": 5}}, file)
     assert checkpoint_file(tmp_path / "run") == checkpoint_file(str(file)) == file
     with pytest.raises(UserError, match=r"^resume=.*: a folder without checkpoints/last\.ckpt; the newest run .*/run$"):
         checkpoint_file(tmp_path, "resume")

@@ -30,7 +30,7 @@ FLOORS = [
     {"data"},
     {"metrics"},
     {"callbacks"},
-    {"figures", "dashboards", "workspace", "compare", "outputs"},
+    {"figures", "dashboards", "workspace", "compare", "outputs", "continuing"},
     {"training"},
     {"cli"},
 ]

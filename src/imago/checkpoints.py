@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from imago.config import build, check_node, target
 from imago.errors import UserError
-from imago.files import replacing
+from imago.files import keep_as, replacing
 from imago.images import ImageSpec
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
@@ -41,11 +41,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a checkpoint is whole or absent; loads plain tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``; an older file there stays until the new one is complete."""
+        """Write ``checkpoint`` to ``path``; an older file there stays until the new one is complete.
+
+        ``storage_options={"previous": ...}`` names where that older one is kept.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             torch.save(checkpoint, file)
+            if storage_options:
+                file.flush()
+                os.fsync(file.fileno())  # so that nothing but a change of names is left to do
+                keep_as(path, storage_options["previous"])
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """See :func:`read`."""

@@ -135,6 +135,41 @@ def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
 
 
+def keep_as(path: Path, other: Path) -> None:
+    """Give a file a second name in one step, in place of what has that name: whoever replaces the file leaves it there.
+
+    On file systems without second names it moves there. Nothing happens where there is no file.
+
+    Raises:
+        OSError: ``other`` is a folder, or nothing can be written there.
+    """
+    second = _sibling(other)
+    try:
+        os.link(path, second, follow_symlinks=False)
+    except OSError:
+        with suppress(FileNotFoundError):
+            path.replace(other)
+        return
+    try:
+        second.replace(other)
+    finally:
+        second.unlink(missing_ok=True)  # it stays where both are names of one file already
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what cannot be used to make room for another; nothing is deleted.
+
+    Returns:
+        Where it is now: ``.damaged`` behind its name, or with a number.
+    """
+    aside, count = path.with_name(f"{path.name}.damaged"), 1
+    while os.path.lexists(aside):
+        count += 1
+        aside = path.with_name(f"{path.name}.damaged-{count}")
+    path.rename(aside)
+    return aside
+
+
 def remove_litter(folder: Path) -> None:
     """Remove what killed writers left in a folder; what somebody is writing stays."""
     with suppress(OSError):

@@ -1,10 +1,13 @@
 """Paths that a command names, looked at without torch: a slip in one shall cost neither seconds nor a file."""
 
+import functools
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 from imago.errors import UserError
+from imago.untrusted import opened, read_archive
 
 # What sample.py writes, by the ending of its name; a name without one means a folder.
 ENDINGS = (".png", ".npz", "")
@@ -13,10 +16,15 @@ SETTINGS = "settings.json"
 # What a run leaves in its directory, and in folders there.
 RUN_FILES = ("config.yaml", "summary.json", "metrics.csv", "curves.png", "evaluation.json")
 RUN_FOLDERS = ("checkpoints", "samples", "wandb", "tensorboard")
+# In a run's folder ``checkpoints``: the last one, the one before it, and the best; a run can be continued from each.
+CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")
+_WHAT = "a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder checkpoints"
 
 
 def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
     """The checkpoint file that a path means: itself, or the last one of a run directory.
+
+    Where a run's last checkpoint is damaged or missing, an older one that is whole is meant, which is said.
 
     Args:
         path: as it was given.
@@ -26,32 +34,144 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
         UserError: there is no such file, it is damaged, or anything else than a checkpoint.
     """
     path = file = Path(path)
-    what = "a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder checkpoints"
     try:
         if not path.exists():
-            raise UserError(f"{key}={path}: no such file or folder; {what}")
+            raise UserError(f"{key}={path}: no such file or folder; {_WHAT}")
         if path.is_dir():
-            file = path / "checkpoints" / "last.ckpt"
-        if file.exists() and not file.is_file():
-            raise UserError(f"{key}={file}: a pipe, a device or a folder; {what}")
-        if not file.exists():
-            inside = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda found: found.stat().st_mtime)
-            remedy = f"the newest run inside is {inside[-1].parent.parent}" if inside else what
-            raise UserError(f"{key}={path}: a folder without checkpoints/last.ckpt; {remedy}")
+            files, wrong = whole_checkpoints(path, key)
+            file = next((file for file in files if file.name == CHECKPOINTS[0]), files[0])
+            if file.name != CHECKPOINTS[0]:
+                _say(f"note: {key}={path}: {CHECKPOINTS[0]} {wrong[CHECKPOINTS[0]]}; {file.name} is used instead")
+            return file
         if not file.is_file():  # of a pipe the first byte may never come
-            raise UserError(f"{key}={file}: is no regular file; {what}")
-        with file.open("rb") as opened:
-            archive = opened.read(2) == b"PK"  # torch writes zip archives; other files need no closer look
+            raise UserError(f"{key}={file}: a pipe or a device; {_WHAT}")
+        with file.open("rb") as start:
+            archive = start.read(2) == b"PK"  # torch writes zip archives; other files need no closer look
         if archive:
             with zipfile.ZipFile(file) as content:
                 archive = any(name.endswith("/data.pkl") for name in content.namelist())
-    except zipfile.BadZipFile:
+        if archive:
+            _check_sums(str(file), *_version(file))
+    except (zipfile.BadZipFile, _DamagedError):
         raise UserError(f"{key}={file}: cannot be read, it is cut short or damaged; use another one") from None
     except OSError as error:
         raise UserError(f"{key}={file}: cannot be read ({error.strerror}); use another one") from None
     if not archive:
-        raise UserError(f"{key}={file}: no checkpoint of this program; {what}")
+        raise UserError(f"{key}={file}: no checkpoint of this program; {_WHAT}")
     return file
+
+
+def whole_checkpoints(run: Path, key: str = "checkpoint") -> tuple[list[Path], dict[str, str]]:
+    """A run's checkpoints: the whole ones, the newest first, and by their names what is wrong with the others.
+
+    Every byte is held against the checksums in the files, which torch does not do.
+
+    Args:
+        run: its directory.
+        key: the setting that it was given as, for messages.
+
+    Raises:
+        UserError: none is whole.
+    """
+    found: list[tuple[int, Path]] = []
+    wrong = {}
+    for name in CHECKPOINTS:
+        file = run / "checkpoints" / name
+        try:
+            found.append((_images_seen(str(file), *_version(file)), file))
+        except FileNotFoundError:
+            wrong[name] = "is missing"
+        except OSError as error:
+            wrong[name] = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            wrong[name] = str(error)
+    if found:
+        return [file for _, file in sorted(found, key=lambda pair: -pair[0])], wrong
+    if set(wrong.values()) == {"is missing"}:
+        inside = [file for name in CHECKPOINTS for file in run.glob(f"*/checkpoints/{name}")]
+        newest = max(inside, key=lambda file: file.stat().st_mtime, default=None)
+        remedy = f"the newest run inside is {newest.parent.parent}" if newest else _WHAT
+        raise UserError(f"{key}={run}: a folder without checkpoints/{CHECKPOINTS[0]}; {remedy}")
+    raise UserError(
+        f"{key}={run}: none of its checkpoints is whole: {', '.join(f'{name} {why}' for name, why in wrong.items())}; "
+        + ("leave resume out to start anew" if key == "resume" else "use another run")
+    )
+
+
+def run_to_resume(path: str | Path) -> Path:
+    """The directory of the run that ``resume=PATH`` means.
+
+    Raises:
+        UserError: it is none, or none of its checkpoints is whole.
+    """
+    path = Path(path)
+    last = path.name == CHECKPOINTS[0] and path.parent.name == "checkpoints"
+    if not last and not path.is_dir():
+        checkpoint_file(path, "resume")
+        raise UserError(
+            f"resume={path}: a run continues in its own directory, where it stopped; give that directory "
+            f"or its checkpoints/{CHECKPOINTS[0]}"
+        )
+    run = path.parent.parent if last else path
+    whole_checkpoints(run, "resume")
+    return run
+
+
+class _DamagedError(ValueError):
+    """A file does not fit its checksums."""
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """What changes when a file does."""
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _check_sums(file: str, *version: int) -> None:
+    """Read a zip archive whole.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    try:
+        with opened(Path(file)) as content, zipfile.ZipFile(content) as archive:
+            if archive.testzip() is None:
+                return
+    except OSError:
+        raise
+    except Exception:  # a damaged archive raises whatever it likes
+        raise _DamagedError("is cut short or damaged") from None
+    raise _DamagedError("is damaged: its checksums do not fit")
+
+
+@functools.lru_cache(maxsize=64)
+def _images_seen(file: str, *version: int) -> int:
+    """After how many images a checkpoint was written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or none.
+    """
+    if Path(file).is_dir():
+        raise ValueError("is a folder")
+    with opened(Path(file)) as content:
+        if not content.read(1):
+            raise ValueError("is empty")
+        content.seek(0)
+        progress = read_archive(content, ["progress"]).get("progress")
+    images = progress.get("images_seen") if isinstance(progress, dict) else None
+    if type(images) is not int:
+        raise ValueError("is no checkpoint of this program")
+    _check_sums(file, *version)
+    return images
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Say something once: a path is looked at before torch is loaded and again when it is read."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def check_file_place(path: Path, make_parents: bool = False) -> None:

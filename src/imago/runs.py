@@ -9,6 +9,7 @@ import gc
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import platform
 import resource
@@ -25,7 +26,9 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError
-from imago.files import AlreadyLocked, locked, replacing, text_of, write_text
+from imago.files import AlreadyLocked, locked, replacing, set_aside, text_of, write_text
+from imago.paths import CHECKPOINTS
+from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
 
 # Keys whose change makes another experiment; a run is continued only where these agree.
 IDENTITY = ("seed", "conditional", "data", "model")
@@ -45,6 +48,9 @@ class Run:
     Args:
         path: the directory; made if need be.
         write: whether this process writes (one process of several does).
+
+    Attributes:
+        defect: what was wrong with summary.json; empty if nothing was.
     """
 
     def __init__(self, path: Path, *, write: bool = True) -> None:
@@ -54,8 +60,15 @@ class Run:
         self._said: set[str] = set()
         if write:
             path.mkdir(parents=True, exist_ok=True)
-        if self.summary_path.exists():
-            self.summary = json.loads(self.summary_path.read_text())
+        self.defect = ""
+        try:
+            self.summary = usable(read_json(self.summary_path))
+        except FileNotFoundError:
+            self.defect = "is missing"
+        except OSError as error:
+            self.defect = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            self.defect = f"cannot be used ({error})"
 
     @property
     def summary_path(self) -> Path:
@@ -66,6 +79,11 @@ class Run:
     def last(self) -> Path:
         """The checkpoint to continue from."""
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the last one."""
+        return self.path / "checkpoints" / "previous.ckpt"
 
     @property
     def best(self) -> Path:
@@ -125,10 +143,33 @@ class Run:
 
     def withdraw(self) -> None:
         """Nothing was trained: leave no trace of a run that has none of its own yet."""
-        if self.write and not self.last.exists() and not self.metrics.exists():
+        if self.write and not any((self.path / "checkpoints").glob("*")) and not self.metrics.exists():
             shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):
                 self.path.parent.rmdir()
+
+
+def usable(summary: Any) -> dict[str, Any]:
+    """A summary that a run can go on with.
+
+    Raises:
+        ValueError: it is none, or an entry is not what a run writes there.
+    """
+    if not isinstance(summary, dict):
+        raise ValueError("no entries")
+    groups = {name: summary.get(name, {}) for name in ("metrics", "untrained", "best", "problems")}
+    for name, group in groups.items():
+        if not isinstance(group, dict):
+            raise ValueError(f"{name} is damaged")
+    numbers = {"seconds": summary.get("seconds", 0), "best": groups["best"].get("value", 0), **groups["untrained"]}
+    for name, result in groups["metrics"].items():
+        if not isinstance(result, dict) or not isinstance(result.get("protocol"), dict):
+            raise ValueError(f"{name} is damaged")
+        numbers |= {f"{name}: {key}": result.get(key, 0) for key in ("value", "best")}
+    for name, number in numbers.items():
+        if not isinstance(number, int | float):
+            raise ValueError(f"{name} is damaged")
+    return summary
 
 
 def one_line(error: BaseException) -> str:
@@ -215,14 +256,16 @@ def find_resumable(logs: Path, config: Mapping[str, Any], data: Mapping[str, Any
         config: resolved.
         data: the splits of the data that are there now; a run whose images were elsewhere is found if it had the same.
     """
-    candidates = sorted(logs.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for checkpoint in candidates:
-        directory = checkpoint.parent.parent
-        try:
-            old = yaml.safe_load((directory / "config.yaml").read_text())
-        except (OSError, yaml.YAMLError):
-            continue
-        if not isinstance(old, dict) or not set(IDENTITY) <= old.keys() or old.get("name") != config.get("name"):
+    runs = [Path(folder) for folder, names, _ in os.walk(logs) if "checkpoints" in names]
+    for written, directory in sorted(((_written(run), run) for run in runs), reverse=True):
+        old = config_of(directory) if written else {}
+        if written and not old:
+            print(f"resume=auto: {directory} is passed over: neither config.yaml nor a checkpoint can be read there")
+        if (
+            not set(IDENTITY) <= old.keys()
+            or not isinstance(old["data"], dict)
+            or old.get("name") != config.get("name")
+        ):
             continue
         moved = differences(identity(old, place=True), identity(config, place=True))
         if not moved or (not differences(identity(old), identity(config)) and data and _splits_of(directory) == data):
@@ -230,12 +273,46 @@ def find_resumable(logs: Path, config: Mapping[str, Any], data: Mapping[str, Any
     return None
 
 
+def _written(run: Path) -> float:
+    """When the newest checkpoint of a run was written; 0 if it has none."""
+    newest = 0.0
+    for name in CHECKPOINTS:
+        with suppress(OSError):
+            newest = max(newest, (run / "checkpoints" / name).stat().st_mtime)
+    return newest
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """The configuration of a run of whatever origin, from config.yaml or else a checkpoint; empty if none has it."""
+    return written_config(run) or _in_checkpoints(run, "config")
+
+
+def written_config(run: Path) -> dict[str, Any]:
+    """What config.yaml says; empty if it is missing or damaged."""
+    with suppress(OSError, ValueError):
+        config = read_yaml(run / "config.yaml")
+        if isinstance(config, dict) and set(IDENTITY) <= config.keys():
+            return config
+    return {}
+
+
+def _in_checkpoints(run: Path, part: str) -> dict[str, Any]:
+    """A part of the first of a run's checkpoints that has it; empty if none has."""
+    for name in CHECKPOINTS:
+        with suppress(OSError, ValueError), opened(run / "checkpoints" / name) as file:
+            found = read_archive(file, [part]).get(part)
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
 def _splits_of(directory: Path) -> Any:
-    """What a run's summary says of its data; ``None`` where it cannot be asked."""
-    try:
-        return json.loads((directory / "summary.json").read_text())["splits"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    """What a run's summary, or else a checkpoint, says of its data; ``None`` where it cannot be asked."""
+    with suppress(OSError, ValueError):
+        summary = read_json(directory / "summary.json")
+        if isinstance(summary, dict) and "splits" in summary:
+            return summary["splits"]
+    return _in_checkpoints(directory, "data").get("splits")
 
 
 def check_same_experiment(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, place: bool = True) -> None:
@@ -307,14 +384,18 @@ class CSVLogger(Logger):
                     os.truncate(self.path, size)  # half a row would be taken for a row
 
     def save(self) -> None:
-        """Write what could not be written before."""
-        if self._behind:
-            try:
+        """Write what could not be written before; the rows outlive a power cut, as the checkpoint that counts them."""
+        try:
+            if self._behind:
                 self._rewrite()
-            except OSError as error:
-                self._say(error)
-            else:
-                self._behind = False
+            elif self.rows:
+                with self.path.open("rb") as file:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            self._behind = True
+            self._say(error)
+        else:
+            self._behind = False
 
     def _say(self, error: OSError) -> None:
         if not self._said:
@@ -327,14 +408,59 @@ class CSVLogger(Logger):
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def continue_at(self, rows: int) -> None:
-        """Keep the first ``rows`` rows of an existing table and go on behind them."""
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = [{k: v for k, v in row.items() if v != ""} for row in reader][:rows]
-                self.columns = [name for name in reader.fieldnames or [] if any(name in row for row in self.rows)]
-            self._rewrite()
+    def continue_at(self, rows: int, images_seen: float = math.inf) -> None:
+        """Keep the first ``rows`` rows of an existing table and go on behind them.
+
+        Of a damaged table the rows that are whole are kept, and the damaged one is set aside, which is said.
+
+        Args:
+            rows: that a checkpoint counted.
+            images_seen: when it did; later rows are not kept, wherever they stand.
+        """
+        try:
+            names, found = _rows_of(self.path, rows, images_seen)
+        except FileNotFoundError:
+            names, found = [], []
+        if len(found) < rows:
+            aside = f", the damaged one is {set_aside(self.path).name}" if os.path.lexists(self.path) else ""
+            lost = f"{rows - len(found)} of {rows} rows before the checkpoint are lost{aside}"
+            print(f"note: {self.path}: {lost}; the run goes on", file=sys.stderr, flush=True)
+        self.rows = found
+        self.columns = [name for name in names if any(name in row for row in found)]
+        self._behind = bool(names)
+        self.save()
+
+
+def _rows_of(path: Path, most: int, images_seen: float) -> tuple[list[str], list[dict[str, str]]]:
+    """Names of the columns and the whole ones of the first rows of a table, up to a number of images seen.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    try:
+        lines = read_bytes(path, largest=2**30).decode("utf-8", "replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        return [], []
+    names = _cells(lines[0]) if lines else []
+    if "images_seen" not in names or len(set(names)) < len(names):
+        return [], []
+    rows = []
+    for cells in (_cells(line) for line in lines[1 : most + 1]):
+        row = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
+        with suppress(ValueError, KeyError):  # text in place of a number, or no images_seen
+            numbers = {name: float(cell) for name, cell in row.items()}
+            if len(cells) == len(names) and numbers["images_seen"] <= images_seen:
+                rows.append(row)
+    return names, rows
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line of a table; none of one that is cut short or damaged."""
+    with suppress(csv.Error):
+        return next(csv.reader([line]), []) if line.endswith("\n") else []
+    return []
 
 
 def environment() -> dict[str, Any]:

@@ -25,11 +25,11 @@ from imago.callbacks.interruption import Interruption
 from imago.callbacks.limits import Limits
 from imago.callbacks.log import TrainingLog
 from imago.capacity import affordable
-from imago.checkpoints import AtomicCheckpointIO, read
+from imago.checkpoints import AtomicCheckpointIO
 from imago.config import Settings, build, check, target
+from imago.continuing import find_checkpoint, find_run, take_up
 from imago.dashboards import Dashboard
 from imago.data import ImageDataModule
-from imago.data.identity import check_same_data
 from imago.data.places import remember
 from imago.errors import Interrupted, UserError
 from imago.figures.curves import draw_curves
@@ -40,11 +40,9 @@ from imago.runs import (
     CSVLogger,
     Run,
     alone_in,
-    check_same_experiment,
     claim,
     device_name,
     environment,
-    find_resumable,
     forget_peak_memory,
     peak_memory_mib,
 )
@@ -84,17 +82,18 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         continued = find_run(settings, config, data)
         if continued is not None and writes():
             held.enter_context(alone_in(continued))
-        checkpoint_path = None if continued is None else find_checkpoint(continued, settings, config, data)
+        stopped = None if continued is None else find_checkpoint(continued, settings, config, data)
+        checkpoint_path = None if stopped is None else stopped.checkpoint
         metrics: Evaluator = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
         # Nothing is written before this line: whatever was wrong with the command has been said.
         run = Run(continued, write=writes()) if continued is not None else open_run(directory, held)
         with concluded(run, interruption):
+            if stopped is not None and run.write:
+                take_up(run, stopped)
             run.write_config(config)
             if run.write:
                 remember(*data.places)
-            for past in ("error", "traceback"):  # of how it was stopped before
-                run.summary.pop(past, None)
             run.update(**describe(config, name, data, model, trainer), status="running", notices=metrics.notices)
             if run.write:
                 announce_start(run, data, checkpoint_path)
@@ -196,53 +195,6 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
     if trainer.world_size > 1 and config["trainer"].get("strategy") is None:
         raise UserError(f"trainer.devices={config['trainer']['devices']}: for several processes choose trainer=ddp")
     return trainer
-
-
-def find_run(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
-    """The run directory that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
-
-    Raises:
-        UserError: it is none.
-    """
-    if settings.resume is None:
-        return None
-    if settings.resume == "auto":
-        directory = find_resumable(Path(settings.logs), config, data.splits)
-        if directory is None:
-            print(f"resume=auto: no checkpoint of this experiment below {settings.logs}/, starting anew")
-        return directory
-    given = Path(settings.resume)
-    last = given / "checkpoints" / "last.ckpt" if given.is_dir() else given
-    read(last)
-    if last.name != "last.ckpt" or not (last.parent.parent / "config.yaml").exists():
-        raise UserError(
-            f"resume={settings.resume}: a run continues in its own directory, where it stopped; give that directory "
-            "or its checkpoints/last.ckpt"
-        )
-    return last.parent.parent
-
-
-def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path:
-    """The checkpoint to continue from in a run directory.
-
-    Raises:
-        UserError: it is of another experiment or of other data, or has nothing left to do.
-    """
-    path = directory / "checkpoints" / "last.ckpt"
-    checkpoint = read(path)
-    check_same_experiment(checkpoint["config"], config, path, place="data" not in checkpoint)
-    check_same_data(checkpoint, data, "put those back, give the place where they are, or leave resume out")
-    done_so_far = {
-        "max_images": checkpoint["progress"]["images_seen"],
-        "max_updates": checkpoint["progress"]["updates"],
-        "max_seconds": checkpoint["callbacks"].get("Limits", {}).get("seconds", 0.0),
-    }
-    completed = Run(directory, write=False).summary.get("status") == "completed"  # with its closing work
-    for limit, done in done_so_far.items():
-        end = getattr(settings, limit)
-        if end is not None and done >= end and completed:
-            raise UserError(f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one")
-    return path
 
 
 def describe(

@@ -27,7 +27,8 @@ _TRAINING_STREAM = 0x9E3779B9
 
 
 class Checkpoints(Periodic):
-    """Keeps ``last.ckpt``, and ``best.ckpt``: by the likelihood where the model knows it, else by the sample quality.
+    """Keeps ``last.ckpt``, the one before it as ``previous.ckpt``, and ``best.ckpt``: by the likelihood where the model
+    knows it, else by the sample quality. A run can be continued from each.
 
     Must be the last callback: a checkpoint holds what all others did with the batch, and a run that is asked to stop
     writes ``last.ckpt`` *before* the closing grid and measurement, which a continued run would not have made there.
@@ -57,7 +58,8 @@ class Checkpoints(Periodic):
             raise DivergedError(f"{wrong[0]} has weights = nan or inf", model, self.run)
         self.acted_at = model.images_seen  # before writing: the checkpoint holds it
         with self._writing(trainer, self.run.last):
-            trainer.save_checkpoint(self.run.last, weights_only=False)
+            kept = {"previous": self.run.previous}
+            trainer.save_checkpoint(self.run.last, weights_only=False, storage_options=kept)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random generators to where the stopped run left them, or to a start that depends on the seed alone.
@@ -70,6 +72,8 @@ class Checkpoints(Periodic):
             set_random_state(self._random)
             self._random = None
         assert isinstance(pl_module, GenerativeModel)
+        if self.best:
+            self.run.update(best=self.best)  # a kill may have come between best.ckpt and the summary
         self._keep_best(trainer, pl_module)  # a measurement that the stopped run had left undone
         kept = self.run.last.exists() and self.acted_at == pl_module.images_seen
         if trainer.should_stop and not trainer.strategy.broadcast(kept):  # before the first step
@@ -106,14 +110,14 @@ class Checkpoints(Periodic):
             if self.best and not comparable and trainer.is_global_zero:
                 otherwise = "" if self.best["metric"] == headline else f", by {self.best['metric']} before"
                 print(f"note: best.ckpt starts anew: by {headline}{otherwise}, measured otherwise now", file=sys.stderr)
-            self.best = {"metric": headline, "ruler": measure, "value": value}
-            self.run.update(best=self.best | {"images_seen": model.images_seen})
+            self.best = {"metric": headline, "ruler": measure, "value": value, "images_seen": model.images_seen}
             with self._writing(trainer, self.run.best):
                 if not copy:
                     trainer.save_checkpoint(self.run.best, weights_only=False)
                 elif self.run.write:
                     with self.run.last.open("rb") as last, replacing(self.run.best) as best:
                         shutil.copyfileobj(last, best)
+            self.run.update(best=self.best)  # once it is there: a kill in between repeats both
 
     @contextmanager
     def _writing(self, trainer: Trainer, path: Path) -> Iterator[None]:
@@ -136,6 +140,7 @@ class Checkpoints(Periodic):
         checkpoint["spec"] = pl_module.spec.as_dict()
         checkpoint["data"] = trainer.datamodule.identity  # type: ignore[attr-defined]
         checkpoint["random"] = random_state()
+        checkpoint["summary"] = dict(self.run.summary)
         tables = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
         checkpoint["rows"] = sum(len(table.rows) for table in tables)
         for table in tables:
@@ -146,7 +151,7 @@ class Checkpoints(Periodic):
         self._random = checkpoint["random"]
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) and trainer.is_global_zero:
-                logger.continue_at(checkpoint["rows"])
+                logger.continue_at(checkpoint["rows"], checkpoint["progress"]["images_seen"])
 
     def state_dict(self) -> dict[str, Any]:
         """When it wrote last, and the best value so far."""
@@ -161,7 +166,7 @@ class Checkpoints(Periodic):
         comparable = all(closing.get(key) == best.get(key) for key in ("metric", "ruler"))
         if not best or (comparable and is_better(best["metric"], closing["value"], best["value"])):
             best = closing  # of a measurement after last.ckpt
-        self.best = best
+        self.best = best if self.run.best.exists() else {}
 
 
 def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,4 +176,4 @@ def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(metric, str) or not isinstance(value, int | float):
         return {}
     protocol = summary.get("metrics", {}).get(metric, {}).get("protocol", {})  # version 0.1 kept no ruler
-    return {"metric": metric, "ruler": told.get("ruler", ruler(protocol)), "value": value}
+    return {**told, "ruler": told.get("ruler", ruler(protocol))}
