@@ -19,7 +19,7 @@ WORKERS ?= 2
 BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format hooks bench board claims numerics lock clean
+.PHONY: help install demo test test-all check audit format hooks bench board claims numerics lock clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-all: $(STAMP)  ## Run the tests, also those that take minutes
 
 check: $(STAMP)  ## Run every pre-commit hook: linter, formatter, type checker, file hygiene
 	.venv/bin/pre-commit run --all-files --show-diff-on-failure
+
+audit:  ## Ask osv.dev for known vulnerabilities of the locked versions; offline, say that nothing was checked
+	@$(or $(wildcard $(RUN)),python3) tools/audit.py
 
 format: $(STAMP)  ## Repair what the linter and the formatter can repair
 	-.venv/bin/ruff check --fix --quiet

@@ -449,6 +449,45 @@ def test_incomplete_pixels_are_never_read(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == ""
 
 
+def test_ordinary_files_are_what_pillow_makes_of_them() -> None:
+    """Nothing that makes pixels is left out with the metadata."""
+    rgb = Image.fromarray(np.linspace(0, 255, 40 * 56 * 3).reshape(40, 56, 3).astype(np.uint8))
+    turned, few = rgb.rotate(180), rgb.quantize(16)
+    several = {"save_all": True, "append_images": [turned]}
+    files: list[tuple[str, Image.Image, dict[str, object]]] = [
+        *(
+            ("tiff", rgb, {"compression": c})
+            for c in ("jpeg", "tiff_deflate", "packbits", "tiff_lzw", "zstd", "lzma", "lerc")
+        ),
+        *(("tiff", rgb.convert("1"), {"compression": c}) for c in ("group3", "group4", "tiff_ccitt")),
+        *(("tiff", rgb.convert(mode), {}) for mode in ("1", "LA", "RGBA", "CMYK", "YCbCr", "P")),
+        ("tiff", rgb, {"compression": "tiff_lzw", "tiffinfo": {317: 2}}),
+        ("tiff", rgb.convert("YCbCr"), {"compression": "jpeg"}),
+        ("tiff", rgb, several),
+        ("tiff", rgb, {"dpi": (300, 300), "icc_profile": b"x" * 500}),
+        *(("jpeg", rgb, {o: True}) for o in ("progressive", "keep_rgb", "optimize", "restart_marker_rows")),
+        *(("jpeg", rgb.convert(mode), {}) for mode in ("L", "CMYK", "YCbCr")),
+        ("jpeg", rgb, {"icc_profile": b"x" * 70_000, "comment": b"hello", "dpi": (72, 72), "xmp": b"<x/>"}),
+        *((kind, rgb, several) for kind in ("mpo", "webp", "png", "avif")),
+        ("png", rgb, several | {"default_image": True}),
+        ("gif", few, {"save_all": True, "append_images": [turned.quantize(16)]}),
+        *(("png", few, {"transparency": t}) for t in (3, bytes(range(0, 256, 16)))),
+        ("png", rgb.quantize(4), {"bits": 2}),
+        ("png", rgb, {"icc_profile": b"abc" * 1000, "dpi": (72, 72)}),
+        *((kind, rgb.convert("RGBA"), {}) for kind in ("bmp", "ico", "icns", "jpeg2000", "qoi", "webp")),
+        *((kind, rgb.convert("1"), {}) for kind in ("bmp", "ppm", "png")),
+        ("jpeg2000", rgb.convert("YCbCr"), {"no_jp2": True}),
+    ]
+    for kind, image, options in files:
+        content = file(image, kind, **options).getvalue()
+        expected = Image.open(io.BytesIO(content))
+        if expected.has_transparency_data:
+            white = Image.new("RGBA", expected.size, "white")
+            white.alpha_composite(expected.convert("RGBA"))
+            expected = white
+        assert (shown(content) == np.asarray(expected.convert("RGB"))).all(), (kind, image.mode, options)
+
+
 def test_a_picture_too_large_for_any_memory_is_refused_in_a_line() -> None:
     huge = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
     plain = png(RGB, 8, 2)

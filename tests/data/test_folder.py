@@ -617,6 +617,21 @@ def test_a_picture_replaced_by_one_of_its_size_and_date_is_seen(pictures: Path) 
     assert sum(bool((image == 77).all()) for image in everything(load(pictures))[0]) == 1
 
 
+def test_a_picture_that_pillow_warns_of_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(4):
+        paint(pictures / f"{k}.png", 10, 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # a warning up to twice of it, and warnings are errors here
+    assert len(everything(load(pictures))[0]) == 4
+
+
+def test_a_name_as_long_as_names_may_be(pictures: Path) -> None:
+    named = pictures.parent / ("\u00fc" * 127)
+    pictures.rename(named)
+    for k in range(4):
+        flat(named / f"{k}.png", k)
+    assert len(everything(load(named))[0]) == 4
+
+
 DAMAGE = {
     "json empty": lambda npy, report: report.write_text(""),
     "json gone": lambda npy, report: report.unlink(),

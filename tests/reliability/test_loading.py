@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import pickle
+import random
 import re
 import resource
 import struct
@@ -574,6 +575,41 @@ def test_every_script_says_so_in_one_line(script_name: str, good: Content, scrip
     assert err.strip().isprintable()
     assert not (tmp_path / "marker").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "logs"}
+
+
+@pytest.mark.slow
+def test_three_thousand_damaged_checkpoints_are_loaded_or_refused(good: Content, place: Place) -> None:
+    """Bytes of the pickle changed, left out, doubled and mixed: a model or one line, and nothing else happens."""
+    source = stored(good)
+    right, numbers = pickle_of(source), random.Random(0)
+    loaded, messages = 0, list[str]()
+    for _ in range(3000):
+        pickled = bytearray(right)
+        for _ in range(numbers.choice([1, 1, 2, 5])):
+            at, length = numbers.randrange(len(pickled)), numbers.choice([1, 1, 1, 4, 40])
+            piece = pickled[at : at + length]
+            change = numbers.choice(["replace", "leave out", "double", "move"])
+            if change == "replace":
+                pickled[at : at + length] = numbers.randbytes(len(piece))
+            elif change == "leave out":
+                del pickled[at : at + length]
+            else:
+                to = at if change == "double" else numbers.randrange(len(pickled))
+                pickled[to:to] = piece
+        path = repacked(bytes(pickled), source)
+        try:
+            content = read(path)
+            load(path)
+            data_of(content, None)
+            loaded += 1
+        except UserError as error:
+            messages.append(str(error))
+        with contextlib.suppress(ValueError):
+            peek(path)
+    assert loaded < 1500
+    assert not [message for message in messages if "\n" in message]
+    assert place.asked == []
+    assert {Path(name).name for name in place.files()} <= {"evil.ckpt", "repacked.ckpt", "data"}
 
 
 def test_what_is_right_is_loaded(good: Content, place: Place) -> None:

@@ -11,6 +11,7 @@ content would read everything at each start: a minute for 100,000 files, where t
 
 import hashlib
 import json
+import os
 import posixpath
 import sys
 import unicodedata
@@ -102,7 +103,8 @@ class Folder(Source):
         settings = {"size": self.size, "fit": self.fit, "channels": self.channels}
         stamps = [(name, container.stamps[name]) for name in names]
         key = hashlib.sha256(json.dumps([settings, container.place, stamps]).encode()).hexdigest()[:12]
-        cache = data_directory(directory) / "cache" / f"{self.name}-{key}.npy"
+        name = os.fsdecode(os.fsencode(self.name)[:150])  # room for the rest of a file's name
+        cache = data_directory(directory) / "cache" / f"{name}-{key}.npy"
         decoder = Decoder(container, self.size, self.fit, self.channels)
         images, bad = decoder.images(names, cache)
         lost = self._without_images(labels, set(names) - set(bad))
