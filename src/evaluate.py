@@ -105,6 +105,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     data = data_of(checkpoint, settings.dir, settings.path)
+    model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
     metrics: Evaluator = build(metrics_node, "metrics")
     metrics.prepare(data, device)
     for notice in metrics.notices:

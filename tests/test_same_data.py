@@ -20,7 +20,8 @@ from imago.data.base import ImageSet, Splits
 from imago.data.identity import check_same_data
 from imago.data.sources import Digits
 from imago.errors import UserError
-from imago.training import train
+from imago.runs import Run
+from imago.training import announce_start, train
 
 SETTINGS = ["model=made", "model.hidden=[8]", "data=folder", "data.batch_size=16", "metrics=none", "trainer=cpu"]
 
@@ -124,6 +125,21 @@ def test_held_out_images_belong_to_the_data() -> None:
     data.prepare(), moved.prepare()
     with pytest.raises(UserError, match="in test;"):
         check_same_data(kept(data), moved, "")
+
+
+def test_a_run_says_at_its_start_which_classes_have_no_training_images(
+    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = load(there), Run(tmp_path / "run")
+    run.update(notices=[], name="m", parameters={"total": 3}, device="x")
+    announce_start(run, data, None)
+    assert "note" not in capsys.readouterr().out
+    data.spec = replace(data.spec, classes=3, class_names=("a", "b", "never"), class_counts=(12, 12, 0))
+    announce_start(run, data, None)
+    assert (
+        "note: no training images of 1 of the classes, which are never drawn or counted: never\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_of_older_checkpoints_it_is_said(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -300,6 +300,23 @@ def test_what_holds_of_all_numbers_is_said_once_and_a_bound_is_printed_as_one() 
     ]
 
 
+def test_classes_of_an_older_checkpoint_are_drawn_as_the_data_have_them(
+    command: Command, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(runs["classes"].last, weights_only=True)
+    del checkpoint["data"], checkpoint["spec"]["class_names"], checkpoint["spec"]["class_counts"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    given = ["metrics=classifier", "metrics.samples=60", "metrics.thorough=false"]
+    code, out, err = command("evaluate", "checkpoint=old.ckpt", *given)
+    assert (code, "classes as in training" in out) == (0, True)
+    assert "the checkpoint does not say what its data were" in err
+    assert command("evaluate", f"checkpoint={runs['classes'].last}", *given)[0] == 0
+    old, new = (json.loads((folder / "evaluation.json").read_text()) for folder in (tmp_path, runs["classes"].path))
+    assert old[0]["value"] == next(
+        r["value"] for r in new if r["name"] == "fd_classifier" and r["protocol"]["samples"] == 60
+    )
+
+
 def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[str, Run], tmp_path: Path) -> None:
     (tmp_path / "moved.ckpt").write_bytes(runs["plain"].last.read_bytes())
     assert command("evaluate", "checkpoint=moved.ckpt", "metrics=classifier", "metrics.samples=60")[0] == 0

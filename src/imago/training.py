@@ -304,6 +304,10 @@ def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None
         announce(notice)
     print(f"{summary['name']}: {data.description}")
     print(f"{data.spec}; {summary['parameters']['total']:,} parameters; {summary['device']}")
+    names = [data.spec.class_name(k) for k in sorted(set(range(data.spec.classes)).difference(data.spec.trained))]
+    if names:
+        told = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+        print(f"note: no training images of {len(names):,} of the classes, which are never drawn or counted: {told}")
     print(f"{'continues' if checkpoint_path else 'writes to'} {run.path}", flush=True)
 
 

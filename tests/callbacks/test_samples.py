@@ -12,7 +12,18 @@ from imago.callbacks.samples import SampleGrid
 from imago.images import ImageSpec
 from imago.noise import PerImageGenerator
 from imago.pictures import grid, picture_of
-from imago.runs import Run
+from imago.runs import CSVLogger, Run
+
+
+class Pictures(CSVLogger):
+    """A dashboard that keeps what is said of its pictures."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.captions: list[str] = []
+
+    def log_image(self, key: str, images: list[Any], step: int | None, caption: list[str]) -> None:
+        self.captions += caption
 
 
 def cells(path: Path, rows: int, columns: int) -> np.ndarray:
@@ -51,8 +62,10 @@ def test_a_column_shows_a_class(toy: Any, fit: Any, tmp_path: Path) -> None:
     (path,) = run.samples.glob("*.png")
     assert (cells(path, 2, 4) // 100)[..., 0, 0].tolist() == [[0, 1, 2, 0]] * 2
     path.unlink()
-    model.spec = ImageSpec(1, 4, 4, 256, 3, (), (5, 0, 1))  # no class 1 in training, so no column
-    fit(model, 2, SampleGrid(10**6, run, rows=2, columns=4))
+    model.spec = ImageSpec(1, 4, 4, 256, 3, ("cat", "newt", "dog"), (5, 0, 1))  # no class 1 in training, so no column
+    pictures = Pictures(tmp_path / "metrics.csv")
+    fit(model, 2, SampleGrid(10**6, run, rows=2, columns=4), loggers=(pictures,))
+    assert pictures.captions == ["32 images seen; columns: cat, dog, cat, dog"]
     (path,) = run.samples.glob("*.png")
     assert (cells(path, 2, 4) // 100)[..., 0, 0].tolist() == [[0, 2, 0, 2]] * 2
 

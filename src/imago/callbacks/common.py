@@ -26,11 +26,11 @@ def log_row(trainer: Trainer, model: GenerativeModel, row: Mapping[str, float]) 
             logger.log_metrics(counted, step=model.images_seen)
 
 
-def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Image.Image) -> None:
-    """Show a picture in every dashboard that takes pictures."""
+def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Image.Image, told: str = "") -> None:
+    """Show a picture in every dashboard that takes pictures, with what is told of it."""
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
-            logger.log_image(key, [picture], step=None, caption=[f"{model.images_seen:,} images seen"])
+            logger.log_image(key, [picture], step=None, caption=[f"{model.images_seen:,} images seen{told}"])
 
 
 class Periodic(Callback, ABC):

@@ -44,8 +44,11 @@ class SampleGrid(Periodic):
         if not trainer.is_global_zero:
             return
         n = self.rows * self.columns
-        classes = torch.tensor(model.spec.trained)
-        labels = classes[torch.arange(n) % self.columns % len(classes)] if model.conditional else None
+        labels, told = None, ""
+        if model.conditional:
+            classes = torch.tensor(model.spec.trained)[torch.arange(self.columns) % len(model.spec.trained)]
+            labels = classes.repeat(self.rows)
+            told = f"; columns: {', '.join(map(model.spec.class_name, classes.tolist()))}"
         generator = PerImageGenerator(self.seed, device=model.device)
         progress, interruption = find(trainer, Progress), find(trainer, Interruption)
 
@@ -65,4 +68,4 @@ class SampleGrid(Periodic):
             picture = picture_of(to_bytes(images, model.spec.levels), self.columns)
             self.run.samples.mkdir(exist_ok=True)
             write_png(picture, self.run.samples / f"images-{model.images_seen:010d}.png")
-            show_picture(trainer, model, "samples", picture)
+            show_picture(trainer, model, "samples", picture, told)
