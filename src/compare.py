@@ -18,7 +18,7 @@ class Settings:
     """What compare.yaml explains."""
 
     runs: str | Annotated[list[str], Field(min_length=1)]
-    out: str
+    out: Annotated[str, Field(min_length=1)]
     report: Literal["board", "claims"]
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from pydantic import Field
 
 from imago import cli
-from imago.config import check_settings, plain
+from imago.config import WandbName, check_settings, plain
 from imago.errors import UserError
 from imago.files import write_text
 from imago.paths import check_file_place
@@ -21,11 +21,11 @@ Name = Annotated[str, Field(min_length=1)]
 class Settings:
     """What dashboard.yaml explains."""
 
-    project: Name
-    entity: Name | None
+    project: WandbName
+    entity: WandbName | None
     kind: Literal["workspace", "report"]
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    out: str | None
+    out: Name | None
 
 
 def main(config: DictConfig) -> None:

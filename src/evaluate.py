@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago import cli
+from imago.capacity import Drawn
 from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import RunError, UserError
 from imago.files import locked, write_text
@@ -38,11 +39,11 @@ class Settings:
     likelihood: bool
     split: Literal["val", "test"]
     images: PositiveInt | None
-    importance: PositiveInt | None
+    importance: Drawn | None
     bound_steps: PositiveInt | None
     batch_size: PositiveInt
     seed: NonNegativeInt
-    repeats: PositiveInt
+    repeats: Annotated[int, Field(gt=0, le=10_000)]
     dir: str | None
     path: str | None
     device: str | None
@@ -104,12 +105,6 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     device = cli.device(settings.device)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
-    data = data_of(checkpoint, settings.dir, settings.path)
-    model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
-    metrics: Evaluator = build(metrics_node, "metrics")
-    metrics.prepare(data, device)
-    for notice in metrics.notices:
-        print(f"note: {notice}")
     if settings.importance is not None and not isinstance(model, Variational):
         raise UserError(
             f"importance={settings.importance}: a {type(model).__name__} has no importance-weighted bound; models that "
@@ -120,6 +115,12 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
             f"bound_steps={settings.bound_steps}: a {type(model).__name__} has no sum over steps; models that have one "
             f"are {', '.join(choices_of('model', Diffusion))}; leave bound_steps=null"
         )
+    data = data_of(checkpoint, settings.dir, settings.path)
+    model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
+    metrics: Evaluator = build(metrics_node, "metrics")
+    metrics.prepare(data, device)
+    for notice in metrics.notices:
+        print(f"note: {notice}")
     likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
     if not metrics.names and not likelihood_too:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pydantic import Field
 
 from imago import cli
 from imago.config import build, check_node, check_settings, choices_of, plain
@@ -22,7 +23,7 @@ class Settings:
     """What figure.yaml explains."""
 
     checkpoint: str | None
-    out: str
+    out: Annotated[str, Field(min_length=1)]
     averaged: bool
     model: dict[str, Any]
     dir: str | None

@@ -1,5 +1,7 @@
 """Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64 out=samples.png``."""
 
+import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago import cli
+from imago.capacity import available_memory
 from imago.config import check_settings, choices_of, plain
 from imago.errors import Interrupted, UserError
 from imago.paths import check_sample_place, checkpoint_file
@@ -26,7 +29,7 @@ class Settings:
     """What sample.yaml explains."""
 
     checkpoint: str
-    out: str
+    out: Annotated[str, Field(min_length=1)]
     n: PositiveInt
     labels: NonNegativeInt | str | Annotated[list[NonNegativeInt | str], Field(min_length=1)] | None
     temperature: PositiveFloat | None
@@ -73,6 +76,7 @@ def draw(settings: Settings) -> None:
     output = OUTPUTS[out.suffix](out)
     device = cli.device(settings.device)
     checkpoint = read(settings.checkpoint)
+    check_room(settings.n, out, math.prod(checkpoint["spec"][side] for side in ("channels", "height", "width")))
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model)
     if isinstance(model, Autoregressive):
         model.temperature = settings.temperature or 1.0
@@ -156,6 +160,28 @@ def numbers_of(labels: int | str | list[int | str] | None, model: "GenerativeMod
             )
         numbers.append(names.index(label) if label in names else 0 if isinstance(label, str) else label)
     return torch.tensor(numbers)
+
+
+def check_room(n: int, out: Path, values: int) -> None:
+    """Refuse more images than there is room for: in memory, where a file of all is written at the end, or on the disk.
+
+    Args:
+        n: number of images.
+        out: where they go.
+        values: bytes of each.
+
+    Raises:
+        UserError: with what they need and what there is.
+    """
+    needed, free, what = n * (2 * values if out.suffix else 40), available_memory(), "bytes of memory"
+    if needed <= free and not out.suffix:
+        disk = os.statvfs(next(place for place in (out.absolute(), *out.absolute().parents) if place.exists()))
+        limits = [room for room, known in ((disk.f_bavail, disk.f_blocks), (disk.f_favail, disk.f_files)) if known]
+        needed, free, what = n, min(limits, default=n), "files"
+        if needed > free:
+            needed -= sum(1 for _ in out.rglob("*.png"))
+    if needed > free:
+        raise UserError(f"n={n}: needs {needed:,} {what}, and there is room for {free:,}; draw fewer")
 
 
 def in_batches(numbers: list[int], batch_size: int) -> Iterator[list[int]]:

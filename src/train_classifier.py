@@ -19,7 +19,7 @@ class Settings:
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     max_images: PositiveInt
-    out: str
+    out: Annotated[str, Field(min_length=1)]
 
 
 def main(config: DictConfig) -> None:

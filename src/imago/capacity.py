@@ -14,10 +14,12 @@ from imago.errors import UserError
 Cells = Annotated[int, Field(gt=0, le=256)]
 # Images that are drawn and kept together; published protocols use 50,000.
 Drawn = Annotated[int, Field(gt=0, le=1_000_000)]
+# Features of a layer.
+Width = Annotated[int, Field(gt=0, le=1_000_000)]
 # Steps of a chain, which has tables of them.
 Steps = Annotated[int, Field(gt=0, le=100_000)]
 # Parts of a network, such as layers: thousands would be built for hours.
-MOST_PARTS = 20_000
+MOST_PARTS = 10_000
 
 
 def available_memory() -> int:
@@ -72,6 +74,11 @@ def affordable(key: str, bytes_for_each: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def enough(error: BaseException) -> str:
+    """What to say of an error that is :func:`exhausted`."""
+    return f"the memory is not enough ({(str(error).splitlines() or ['no more'])[0]})"
 
 
 def exhausted(error: BaseException) -> bool:

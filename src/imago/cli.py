@@ -33,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from imago.capacity import exhausted
+from imago.capacity import enough, exhausted
 from imago.config import CONF, RELOCATED, check_experiment, defaults_of, groups_inside
 from imago.errors import Interrupted, RunError, UserError, printable
 from imago.streams import make_forgiving
@@ -114,8 +114,7 @@ def report(action: Callable[[], None], script: str) -> int:
         return 130
     except Exception as error:
         if exhausted(error):
-            reason = (str(error).splitlines() or ["no more memory"])[0]
-            _say(f"the memory is not enough ({reason}); make the model, the batch or what is drawn at once smaller")
+            _say(f"{enough(error)}; make the model, the batch or what is drawn at once smaller")
             return 1 if getattr(error, "run_began", False) else 2
         traceback.print_exc()
         return 1
@@ -169,7 +168,9 @@ def check_command(arguments: Sequence[str], script: str) -> None:
         raise UserError(f"the current folder cannot be used ({error.strerror}); change to another one") from None
 
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; settings are written KEY=VALUE, --help lists them and --hydra-help the options")
+        raise UserError(
+            f"{message}; first options such as -m, which --hydra-help lists, then settings as KEY=VALUE, see --help"
+        )
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
@@ -180,7 +181,9 @@ def check_command(arguments: Sequence[str], script: str) -> None:
     overrides = OverridesParser.create().parse_overrides(given.overrides)
     chosen = {group: choice for group, choice in defaults_of(CONF / f"{script}.yaml").items() if choice is not None}
     for override in overrides:
-        if override.key_or_group in chosen and override.value() is None and not override.is_delete():
+        if not override.key_or_group:
+            raise UserError(f"{override.input_line}: nothing before the equals sign; write KEY=VALUE")
+        if override.key_or_group in chosen and (override.is_delete() or override.value() is None):
             known = ", ".join(sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml")))
             raise UserError(f"{override.input_line}: nothing chosen; choose one of {known}")
     if given.multirun:
@@ -229,7 +232,7 @@ def explain(error: Exception, script: str) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B], the special in quotes"
     if isinstance(error, MissingConfigException):
-        wanted = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+        wanted = re.search(r"Could not find '([^']+)/([^'/]*)'", text)
         if wanted:
             group, name = wanted.groups()
             known = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
@@ -320,10 +323,13 @@ def device(name: str | None) -> "torch.device":
     """
     import torch
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
         torch.empty(1, device=found).cpu()  # there is a device that keeps nothing
+    except NotImplementedError:
+        raise UserError(f"device={name}: this PyTorch cannot use it; choose another one, or device=null") from None
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).splitlines()[0]
         raise UserError(f"device={name}: {reason}; choose another one, or device=null") from None

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
+from imago.capacity import enough, exhausted
 from imago.errors import UserError, printable
 from imago.untrusted import check_plain, first_line, shortened
 
@@ -92,6 +93,9 @@ CONSTRUCTION = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupErro
 
 # Bytes of a run's name: W&B takes 128 characters, file systems 255 bytes.
 LONGEST_NAME = 128
+
+# What W&B takes for the name of a project or a team.
+WandbName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]*$")]
 
 S = TypeVar("S")
 
@@ -500,5 +504,7 @@ def _built(value: Any, key: str) -> Any:
 
 def _said(error: Exception) -> str:
     """What a constructor said; of what it did not say on purpose, the kind too."""
+    if exhausted(error):
+        return f"{enough(error)}; make it smaller"
     text = first_line(error)
     return text if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {text}"

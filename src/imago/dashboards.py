@@ -6,17 +6,15 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
-from pydantic import Field
 
+from imago.config import WandbName
 from imago.errors import UserError
 from imago.runs import Run, one_line
 
-# What W&B takes for the name of a project or a team.
-WandbName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]*$")]
 SECONDS = "time/training_seconds"
 Mode = Literal["online", "offline", "disabled"]
 # Seconds: for W&B to answer when a run begins, to take the rest when it ends, and for any dashboard to do anything.

@@ -12,9 +12,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Integer
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
+
+from imago.capacity import Width
 
 Parameters = Float[Tensor, "*shape parameters"]
 LevelLogits = Float[Tensor, "*shape levels"]
@@ -131,7 +133,7 @@ class LogisticMixture(Distribution):
             whose context is still to be learned. ``None`` for no limit; a mixture needs none.
     """
 
-    def __init__(self, levels: int, components: PositiveInt = 5, largest_scale: PositiveFloat | None = None) -> None:
+    def __init__(self, levels: int, components: Width = 5, largest_scale: PositiveFloat | None = None) -> None:
         self.levels = levels
         self.components = components
         self.largest = None if largest_scale is None else math.log(largest_scale)

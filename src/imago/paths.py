@@ -247,10 +247,10 @@ def check_sample_place(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: another ending, something else is there, or nothing can be written.
     """
-    if path.suffix not in ENDINGS:
+    if path.suffix not in ENDINGS or (path.name and path.name in ENDINGS):
         raise UserError(
-            f"out={path}: cannot write {path.suffix} files; give a name ending in .png (one picture of all images) or "
-            ".npz (arrays), or a name without a suffix (a folder of PNG files)"
+            f"out={path}: cannot write {path.suffix or 'nameless'} files; give a name ending in .png (one picture of "
+            "all images) or .npz (arrays), or a name without a suffix (a folder of PNG files)"
         )
     if path.suffix:
         check_file_place(path)

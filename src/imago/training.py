@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from imago.callbacks.common import find
 from imago.callbacks.interruption import Interruption
 from imago.callbacks.limits import Limits
 from imago.callbacks.log import TrainingLog
-from imago.capacity import affordable
+from imago.capacity import affordable, enough, exhausted
 from imago.checkpoints import AtomicCheckpointIO
 from imago.config import Settings, build, check, target
 from imago.continuing import find_checkpoint, find_run, take_up
@@ -88,7 +89,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         metrics.prepare(data, trainer.strategy.root_device)
         # Nothing is written before this line: whatever was wrong with the command has been said.
         run = Run(continued, write=writes()) if continued is not None else open_run(directory, held)
-        with concluded(run, interruption):
+        with begun(run, model, new=continued is None), concluded(run, interruption):
             if stopped is not None and run.write:
                 take_up(run, stopped)
             run.write_config(config)
@@ -222,6 +223,40 @@ def count_parameters(module: torch.nn.Module) -> int:
     """How many numbers a network learns: what it stores, less the weights that a mask keeps at zero."""
     stored = sum(p.numel() for p in module.parameters())
     return stored - sum(getattr(layer, "always_zero", 0) for layer in module.modules())
+
+
+@contextlib.contextmanager
+def begun(run: Run, model: GenerativeModel, new: bool) -> Iterator[None]:
+    """Of a run that ends before its first update, because it cannot be done as configured, nothing is left.
+
+    Args:
+        run: its directory.
+        model: counts updates.
+        new: the directory is this run's own, and not that of an earlier one.
+
+    Raises:
+        UserError: it cannot be done.
+    """
+    try:
+        yield
+    except (UserError, ValueError, RuntimeError, MemoryError) as error:
+        if model.updates:
+            error.run_began = True  # type: ignore[union-attr]
+            raise
+        if "Expected more than 1 value per channel" in str(error):  # of one image, where a map has shrunk to a point
+            reason = "batch normalisation has one value for each channel to normalise; give a larger data.batch_size"
+        elif exhausted(error):
+            reason = f"{enough(error)}; make the model, data.batch_size or what callbacks draw smaller"
+        elif isinstance(error, UserError):
+            reason = str(error)
+        else:
+            raise
+        if new and run.write:
+            shutil.rmtree(run.path, ignore_errors=True)
+            for folder in (run.path.parent, run.path.parent.parent):
+                with contextlib.suppress(OSError):  # other runs lie there
+                    folder.rmdir()
+        raise UserError(reason) from error
 
 
 @contextlib.contextmanager

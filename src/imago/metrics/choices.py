@@ -335,7 +335,9 @@ class Classifier(ExtractorChoice):
             network = network_from(torch.load(path, weights_only=True))
         except Exception as error:
             # Whatever a wrong file makes the unpickler do, the user needs to know one thing.
-            raise UserError(f"metrics.weights={path}: not the weights of a classifier ({error}). {remedy}") from error
+            objects = type(error).__name__ == "UnpicklingError"
+            reason = "it holds more than numbers and text" if objects else str(error).partition("\n")[0]
+            raise UserError(f"metrics.weights={path}: not the weights of a classifier ({reason}). {remedy}") from error
         if network.channels != data.spec.channels:
             raise UserError(
                 f"metrics.weights={path}: trained on {network.channels} channels, but {data.name} has "

@@ -133,7 +133,7 @@ class SampleQuality(Evaluator):
         samples: Annotated[int, Field(ge=2, le=1_000_000)] = 10_000,
         batch_size: PositiveInt = 128,
         weights: str | None = None,
-        subsets: PositiveInt = 100,
+        subsets: Annotated[int, Field(gt=0, le=10_000)] = 100,
         subset_size: Annotated[int, Field(ge=2)] = 1000,
         thorough: bool | None = None,
     ) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from imago.capacity import Width
 from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
 from imago.likelihoods import sampling_dtype
 from imago.models.base import OptimizerFactory
@@ -52,7 +53,7 @@ class Autoencoder(EncodingModel):
         self,
         spec: ImageSpec,
         *,
-        latent: PositiveInt,
+        latent: Width,
         encoder: Callable[..., nn.Module],
         decoder: Callable[..., nn.Module],
         optimizer: Mapping[str, OptimizerFactory],

@@ -27,6 +27,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from imago.capacity import Width
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
 from imago.models.base import OptimizerFactory, frozen
@@ -194,7 +195,7 @@ class GAN(LatentModel):
         self,
         spec: ImageSpec,
         *,
-        latent: PositiveInt,
+        latent: Width,
         generator: Callable[..., nn.Module],
         discriminator: Callable[..., nn.Module],
         objective: Objective,

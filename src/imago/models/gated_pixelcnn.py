@@ -19,6 +19,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Signal
 from imago.likelihoods import DistributionFactory
 from imago.models.autoregressive import Autoregressive
@@ -61,11 +62,11 @@ class GatedPixelCNN(Autoregressive):
         *,
         distribution: DistributionFactory,
         optimizer: Mapping[str, OptimizerFactory],
-        features: PositiveInt,
+        features: Width,
         layers: PositiveInt,
         kernel: OddInt,
         first_kernel: FirstKernel,
-        head: list[PositiveInt],
+        head: list[Width],
         conditional: bool = False,
         schedule: Schedule | None = None,
         gradient_clip: float | None = None,

@@ -42,6 +42,7 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, channels_last, nn
 
+from imago.capacity import Width
 from imago.errors import UserError
 from imago.images import Images, ImageSpec, Labels, Signal, to_signal
 from imago.likelihoods import DistributionFactory, Parameters
@@ -296,9 +297,9 @@ class HierarchicalVAE(Variational):
         spec: ImageSpec,
         *,
         blocks: Annotated[list[NonNegativeInt], Field(min_length=1)],
-        zdim: PositiveInt,
-        width: PositiveInt,
-        widest: PositiveInt,
+        zdim: Width,
+        width: Width,
+        widest: Width,
         distribution: DistributionFactory,
         optimizer: Mapping[str, OptimizerFactory],
         bottleneck: Annotated[float, Field(gt=0, le=1)] = 0.5,

@@ -27,10 +27,11 @@ from itertools import pairwise
 from typing import Annotated, cast
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Signal
 from imago.likelihoods import DistributionFactory
 from imago.models.autoregressive import Autoregressive
@@ -39,7 +40,7 @@ from imago.models.fvbn import reach_of_values
 from imago.nets.masked import MaskedLinear, OrderedIncremental, OrderedNet, check_size, stripes_of
 from imago.schedules import Schedule
 
-Widths = Annotated[list[PositiveInt], Field(min_length=1)]
+Widths = Annotated[list[Width], Field(min_length=1)]
 
 
 class MADE(Autoregressive):

@@ -26,6 +26,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Signal
 from imago.likelihoods import DistributionFactory
 from imago.models.autoregressive import Autoregressive
@@ -74,11 +75,11 @@ class PixelCNN(Autoregressive):
         *,
         distribution: DistributionFactory,
         optimizer: Mapping[str, OptimizerFactory],
-        features: PositiveInt,
+        features: Width,
         blocks: NonNegativeInt,
         block: Callable[..., "Block"],
         first_kernel: FirstKernel,
-        head: list[PositiveInt],
+        head: list[Width],
         conditional: bool = False,
         schedule: Schedule | None = None,
         gradient_clip: float | None = None,

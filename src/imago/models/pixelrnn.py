@@ -31,10 +31,11 @@ from typing import cast
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Signal
 from imago.likelihoods import DistributionFactory
 from imago.models.autoregressive import Autoregressive
@@ -76,11 +77,11 @@ class PixelRNN(Autoregressive):
         *,
         distribution: DistributionFactory,
         optimizer: Mapping[str, OptimizerFactory],
-        features: PositiveInt,
+        features: Width,
         layers: NonNegativeInt,
         layer: Callable[..., "RecurrentLayer"],
         first_kernel: FirstKernel,
-        head: list[PositiveInt],
+        head: list[Width],
         residual: bool = True,
         skip: bool = False,
         conditional: bool = False,

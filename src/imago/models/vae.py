@@ -16,9 +16,10 @@ To sample: z ~ N(0, I), then x ~ p(x|z).
 from collections.abc import Callable, Mapping
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
+from imago.capacity import Width
 from imago.images import Images, ImageSpec, Labels, Signal, to_signal
 from imago.likelihoods import DistributionFactory, Parameters
 from imago.models.base import Normal, OptimizerFactory
@@ -55,7 +56,7 @@ class VAE(Variational):
         self,
         spec: ImageSpec,
         *,
-        latent: PositiveInt,
+        latent: Width,
         encoder: Callable[..., nn.Module],
         decoder: Callable[..., nn.Module],
         distribution: DistributionFactory,

@@ -18,6 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from imago.capacity import Width
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Signal
 from imago.nets.mlp import normalise_spectrally
@@ -78,7 +79,7 @@ class DCGANGenerator(nn.Module):
         spec: ImageSpec,
         latent: int,
         classes: int,
-        width: PositiveInt = 64,
+        width: Width = 64,
         depth: PositiveInt | None = None,
     ) -> None:
         super().__init__()
@@ -133,7 +134,7 @@ class DCGANDiscriminator(nn.Module):
         self,
         spec: ImageSpec,
         classes: int,
-        width: PositiveInt = 64,
+        width: Width = 64,
         depth: PositiveInt | None = None,
         batch_norm: bool = True,
         spectral_norm: bool = False,

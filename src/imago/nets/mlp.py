@@ -8,12 +8,13 @@ from itertools import pairwise
 from typing import Annotated
 
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
+from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Signal
 
-Widths = Annotated[list[PositiveInt], Field(min_length=1)]
+Widths = Annotated[list[Width], Field(min_length=1)]
 
 
 class MLPGenerator(nn.Module):

@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, channels_last, nn
 from torch.nn import functional as F
 
+from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Signal
 from imago.nets.dcgan import size_ladder
 
@@ -54,8 +55,8 @@ class ResidualEncoder(nn.Module):
         spec: ImageSpec,
         outputs: int,
         classes: int,
-        width: PositiveInt = 32,
-        widest: PositiveInt = 128,
+        width: Width = 32,
+        widest: Width = 128,
         blocks: NonNegativeInt = 1,
         depth: PositiveInt | None = None,
     ) -> None:
@@ -99,8 +100,8 @@ class ResidualDecoder(nn.Module):
         latent: int,
         parameters: int,
         classes: int,
-        width: PositiveInt = 32,
-        widest: PositiveInt = 128,
+        width: Width = 32,
+        widest: Width = 128,
         blocks: NonNegativeInt = 1,
         depth: PositiveInt | None = None,
     ) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from imago.capacity import Width
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Signal
 from imago.nets.dcgan import size_ladder
@@ -217,11 +218,11 @@ class UNet(nn.Module):
         outputs: int,
         classes: int,
         *,
-        width: PositiveInt,
-        multipliers: Annotated[list[PositiveInt], Field(min_length=1)],
+        width: Width,
+        multipliers: Annotated[list[Width], Field(min_length=1)],
         blocks: PositiveInt,
         attention: list[NonNegativeInt],
-        head: PositiveInt = 64,
+        head: Width = 64,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         patch: PositiveInt = 1,
         depth: NonNegativeInt | None = None,

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Len
-from pydantic import PositiveInt
+from pydantic import Field
 
 from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
 from imago.data.decode import Fit
@@ -30,7 +30,8 @@ from imago.data.decoded import Decoder, bad_files
 from imago.data.listing import Container, FolderFiles, ZipFiles, displayable, natural, of_a_system, pictures_of
 from imago.errors import UserError
 
-Size = PositiveInt | Annotated[Sequence[PositiveInt], Len(2, 2)]
+Pixels = Annotated[int, Field(gt=0, le=8192)]
+Size = Pixels | Annotated[Sequence[Pixels], Len(2, 2)]
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 

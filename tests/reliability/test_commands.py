@@ -1,0 +1,303 @@
+"""Wrong commands of every script: one line that names the key, the value and a remedy; exit code 2; nothing left.
+
+Beside a table of them, settings are drawn at random: from the keys that there are and from values that nobody means.
+"""
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import Command, small
+from imago.training import train
+
+ROOT = Path(__file__).parents[2]
+LONG = "x" * 300
+TINY = ["metrics=none", "logger=none", "callbacks=minimal", "trainer=cpu", "max_updates=1", "max_seconds=20"]
+
+# A command as in a shell, and what its line says; RUN is the directory of a run.
+COMMANDS: dict[str, str] = {
+    # -- names: folders inside logs
+    "train name=5": r"name=5: input should be a valid string; .*quoted twice: name=\"'TEXT'\"",
+    "train name=1_1": r"name=11: input should be a valid string",
+    "train name=true": r"name=true: input should be a valid string",
+    "train name=nan": r"name=nan: must be a finite number",
+    "train name=[a]": r'name=\["a"\]: input should be a valid string',
+    "train name={a:1}": r"name=.*valid string",
+    "train name=": r"name=: names a folder inside logs",
+    f"train name={LONG}": r"name=x{95}…x+: 300 bytes; give a name of at most 128",
+    "train name=../up": r"name=\.\./up: names a folder inside logs; give a name without slashes",
+    "train name=/proc/evil": r"name=/proc/evil: names a folder inside logs",
+    "train name=a/b": r"name=a/b: names a folder inside logs",
+    r"train name=a\\\\b": r"name=a.*b: names a folder inside logs",
+    "train name=..": r"name=\.\.: begins with a dot",
+    "train name=.hidden": r"name=\.hidden: begins with a dot",
+    "train name=-x": r"name=-x: begins with",
+    """train 'name="a\x01b"'""": r"name=a\\x01b: holds a control character; leave it out",
+    """train 'name="a\nb"'""": r"name=a\\nb: holds a control character; leave it out",
+    """train 'name="a\x1b[31mb"'""": r"name=a\\x1b\[31mb: holds a control character; leave it out",
+    "train 'name=\"a\u202eb\"'": r"name=a\\u202eb: holds a control character; leave it out",
+    "train 'name=${name}'": r"name: .*Recursive interpolation",
+    # -- places
+    "train logs=2024": r"logs=2024: input should be a valid string",
+    "train logs=": r'logs="": string should have at least 1 character',
+    "train logs=afile": r"logs=afile: afile is no folder; choose another place",
+    "train logs=afile/below": r"logs=afile/below: .*choose another place",
+    "train logs=dangling": r"logs=dangling: dangling is no folder",
+    "train logs=/proc": r"logs=/proc: cannot be written \(.*\); choose another place",
+    f"train logs={LONG}": r"logs=.*: cannot be written \(File name too long\)",
+    "train resume=pipe": r"resume=pipe: a pipe, a device or a folder; a checkpoint is",
+    "train resume=/dev/zero": r"resume=/dev/zero: a pipe, a device or a folder; a checkpoint is",
+    "train resume=dangling": r"resume=dangling: no such file or folder",
+    "sample checkpoint=RUN out=/dev/null": r"out=/dev/null: is a file, and a name without",
+    "sample checkpoint=RUN out=pipe": r"out=pipe: is a file, and a name without a suffix means a folder",
+    "sample checkpoint=RUN out=pipe.png": r"out=pipe\.png: is a pipe or a device",
+    f"sample checkpoint=RUN out={LONG}.png": r"out=.*: cannot be written \(File name too long\); choose another place",
+    f"sample checkpoint=RUN out={LONG}": r"out=.*: cannot be written \(File name too long\); choose another place",
+    "sample checkpoint=RUN out=": r'out="": string should have at least 1 character',
+    "sample checkpoint=RUN out=.png": r"out=\.png: cannot write nameless files; give a name ending in \.png",
+    "sample checkpoint=RUN out=nope/x.png": r"out=nope/x\.png: there is no folder nope; create it",
+    "sample checkpoint=RUN out=/proc/x.png": r"out=/proc/x\.png: cannot be written",
+    "sample checkpoint=RUN out=RUN/curves.png": r"out=.*/curves\.png: belongs to the run in .*; give another name",
+    "sample checkpoint=RUN out=RUN/checkpoints": r"out=.*: a folder with files in it and no settings\.json",
+    "sample checkpoint=RUN out=RUN": r"out=.*: a folder with files in it and no settings\.json",
+    "figure checkpoint=RUN out=RUN/curves.png": r"out=.*/curves\.png: belongs to the run",
+    "figure checkpoint=RUN out=adir": r"out=adir: figures are PNG files",
+    "figure checkpoint=RUN out=pipe.png": r"out=pipe\.png: is a pipe or a device",
+    "train_classifier out=adir": r"out=adir: is a folder; give another name",
+    "train_classifier out=pipe": r"out=pipe: is a pipe or a device",
+    "train_classifier out=/dev/full": r"out=/dev/full: is a pipe or a device",
+    "train_classifier out=nope/x": r"out=nope/x: there is no folder nope",
+    "train_classifier out=RUN/summary.json": r"out=.*/summary\.json: belongs to the run in",
+    "train_classifier out=RUN/checkpoints/last.ckpt": r"out=.*/last\.ckpt: belongs to the run in",
+    "compare runs=RUN out=afile": r"out=afile: afile is no folder; choose another place",
+    "compare runs=RUN out=pipe": r"out=pipe: pipe is no folder; choose another place",
+    "compare runs=RUN out=dangling": r"out=dangling: dangling is no folder; choose another place",
+    "compare runs=RUN out=": r'out="": string should have at least 1 character',
+    "compare runs=nowhere": r"runs=nowhere.*name the folder that holds yours",
+    "compare runs=[]": r"runs=\[\]: .*at least 1",
+    "compare runs=5": r"runs=5: .*quoted twice",
+    "dashboard out=adir": r"out=adir: is a folder",
+    "dashboard out=afile/x.json": r"out=afile: afile is no folder; choose another place",
+    "dashboard out=pipe": r"out=pipe: is a pipe or a device",
+    # -- sizes that no machine has
+    "train model.latent=1000000000000": r"model\.latent=.*less than or equal to 1000000",
+    "train model.generator.hidden=[1000000000]": r"model\.generator\.hidden=.*less than or equal to 1000000",
+    "train model.generator.hidden=[900000,900000]": r"model: (the memory is not enough|.* GB are free; make)",
+    "train model=pixelcnn model.blocks=1000000000": r"model: a network of more than 10,000 parts; make it smaller",
+    "train model=pixelcnn model.features=100000000": r"model\.features=.*less than or equal to 1000000",
+    "train model=made model.hidden=[1000000000]": r"model\.hidden=.*less than or equal to 1000000",
+    "train model=ddpm model.steps=1000000000": r"model\.steps=1000000000: input should be less than or equal to 100000",
+    "train data.batch_size=1000000000": r"data\.batch_size=1000000000: .*Set data\.batch_size to 1437 or less",
+    "train max_images=1000000000000000000000000": r"max_images=1000000000000000000000000: more than 64 bits",
+    "train callbacks=default callbacks.samples.columns=100000000": r"columns=100000000: .*less than or equal to 256",
+    "train -m 'seed=range(0,100000000)'": r"-m: 100,000,000 runs are more than the 10,000 of one command",
+    "train -m 'seed=range(5,0)'": r"seed=range\(5,0\): no values, so there is nothing to run",
+    "sample checkpoint=RUN n=1000000000000": r"n=1000000000000: needs .* bytes of memory, and there is room for",
+    "sample checkpoint=RUN n=1000000000000 out=folder": r"n=1000000000000: needs .* there is room for .*; draw fewer",
+    "sample checkpoint=RUN n=1000000000000000000000000": r"n=1000000000000000000000000: more than 64 bits",
+    "evaluate checkpoint=RUN metrics.samples=1000000000000": r"metrics\.samples=.*less than or equal to 1000000",
+    "evaluate checkpoint=RUN repeats=1000000000": r"repeats=1000000000: .*less than or equal to 10000",
+    "figure figure=manifold checkpoint=RUN figure.side=1000000": r"figure\.side=1000000: .*less than or equal to 256",
+    "figure figure=receptive_field figure.shape=[1,100000,100000]": r"figure\.shape=.*less than or equal to 1024",
+    # -- devices and trainers
+    "train trainer.devices=abc": r"trainer\.devices=abc: give their number",
+    "train trainer.devices=-1": r"trainer\.devices=-1: of a CPU give the number of processes",
+    "train trainer.devices=[0,0]": r"trainer\.devices=\[0, 0\]: give their number, or the numbers of those to use",
+    "train trainer.devices=[]": r"trainer\.devices=\[\]: give their number",
+    "train trainer.devices=null": r"trainer\.devices=None: give their number",
+    "train trainer.devices=1.5": r"trainer\.devices=1\.5: give their number",
+    "train trainer.accelerator=tpu": r"trainer\.accelerator=tpu: choose one of auto, cpu, gpu, cuda, mps",
+    "train trainer.accelerator=[cpu]": r"trainer\.accelerator=.*: choose one of auto",
+    "train trainer=ddp trainer.accelerator=cpu trainer.devices=-1": r"trainer\.devices=-1: of a CPU give the number",
+    "train trainer=ddp trainer.accelerator=cpu trainer.strategy=fsdp": r"strategy=fsdp: not offered; choose",
+    "train trainer=ddp trainer.accelerator=cpu +trainer.num_nodes=3": r"num_nodes=3: nothing says where the other mach",
+    "train +trainer.num_nodes=0": r"trainer: .*num_nodes|trainer\.num_nodes=0",
+    "train trainer.precision=[]": r"trainer\.precision=\[\]: not offered",
+    "sample checkpoint=RUN device=abc": r"device=abc: .*; choose another one, or device=null",
+    "sample checkpoint=RUN device=meta": r"device=meta: .*; choose another one, or device=null",
+    "sample checkpoint=RUN device=xla": r"device=xla: this PyTorch cannot use it; choose another one",
+    "sample checkpoint=RUN device=": r"device=: .*choose another one, or device=null",
+    "evaluate checkpoint=RUN device=-1": r"device=-1: input should be a valid string",
+    # -- groups, options and what Hydra is given
+    "train callbacks=null": r"callbacks=null: nothing chosen; choose one of default, minimal",
+    "train model=null": r"model=null: nothing chosen; choose one of autoencoder, ",
+    "train_classifier data=null out=x": r"data=null: nothing chosen; choose one of bars, ",
+    "train model=": r"model=.*choose one of autoencoder",
+    "train ~model": r"~model: nothing chosen; choose one of autoencoder",
+    "train ~trainer": r"~trainer: nothing chosen; choose one of auto, cpu",
+    "train ~seed": r"data\.seed: Interpolation key 'seed' not found; give it a value",
+    "train +x=1": r"x: no such setting; known are",
+    "train recipe=nope": r"recipe=nope: no such choice; leave it out",
+    "train model.generator._partial_=5": r"model\.generator\._partial_=5: true or false",
+    "train =5": r"=5: nothing before the equals sign; write KEY=VALUE",
+    "train ''": r"an empty argument; leave it out, or write KEY=VALUE",
+    "train model.latent": r"model\.latent: cannot be read; write KEY=VALUE",
+    "train 'model.latent=\"'": r"cannot be read; write KEY=VALUE",
+    "train 'model.latent={'": r"cannot be read; write KEY=VALUE",
+    "train s\u0435ed=5": r"s\u0435ed=5: cannot be read; write KEY=VALUE",
+    "train seed=\uff15": r"seed=\uff15: cannot be read; write KEY=VALUE",
+    "train 'seed=${seed}'": r"seed: Recursive interpolation detected; give it a value",
+    "train 'seed=${nope}'": r"seed: Interpolation key 'nope' not found; give it a value",
+    "train 'seed=${oc.env:IMAGO_NOPE}'": r"seed: .*Environment variable 'IMAGO_NOPE' not found.*; give it a value",
+    "train 'model.latent=${model}'": r"model\.latent: Interpolation to parent node detected; give it a value",
+    "train model.latent=???": r"model\.latent: missing; give model\.latent=VALUE",
+    "train max_seconds=nan": r"max_seconds=nan: must be a finite number; .* null says so",
+    "train model.optimizer.generator.lr=inf": r"model\.optimizer\.generator\.lr=inf: must be a finite number",
+    "train every=5": r"every.*; give it a value",
+    "train tags=[1]": r"tags=\[1\]: input should be a valid string",
+    "train --nope": r"unrecognized arguments: --nope; first options such as -m, .* KEY=VALUE",
+    "train --cfg nope": r"argument --cfg/-c: invalid choice: .nope.*; first options",
+    "train --resolve": r"The --resolve flag can only be used .*; --help and --hydra-help list",
+    "train --config-name nowhere": r"nowhere.*",
+    "train --config-dir nowhere": r"nowhere.*",
+    "train hydra.mode=abc": r"hydra\.mode|abc",
+    "train hydra/launcher=nope": r"hydra/launcher.*nope",
+    "train logger=wandb logger.wandb.project=a/b": r'logger\.wandb\.project="a/b": string should match pattern',
+    "train logger=wandb logger.wandb.mode=abc": r"mode=\"abc\": input should be 'auto', 'online', 'offline' or",
+    "dashboard project=a/b": r'project="a/b": string should match pattern',
+    "dashboard kind=page": r"kind=\"page\": input should be 'workspace' or 'report'",
+    "sample": r"checkpoint: missing; give checkpoint=VALUE",
+    "sample checkpoint=RUN n=0": r"n=0: input should be greater than 0",
+    "sample checkpoint=RUN labels=[]": r"labels=\[\]: .*",
+    "sample checkpoint=RUN labels=3": r"labels given to an unconditional model",
+    "sample checkpoint=RUN temperature=1": r"temperature=1: a GAN has none",
+    "sample checkpoint=RUN +model.latent=5": r"model\.latent: belongs to how the model was trained",
+    "sample checkpoint=RUN data=digits": r"data: a group of train\.py, which this script does not have",
+    "evaluate": r"checkpoint: missing; give checkpoint=VALUE",
+    "evaluate checkpoint=RUN split=train": r"split=\"train\": input should be 'val' or 'test'",
+    "evaluate checkpoint=RUN importance=5": r"importance=5: a GAN has no importance-weighted bound",
+    "evaluate checkpoint=RUN metrics=null": r"metrics=null: nothing chosen; choose one of auto",
+    "figure figure=nope": r"figure=nope: no such choice; choose one of arithmetic",
+    "figure figure=null": r"figure=null: nothing chosen; choose one of arithmetic",
+    "figure figure=completion checkpoint=RUN": r"figure=completion: cannot be drawn of .*, a GAN; give a checkpoint of",
+    "figure figure=chains figure.stations=1": r"figure\.stations=1: .*greater than or equal to 2",
+    "figure figure=receptive_field figure.shape=[1,0,8]": r"figure\.shape=.*greater than or equal to 1",
+}
+
+
+# More of train.py, as lists of overrides.
+MISTAKES = [
+    (["model=gam"], r"model=gam: no such choice; did you mean gan\? choose one of .*dcgan, .*gan"),
+    (["data=cifar"], r"data=cifar: no such choice; did you mean cifar10\?"),
+    (["modle=gan"], r"modle: no such group of settings; did you mean model\?|modle: no such setting"),
+    (["model.latant=3"], r"model\.latant: no such setting; .*latent"),
+    (["+model.latant=3"], r"model\.latant: no such setting; did you mean latent\?"),
+    (["+max_imagess=3"], r"max_imagess: no such setting; did you mean max_images\?"),
+    (["seed=abc"], r'seed="abc": input should be a valid integer'),
+    (["max_images=0"], r"max_images=0: input should be greater than 0"),
+    (["max_images=null", "max_updates=null", "max_seconds=null"], r"max_images=null.*give at least one"),
+    (["model.latent=-3"], r"model\.latent=-3: input should be greater than 0"),
+    (["model.latent=many"], r'model\.latent="many": input should be a valid integer'),
+    (["model.generator.hidden=7"], r"model\.generator\.hidden=7: input should be a valid array"),
+    (["model.discriminator.dropout=1.5"], r"model\.discriminator\.dropout=1\.5: input should be less than 1"),
+    (["model.optimizer.generator.lr=-1"], r"model\.optimizer: Invalid learning rate: -1"),
+    (["model.optimizer.generator.lr=fast"], r'model\.optimizer\.generator\.lr="fast"'),
+    (["data.batch_size=0"], r"data\.batch_size=0: input should be greater than 0"),
+    (["data.batch_size=5000"], r"5000.*1,?437"),
+    (["every.log=0"], r"every\.log=0: input should be greater than 0"),
+    (
+        ["model=dcgan", "model.generator.depth=9"],
+        r"depth=9: 9 doublings do not fit into images of 8x8 pixels; at most 3",
+    ),
+    (["data=mnist", "data.dir=nowhere"], r"nowhere"),
+    (["data=bars", "conditional=true"], r"conditional=true: the data has no labels"),
+    (["trainer.precision=16-mixed"], r"trainer\.precision=16-mixed: not offered .*bf16-mixed"),
+    (["+trainer.gradient_clip_val=1"], r"trainer\.gradient_clip_val=1: has no effect.*model\.gradient_clip"),
+    (["+trainer.accumulate_grad_batches=2"], r"accumulate_grad_batches=2: has no effect.*data\.batch_size"),
+    (["model._target_=os.system"], r"model\._target_=os\.system: only .* can be constructed"),
+    (["model.generator._target_=imago.nets.mlp.Nothing"], r"_target_=imago\.nets\.mlp\.Nothing: .*check the spelling"),
+    (["resume=nowhere.ckpt"], r"^error: resume=nowhere\.ckpt: no such file"),
+    ([f"resume={ROOT / 'README.md'}"], r"^error: resume=.*README\.md: no checkpoint of this program; a checkpoint is"),
+    (
+        ["+schedule@model.schedule=cosine", "max_images=10", "model.schedule.warmup=20"],
+        r"model\.schedule: end=10: must be larger",
+    ),
+    (["metrics=inception", "metrics.weights=nowhere.pth"], r"nowhere\.pth"),
+    (["trainer=gpu"], r"trainer: .*Choose trainer=cpu"),
+    (["trainer=cpu", "trainer.devices=2"], r"trainer\.devices=2: for several processes choose trainer=ddp"),
+    (["trainer.devices=0"], r"trainer\.devices=0: of a CPU give the number of processes"),
+    (["+trainer.limit_train_batches=3"], r"trainer\.limit_train_batches: no such setting; known are"),
+    (["model.generator.hidden=[]"], r"model\.generator\.hidden=\[\]: .*at least 1 item"),
+    (["seed=5000000000"], r"seed=5000000000: input should be less than 4294967296"),
+    (["+model.optimizer.generator.foreach=true"], r"model\.optimizer: .*fused.*foreach"),
+    (["model.objective=hinge"], r"model\.objective=hinge: .*write objective@model\.objective=hinge"),
+    (["objective=hinge"], r"objective=hinge: belongs to the model; choose with objective@model\.objective=NAME"),
+    (
+        ["sampler@model.sampler=ddim"],
+        r"^error: sampler@model\.sampler=ddim: model=gan has no group sampler; its own are optimizer@model\..*"
+        r", objective@model\.objective, \+penalty@.*; leave it out, or choose a model that has one: ddpm$",
+    ),
+    (["distribution@model.distribution=softmax"], r"model=gan has no group distribution; .* has one: .*made, pixelcnn"),
+    (["model=vae", "noise@model.noise=cosine"], r"model=vae has no group noise; .*, distribution@.*: ddpm$"),
+    (["model=vae", "penalty=r1"], r"^error: penalty=r1: model=vae has no group penalty; .*: dcgan, gan$"),
+    (["sweep=lecture", "loss=hybrid"], r"^error: loss=hybrid: model=autoencoder has no group loss"),
+    (["optimizer@model.optimizer.net=sgd"], r"choose with .*\.generator=NAME or .*\.discriminator=NAME$"),
+    (
+        ["experiment=sngan", "model=gan"],
+        r"^error: experiment=sngan model=gan: this experiment is for model=dcgan; leave model=gan out, or leave the",
+    ),
+    (
+        ["model=ddpm", "experiment=wgan_gp"],
+        r"^error: experiment=wgan_gp model=ddpm: this experiment is for model=dcgan; .* one for it: ddpm_cifar10$",
+    ),
+    (
+        ["metrics=none", "metrics.samples=3"],
+        r"metrics\.samples: no such setting; there are none here; .* metrics=NAME$",
+    ),
+    (["penalty@model.penalty=r1"], r"belongs to the model; choose with \+penalty@model\.penalty=NAME"),
+    (["model.generator._target_=imago.runs.write_atomically"], r"only classes of .* can be constructed"),
+    (["model.generator._target_=imago.data.module.Path"], r"only classes of .* can be constructed"),
+    (["model.latent="], r"latent"),
+    (
+        ["model.latent=[1,"],
+        r"^error: model\.latent=\[1,: cannot be read; write KEY=VALUE, several values as KEY=\[A,B\]",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    return train(
+        small(root, "callbacks=minimal", "max_images=16", "model.generator.hidden=[8]"), "run", root / "run"
+    ).path
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """What lies below a folder, and when it was last changed."""
+    return {str(path): path.lstat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+TABLE = [(shlex.split(command), message) for command, message in COMMANDS.items()]
+TABLE += [(["train", *overrides], message) for overrides, message in MISTAKES]
+
+
+@pytest.mark.parametrize(("command", "message"), TABLE, ids=[" ".join(command)[:60] for command, _ in TABLE])
+def test_a_wrong_command_ends_in_one_line(
+    command: list[str], message: str, a_run: Path, script: Command, tmp_path: Path
+) -> None:
+    Path("adir").mkdir()
+    Path("afile").touch()
+    Path("dangling").symlink_to("nowhere")
+    for name in ("pipe", "pipe.png"):
+        os.mkfifo(name)
+    before = everything(tmp_path) | everything(a_run)
+    name, *arguments = [part.replace("RUN", str(a_run)) for part in command]
+    tiny = TINY if name == "train" else []
+    code, _, err = script(name, *([*arguments, *tiny] if arguments[:1] == ["-m"] else [*tiny, *arguments]))
+    assert code == 2, err
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert re.search(message, lines[0]), lines[0]
+    assert len(lines[0]) < 1000
+    assert everything(tmp_path) | everything(a_run) == before, "nothing was made, and nothing was touched"
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(TABLE) >= 180
+    assert {command[0] for command, _ in TABLE} == {path.stem for path in (ROOT / "src").glob("*.py")}
