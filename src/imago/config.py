@@ -472,7 +472,7 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
     _check_targets(node, key)
     function, values = target(node.get("_target_"), key), _values(node, key)
     try:
-        return function(**values, **arguments)
+        return function(**(values | arguments))
     except UserError:
         raise
     except CONSTRUCTION as error:

@@ -125,8 +125,8 @@ def test_choices_are_torch_fidelitys_with_their_addresses():
     assert published.sha256 in published.url
     assert Clip("clip-vit-l-14").published.sha256 != published.sha256
     node = {"_target_": "imago.metrics.Clip", "encoder": "clip-vit-b-64"}
-    with pytest.raises(UserError, match=r'extractor\.encoder="clip-vit-b-64'):
-        check_node(node, "extractor")
+    with pytest.raises(UserError, match=r'metrics\.encoder="clip-vit-b-64'):
+        check_node(node, "metrics")
 
 
 @pytest.fixture
