@@ -449,6 +449,23 @@ def test_incomplete_pixels_are_never_read(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == ""
 
 
+def test_a_jpeg_that_was_cut_and_given_an_end_is_refused() -> None:
+    noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8))
+    gray = Image.new("RGB", (64, 64), (128, 128, 128))  # looks as if pixels were missing
+    for image in (noise, noise.convert("L"), noise.convert("CMYK")):
+        for options in ({}, {"restart_marker_rows": 1}, {"subsampling": 0}):
+            content = file(image, "jpeg", **options).getvalue()
+            assert shown(content).shape == (64, 64, 3)
+            for share in (0.4, 0.7, 0.9):
+                with pytest.raises(UnreadableError, match="its pixels end before those of its last row"):
+                    shown(content[: int(len(content) * share)] + b"\xff\xd9")
+            taller = content.index(b"\xff\xc0") + 5
+            with pytest.raises(UnreadableError, match="its pixels end before those of its last row"):
+                shown(content[:taller] + struct.pack(">H", 160) + content[taller + 2 :])
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        assert (shown(file(gray, "jpeg", **options).getvalue()) == 128).all()
+
+
 def test_ordinary_files_are_what_pillow_makes_of_them() -> None:
     """Nothing that makes pixels is left out with the metadata."""
     rgb = Image.fromarray(np.linspace(0, 255, 40 * 56 * 3).reshape(40, 56, 3).astype(np.uint8))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,8 @@ _TURN = {
     8: Image.Transpose.ROTATE_90,
 }
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of TIFF
+# Pixels of a JPEG, and more behind each restart marker.
+_FURTHER = b"".join(bytes(range(254, 0, -1)) + bytes([0xFF, marker]) for marker in range(0xD0, 0xD8))
 _SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies a PNG's grays of 2 and 4 bits by
 
 
@@ -89,8 +92,7 @@ def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) ->
     with opened:
         _check_meaning(opened)
         image = _on_white(opened)
-        if opened.format == "PNG" and _may_lack_rows(opened):
-            check_rows(source)
+        _check_completeness(opened, source)
         image = image.convert("RGB").convert("L") if channels == 1 and image.mode == "LAB" else image
         image = image.convert("L" if channels == 1 else "RGB")
         if turn in _TURN:
@@ -116,10 +118,25 @@ def _open(file: ImageFile, header: bool = False) -> tuple[Image.Image, int, Imag
     return image, turn, pixels
 
 
-def _may_lack_rows(png: Image.Image) -> bool:
-    """Whether a decoded image may be incomplete: missing rows are black, the last one first."""
-    last_row = png.crop((0, png.height - 1, png.width, png.height))
-    return bool(png.info.get("interlace")) or not np.asarray(last_row).any()
+def _check_completeness(image: Image.Image, source: ImageFile) -> None:
+    """Refuse a decoded image whose file has an end but lacks pixels, which Pillow fills without a word.
+
+    Missing rows of a PNG are black, missing blocks of a JPEG gray, the last one first: where the end looks so, it is
+    looked into. A JPEG that has all its blocks ignores further bytes before its end; another takes them for pixels.
+    """
+    if image.format == "PNG":
+        last_row = image.crop((0, image.height - 1, image.width, image.height))
+        if image.info.get("interlace") or not np.asarray(last_row).any():
+            check_rows(source)
+    elif image.format == "JPEG":
+        last = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
+        if set(last.ravel()) <= {127, 128}:  # 127: of an inverted CMYK
+            source.seek(0)
+            content = source.read()
+            end = content.rfind(b"\xff\xd9")
+            with Image.open(BytesIO(content[:end] + _FURTHER + content[end:])) as longer:
+                if longer.tobytes() != image.tobytes():
+                    raise UnreadableError("its pixels end before those of its last row")
 
 
 def _raw_mode(image: Image.Image) -> str:
