@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -67,6 +68,7 @@ def make_forgiving() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
     codecs.register_error("imago.plain", _in_plain_letters)
+    logging.raiseExceptions = False  # a log that cannot be written is no news
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):

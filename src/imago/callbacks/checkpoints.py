@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer, seed_everything
 from pydantic import PositiveInt
 
@@ -50,12 +51,9 @@ class Checkpoints(Periodic):
         """Write last.ckpt.
 
         Raises:
-            DivergedError: a weight is not finite; the older checkpoint stays.
+            DivergedError: a number in it is not finite; the older checkpoint stays.
             RunError: it cannot be written; the older checkpoint stays.
         """
-        wrong = [name for name, p in model.named_parameters() if not p.isfinite().all()]
-        if wrong:
-            raise DivergedError(f"{wrong[0]} has weights = nan or inf", model, self.run)
         self.acted_at = model.images_seen  # before writing: the checkpoint holds it
         with self._writing(trainer, self.run.last):
             kept = {"previous": self.run.previous}
@@ -133,8 +131,16 @@ class Checkpoints(Periodic):
             ) from None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out, and leave out its loop counters: ours are ``progress``."""
+        """Add what Lightning leaves out, and leave out its loop counters: ours are ``progress``.
+
+        Raises:
+            DivergedError: a weight, a buffer, an average or an optimiser's number is not finite; nothing is written.
+        """
         assert isinstance(pl_module, GenerativeModel)
+        for part in ("state_dict", "optimizer_states", "callbacks"):
+            wrong = next(_not_finite(checkpoint[part], part), None)
+            if wrong is not None:
+                raise DivergedError(f"{wrong.removeprefix('state_dict.')} = nan or inf", pl_module, self.run)
         del checkpoint["loops"]
         checkpoint["config"] = self.config
         checkpoint["spec"] = pl_module.spec.as_dict()
@@ -177,3 +183,13 @@ def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     protocol = summary.get("metrics", {}).get(metric, {}).get("protocol", {})  # version 0.1 kept no ruler
     return {**told, "ruler": told.get("ruler", ruler(protocol))}
+
+
+def _not_finite(content: Any, name: str) -> Iterator[str]:
+    """Names of the tensors in nested dictionaries and lists with a number that is not finite."""
+    if isinstance(content, torch.Tensor):
+        if content.is_floating_point() and not content.isfinite().all():
+            yield name
+    elif isinstance(content, Mapping | list | tuple):
+        for key, part in content.items() if isinstance(content, Mapping) else enumerate(content):
+            yield from _not_finite(part, f"{name}.{key}")

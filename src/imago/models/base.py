@@ -79,7 +79,7 @@ class GenerativeModel(LightningModule, ABC):
         self.observed = True
         self.gradient_skip: float | None = None
         self._optimizer_factories = dict(optimizer)
-        self._terms: dict[str, tuple[Tensor, int]] = {}
+        self._terms: dict[str, tuple[Tensor, int | Tensor]] = {}
         self._progress: Callable[[int, int], None] | None = None
 
     # --- what a family writes -----------------------------------------------------------------------------------------
@@ -281,9 +281,17 @@ class GenerativeModel(LightningModule, ABC):
     # --- running means of what is worth seeing -----------------------------------------------------------------------
 
     def record(self, name: str, value: Float[Tensor, ""]) -> None:
-        """Add to the running mean of a named number; the training log writes the mean as ``train/<name>``."""
+        """Add to the running mean of a named number; the training log writes the mean as ``train/<name>``.
+
+        Where steps are skipped (``gradient_skip``), numbers that are not finite are left out of it, unless all are.
+        """
         total, count = self._terms.get(name, (0, 0))
-        self._terms[name] = (total + value.detach().float(), count + 1)
+        value = value.detach().float()
+        if self.gradient_skip is None:
+            self._terms[name] = (total + value, count + 1)
+        else:
+            finite = value.isfinite()
+            self._terms[name] = (total + torch.where(finite, value, 0.0), count + finite)
 
     def take_records(self) -> dict[str, float]:
         """The means recorded since the last call, averaged over all devices."""

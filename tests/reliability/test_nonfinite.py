@@ -1,0 +1,182 @@
+"""Numbers that are none: a run skips and counts such a step, or stops before anything of it is kept."""
+
+import csv
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import TINY, configuration
+from imago.callbacks.averaging import WeightAveraging
+from imago.callbacks.common import find
+from imago.callbacks.log import DivergedError
+from imago.callbacks.measuring import Measuring
+from imago.checkpoints import load, read
+from imago.models.base import GenerativeModel
+from imago.noise import PerImageGenerator
+from imago.runs import Run
+from imago.training import train
+
+FEW = ["data=digits", "metrics=none", "trainer=cpu", "logger=csv", "data.batch_size=16"]
+FEW += ["max_images=320", "every.log=64", "every.samples=100000", "every.checkpoints=64", "every.likelihood=64"]
+Poison = Callable[[GenerativeModel, float], None]
+
+
+def settings(tmp_path: Path, model: str, *more: str) -> dict[str, Any]:
+    return configuration(*FEW, f"model={model}", *TINY[model], f"logs={tmp_path}", *more)
+
+
+def weight(model: GenerativeModel, value: float) -> None:
+    next(iter(model.players.values())).get_parameter(first_of(model)).data.view(-1)[0] = value
+
+
+def first_of(model: GenerativeModel) -> str:
+    return next(name for name, _ in next(iter(model.players.values())).named_parameters())
+
+
+def buffer(model: GenerativeModel, value: float) -> None:
+    name = next(n for n, b in model.named_buffers() if b.is_floating_point() and n in model.state_dict())
+    model.get_buffer(name).view(-1)[0] = value
+
+
+def optimizer(model: GenerativeModel, value: float) -> None:
+    state = next(iter(model._optimizers.values())).state
+    next(iter(state.values()))["exp_avg"].view(-1)[0] = value
+
+
+def average(model: GenerativeModel, value: float) -> None:
+    averaging = find(model.trainer, WeightAveraging)
+    assert averaging is not None
+    next(iter(averaging.weights.values())).view(-1)[0] = value
+
+
+CASES: dict[str, tuple[str, Poison, float, str]] = {
+    "weight of a VAE": ("vae", weight, math.nan, "= nan or inf"),
+    "weight of a GAN": ("gan", weight, math.inf, "= nan or inf"),
+    "buffer": ("dcgan", buffer, math.nan, "running_mean = nan or inf"),
+    "optimiser": ("gan", optimizer, math.inf, r"optimizer_states.*exp_avg = nan or inf"),
+    "average": ("made", average, math.nan, r"callbacks\.WeightAveraging\.weights.* = nan or inf"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_that_is_no_number_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Spoilt behind the last step before a checkpoint, with nothing of it in a row of the log yet."""
+    name, poison, value, message = CASES[case]
+    step = GenerativeModel.training_step
+
+    def spoilt(self: GenerativeModel, batch: Any, index: int) -> None:
+        step(self, batch, index)
+        if self.images_seen == 192:
+            poison(self, value)
+
+    monkeypatch.setattr(GenerativeModel, "training_step", spoilt)
+    stops_and_keeps_what_was_good(settings(tmp_path, name, "every.log=100000"), tmp_path, message, 192)
+
+
+@pytest.mark.parametrize(
+    ("model", "player", "value"),
+    [
+        ("vae", 0, math.nan),
+        ("gan", 0, math.inf),
+        ("gan", 1, math.nan),
+        *(pytest.param(model, 0, math.inf, marks=pytest.mark.slow) for model in TINY),
+        pytest.param("dcgan", 1, math.nan, marks=pytest.mark.slow),
+    ],
+)
+def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, player: int, value: float
+) -> None:
+    descend = GenerativeModel.descend
+
+    def spoilt(self: GenerativeModel, name: str, loss: torch.Tensor) -> None:
+        bad = self.images_seen == 160 and name == list(self.players)[player]
+        descend(self, name, loss * value if bad else loss)
+
+    monkeypatch.setattr(GenerativeModel, "descend", spoilt)
+    stops_and_keeps_what_was_good(settings(tmp_path, model), tmp_path, "(nan|inf)", 192)
+
+
+def stops_and_keeps_what_was_good(config: dict[str, Any], tmp_path: Path, message: str, images: int) -> None:
+    with pytest.raises(DivergedError, match=message) as error:
+        train(config, "x", tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert f"after {images} images; last good checkpoint: {run.last}." in str(error.value)
+    assert run.summary["status"] == "failed"
+    assert read(run.last)["progress"]["images_seen"] == images - 64
+    for path in run.last.parent.glob("*.ckpt"):
+        for part in ("state_dict", "optimizer_states", "callbacks"):
+            assert all(tensor.isfinite().all() for tensor in tensors(read(path)[part])), (path, part)
+    load(run.last).sample(2, generator=PerImageGenerator(0))
+
+
+def tensors(content: Any) -> list[torch.Tensor]:
+    if isinstance(content, torch.Tensor):
+        return [content] if content.is_floating_point() else []
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else []
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_where_steps_are_skipped_they_are_counted_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Steps 3, 7 and 8 of 20; the weights are those of a run that left them out."""
+    bad = {2, 6, 7}
+    learn, descend = GenerativeModel.record, GenerativeModel.descend
+
+    def record(self: GenerativeModel, name: str, number: torch.Tensor) -> None:
+        spoilt = self.batches_seen in bad and not name.startswith("skipped")
+        learn(self, name, number * value if spoilt else number)
+
+    def step(self: GenerativeModel, name: str, loss: torch.Tensor) -> None:
+        descend(self, name, loss * value if self.batches_seen in bad else loss)
+
+    monkeypatch.setattr(GenerativeModel, "record", record)
+    monkeypatch.setattr(GenerativeModel, "descend", step)
+    run = train(settings(tmp_path, "hvae", "model.gradient_skip=1e9"), "x", tmp_path / "run")
+    assert run.summary["status"] == "completed"
+    rows = [row for row in csv.DictReader(run.metrics.read_text().splitlines()) if row["train/skipped/net"]]
+    assert [float(row["train/skipped/net"]) for row in rows] == [0.25, 0.5, 0.0, 0.0, 0.0]
+    assert all(math.isfinite(float(number)) for row in rows for number in row.values() if number)
+
+
+def test_where_every_step_is_skipped_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = GenerativeModel.descend
+    monkeypatch.setattr(GenerativeModel, "descend", lambda self, name, loss: step(self, name, loss * math.nan))
+    learn = GenerativeModel.record
+
+    def record(self: GenerativeModel, name: str, number: torch.Tensor) -> None:
+        learn(self, name, number * (math.nan if self.images_seen >= 128 and "skipped" not in name else 1))
+
+    monkeypatch.setattr(GenerativeModel, "record", record)
+    with pytest.raises(DivergedError, match=r"= nan after 192 images; last good checkpoint: .*last\.ckpt"):
+        train(settings(tmp_path, "hvae", "model.gradient_skip=1e9"), "x", tmp_path / "run")
+
+
+def test_a_measured_number_that_is_none_is_written_and_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nan, then infinities of both signs, then a number again: that is the best."""
+    values = iter([math.nan, -math.inf, math.inf, math.nan, 2.0, 3.0])
+    measure = Measuring._measure
+
+    def spoilt(self: Measuring, trainer: Any, model: Any) -> Any:
+        found = measure(self, trainer, model)
+        value = next(values)
+        for m in found:
+            object.__setattr__(m, "value", value)
+        self.latest = dict.fromkeys(self.latest, value)
+        return found
+
+    monkeypatch.setattr(Measuring, "_measure", spoilt)
+    run = train(settings(tmp_path, "made"), "x", tmp_path / "run")
+    assert run.summary["status"] == "completed"
+    assert (run.summary["best"]["value"], run.summary["best"]["images_seen"]) == (2.0, 256)
+    assert run.summary["metrics"]["val/bpd"]["best"] == 2.0
+    assert (run.path / "curves.png").exists()
+    assert re.search(r"\bNaN\b", run.summary_path.read_text())
