@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -69,6 +70,8 @@ def make_forgiving() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
     codecs.register_error("imago.plain", _in_plain_letters)
     logging.raiseExceptions = False  # a log that cannot be written is no news
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _in_a_thread
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):
@@ -86,6 +89,12 @@ def make_forgiving() -> None:
         setattr(sys, f"__{name}__", text)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the stream of the process
+
+
+def _in_a_thread(error: threading.ExceptHookArgs) -> None:
+    """What a thread of a library could not write is raised where that library is asked next."""
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
 
 
 def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:

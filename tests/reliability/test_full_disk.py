@@ -199,6 +199,7 @@ TRAIN += ["every.quality=128", "trainer=cpu", "data.batch_size=16"]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's
 @pytest.mark.parametrize("logger", ["csv", "wandb", "tensorboard"])
 def test_a_disk_of_any_size_ends_no_run_for_good(
     tmp_path: Path, script: Command, disk: Callable[[int], Path], logger: str
