@@ -35,6 +35,8 @@ DAMAGED = (
 )
 # Values of an image: a colour picture of 4,729 pixels squared.
 LARGEST_IMAGE = 2**26
+MOST_CLASSES = 100_000
+LONGEST_NAME = 1000  # of a class
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -67,12 +69,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = checkpoint_file(path)
     try:
-        with opened(path) as file:
-            read_archive(file)  # torch unpacks whatever a few bytes claim to be
-            file.seek(0)
-            with limited_memory(4 * os.fstat(file.fileno()).st_size), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint = unpacked(path)
     except UnpicklingError:
         raise UserError(
             f"checkpoint={path}: no checkpoint of this program: it holds objects beside numbers and text, which are "
@@ -91,6 +88,20 @@ def read(path: str | Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"checkpoint={path}: not as train.py writes it: {error}") from None
     return checkpoint
+
+
+def unpacked(path: Path) -> Any:
+    """What torch packed into a file, of plain types and tensors alone; not more than the file holds.
+
+    Raises:
+        Exception: one of ``DAMAGED``, or an ``UnpicklingError`` for objects of other types.
+    """
+    with opened(path) as file:
+        read_archive(file)  # torch unpacks whatever a few bytes claim to be
+        file.seek(0)
+        with limited_memory(4 * os.fstat(file.fileno()).st_size), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual kinds of tensors, which whoever asks refuses
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _check_content(checkpoint: Mapping[str, Any]) -> None:
@@ -133,8 +144,13 @@ def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
     try:
         spec = ImageSpec(**checkpoint["spec"])
         whole = (spec.channels, spec.height, spec.width, spec.levels, spec.classes, *spec.class_counts)
-        if not all(type(number) is int for number in whole) or not all(type(n) is str for n in spec.class_names):
+        named = all(type(name) is str and len(name) <= LONGEST_NAME for name in spec.class_names)
+        if not named or not all(type(number) is int for number in whole):
             raise ValueError("not whole numbers and names")
+        if spec.classes > MOST_CLASSES or sum(spec.class_counts) >= 2**53:
+            raise ValueError(
+                f"{spec.classes:,} classes of {sum(spec.class_counts):,} images are more than there can be"
+            )
         if spec.dimensions > LARGEST_IMAGE:
             raise ValueError(f"images of {spec.dimensions:,} values are larger than this program draws")
     except (TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from imago.images import Images, ImageSpec, Labels
 from imago.paths import SETTINGS, unwritable
 from imago.pictures import picture_of, to_pillow
 from imago.runs import differences
+from imago.untrusted import read_json
 
 
 class Output(ABC):
@@ -135,7 +136,7 @@ class Folder(Output):
         file, new = self.path / SETTINGS, json.loads(json.dumps(settings))
         if file.exists():
             try:
-                old = json.loads(file.read_text())
+                old = read_json(file)
             except (ValueError, OSError):
                 old = None
             if not isinstance(old, dict):

@@ -21,6 +21,7 @@ from pydantic import PositiveFloat
 from torch import nn
 from torch_fidelity import feature_extractor_clip, feature_extractor_dinov2
 
+from imago.checkpoints import unpacked
 from imago.data import ImageDataModule, Source
 from imago.data.base import seen_in_training
 from imago.data.sources import CIFAR10, MNIST, Digits
@@ -38,6 +39,7 @@ from imago.metrics.extractors import (
 )
 from imago.metrics.network import ClassifierNetwork, accuracy, train_classifier
 from imago.metrics.progress import progress_bar
+from imago.untrusted import first_line, limited_memory
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
@@ -332,11 +334,12 @@ class Classifier(ExtractorChoice):
         if not path.is_file():
             raise UserError(f"metrics.weights={path}: there is no such file. {remedy}")
         try:
-            network = network_from(torch.load(path, weights_only=True))
+            with limited_memory(2**30):
+                network = network_from(unpacked(path))
         except Exception as error:
             # Whatever a wrong file makes the unpickler do, the user needs to know one thing.
             objects = type(error).__name__ == "UnpicklingError"
-            reason = "it holds more than numbers and text" if objects else str(error).partition("\n")[0]
+            reason = "it holds more than numbers and text" if objects else first_line(error)
             raise UserError(f"metrics.weights={path}: not the weights of a classifier ({reason}). {remedy}") from error
         if network.channels != data.spec.channels:
             raise UserError(
