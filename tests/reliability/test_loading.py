@@ -482,8 +482,8 @@ SETTINGS: dict[str, tuple[Callable[[Content, Place], None], str]] = {
     "more of images": (put("spec", "path", value="/"), "spec"),
     "names of classes": (put("spec", "class_names", value=[{"a": 1}] * 10), "spec"),
     "numbers of classes": (put("spec", "class_counts", value=[-1] * 10), "spec"),
-    "classes without end": (put("spec", value=SPEC.as_dict() | {"classes": 10**9}), "more than there are"),
-    "images of a class without end": (put("spec", "class_counts", value=[2**62] * 10), "more than there are"),
+    "classes without end": (put("spec", value=SPEC.as_dict() | {"classes": 10**9}), "more than there can be"),
+    "images of a class without end": (put("spec", "class_counts", value=[2**62] * 10), "more than there can be"),
     # weights
     "no tensor": (put("state_dict", "generator.x", value="text"), "not tensors"),
     "no weights": (put("state_dict", value=[1, 2]), "not tensors"),
