@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from imago import cli
 from imago.capacity import Drawn
 from imago.config import build, check_node, check_settings, choices_of, plain
-from imago.errors import RunError, UserError
+from imago.errors import RunError, UserError, printable
 from imago.files import locked, write_text
 from imago.paths import checkpoint_file
 
@@ -81,7 +81,8 @@ def carried_out(action: Callable[..., object], checkpoint: str, *arguments: obje
     try:
         action(checkpoint, *arguments)
     except Exception as error:
-        told = " ".join(str(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = printable(" ".join(said.split()))
         named = told.startswith("checkpoint=")
         print(told if named else f"checkpoint={checkpoint}: {told}", file=sys.stderr, flush=True)
         return False

@@ -25,7 +25,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers.logger import Logger
 
-from imago.errors import UserError
+from imago.errors import UserError, printable
 from imago.files import AlreadyLocked, locked, replacing, set_aside, text_of, write_text
 from imago.paths import CHECKPOINTS
 from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
@@ -260,7 +260,8 @@ def find_resumable(logs: Path, config: Mapping[str, Any], data: Mapping[str, Any
     for written, directory in sorted(((_written(run), run) for run in runs), reverse=True):
         old = config_of(directory) if written else {}
         if written and not old:
-            print(f"resume=auto: {directory} is passed over: neither config.yaml nor a checkpoint can be read there")
+            told = f"{directory} is passed over: neither config.yaml nor a checkpoint can be read there"
+            print(printable(f"resume=auto: {told}"))
         if (
             not set(IDENTITY) <= old.keys()
             or not isinstance(old["data"], dict)

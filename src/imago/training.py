@@ -32,7 +32,7 @@ from imago.continuing import find_checkpoint, find_run, take_up
 from imago.dashboards import Dashboard
 from imago.data import ImageDataModule
 from imago.data.places import remember
-from imago.errors import Interrupted, UserError
+from imago.errors import Interrupted, UserError, printable
 from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.metrics import Evaluator
@@ -328,8 +328,10 @@ def announce(text: str) -> None:
     """Say something that must not be overlooked."""
     from rich.console import Console
     from rich.panel import Panel
+    from rich.text import Text
 
-    Console(stderr=True).print(Panel(text, title="note", border_style="yellow"))
+    # No markup: it may quote the name of somebody's folder.
+    Console(stderr=True).print(Panel(Text(printable(text)), title="note", border_style="yellow"))
 
 
 def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None) -> None:
@@ -337,11 +339,11 @@ def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None
     summary = run.summary
     for notice in summary["notices"]:
         announce(notice)
-    print(f"{summary['name']}: {data.description}")
+    print(printable(f"{summary['name']}: {data.description}"))
     print(f"{data.spec}; {summary['parameters']['total']:,} parameters; {summary['device']}")
     names = [data.spec.class_name(k) for k in sorted(set(range(data.spec.classes)).difference(data.spec.trained))]
     if names:
-        told = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+        told = printable(", ".join(names[:10]) + ", ..." * (len(names) > 10))
         print(f"note: no training images of {len(names):,} of the classes, which are never drawn or counted: {told}")
     print(f"{'continues' if checkpoint_path else 'writes to'} {run.path}", flush=True)
 

@@ -37,6 +37,8 @@ from imago.data.places import remember
 from imago.data.restore import SOURCES
 from imago.errors import UserError
 from imago.images import ImageSpec
+from imago.metrics.progress import progress_bar
+from imago.training import announce
 
 SECRET = "0123456789secret"
 SPEC = ImageSpec(1, 8, 8, 256, 10)
@@ -577,6 +579,20 @@ def test_every_script_says_so_in_one_line(script_name: str, good: Content, scrip
     assert err.strip().isprintable()
     assert not (tmp_path / "marker").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "logs"}
+
+
+def test_names_of_others_are_text_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """Neither markup, which can be wrong, nor anything that steers."""
+    announce("a classifier of x[/y] [bold]z \x1b[2J")
+    said = capsys.readouterr().err
+    assert "x[/y] [bold]z \\x1b[2J" in said
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bar("features of x[/y] \x1b]0;evil\x07") as progress:
+        progress(1, 2)
+    said = capsys.readouterr().err
+    assert "x[/y]" in said
+    assert "\x1b]0;" not in said
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def _runs_at(place: Path, unreadable: list[str]) -> Iterator[Path]:
     def name(error: OSError) -> None:
         unreadable.append(printable(f"{error.filename}: cannot be read ({error.strerror})"))
 
-    if place.is_file():
+    if not place.is_dir():
         folder = place.parent.parent if place.parent.name in INSIDE else place.parent
         if is_run(folder):
             yield folder

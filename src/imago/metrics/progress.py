@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as Bars
+
+from imago.errors import printable
 
 
 @contextmanager
 def progress_bar(description: str, line_seconds: float = 15.0) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error, or lines; the function it gives is called with (done, total)."""
-    console = Console(stderr=True)
+    console, description = Console(stderr=True), printable(description)  # which may hold the name of somebody's folder
     if not console.is_terminal:
         yield lines(description, line_seconds)
         return
     with Bars(console=console) as bars:
-        task = bars.add_task(description, total=None)
+        task = bars.add_task(escape(description), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
