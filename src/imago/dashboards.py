@@ -30,20 +30,20 @@ class Dashboard(Logger):
     Args:
         title: for messages.
         open_logger: makes the logger.
-        patience: seconds that a call may take.
+        patience: seconds that a call may take; ``None`` for ``PATIENCE``.
 
     Raises:
         UserError: from ``open_logger``: what was asked for cannot be had, and nothing was trained.
     """
 
-    def __init__(self, title: str, open_logger: Callable[[], Logger], patience: float = PATIENCE) -> None:
+    def __init__(self, title: str, open_logger: Callable[[], Logger], patience: float | None = None) -> None:
         super().__init__()
         self.title = title
-        self.patience = patience
+        self.patience = patience or PATIENCE
         self.logger: Logger | None = None
         self._said = False
         try:
-            self.logger = in_time(open_logger, patience)
+            self.logger = in_time(open_logger, self.patience)
         except UserError:
             raise
         except Exception as error:
@@ -120,6 +120,8 @@ def in_time(action: Callable[[], T], seconds: float) -> T:
     def act() -> None:
         try:
             outcome["result"] = action()
+        except SystemExit as error:  # wandb's way of saying that its service ended badly
+            outcome["error"] = RuntimeError(f"ended with {error.code}")
         except BaseException as error:
             outcome["error"] = error
 
@@ -238,7 +240,9 @@ def forget_wandb() -> None:
     from wandb.sdk import wandb_setup
 
     with suppress(Exception):
-        wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
+        process = wandb_setup.singleton()._connection._proc._process  # type: ignore[union-attr]
+        process.kill()
+        process.wait(10)
     with suppress(Exception):
         in_time(wandb_setup.teardown, 10)
 
