@@ -26,7 +26,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override, QuotedString, RangeSweep, Sweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -76,7 +76,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
 
     def main() -> None:
         check_command(sys.argv[1:], config_name)
-        Sweep.made = []
+        SweepFolder.made = []
         try:
             hydra_main()
         except (HydraException, OmegaConfBaseException, JobFailed):
@@ -87,7 +87,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
             said = str(error) or type(error).__name__
             raise UserError(f"{' '.join(said.split())}; --help and --hydra-help list what can be given") from None
         finally:
-            Sweep.tidy()
+            SweepFolder.tidy()
 
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
     sys.exit(report(main, config_name))
@@ -127,7 +127,7 @@ def _say(text: str) -> None:
     print(f"error: {shown}", file=sys.stderr)
 
 
-class Sweep(Callback):
+class SweepFolder(Callback):
     """Knows the folders that a multirun makes, so that one whose jobs did not begin leaves none (Hydra's callback)."""
 
     made: ClassVar[list[Path]] = []  # the sweep's folder and those above it that were not there before
@@ -135,7 +135,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes them."""
         folder = Path(config.hydra.sweep.dir).absolute()
-        Sweep.made = [path for path in (folder, *folder.parents) if not path.exists()]
+        SweepFolder.made = [path for path in (folder, *folder.parents) if not path.exists()]
 
     @classmethod
     def tidy(cls) -> None:
@@ -183,9 +183,14 @@ def check_command(arguments: Sequence[str], script: str) -> None:
     for override in overrides:
         if not override.key_or_group:
             raise UserError(f"{override.input_line}: nothing before the equals sign; write KEY=VALUE")
-        if override.key_or_group in chosen and (override.is_delete() or override.value() is None):
-            known = ", ".join(sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml")))
-            raise UserError(f"{override.input_line}: nothing chosen; choose one of {known}")
+        group, value = override.key_or_group, override.value()
+        if group not in chosen and (override.package is None or not (CONF / group).is_dir()):
+            continue
+        several = value if isinstance(value, list) else [value]
+        named = all(isinstance(name, str | QuotedString | Sweep) for name in several)
+        if override.is_delete() or not named:
+            known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            raise UserError(f"{override.input_line}: names no choice; choose one of {known}")
     if given.multirun:
         runs = 1
         for override in overrides:

@@ -437,7 +437,7 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         if not reasons and group is not None:
             plus = "+" if group in OPTIONAL else ""
             raise UserError(f"{key}={value}: is a group of settings; write {plus}{group}@{key}={value}") from None
-        told = f"{key}={json.dumps(value)}: {' or '.join(sorted(reasons)) or 'wrong type'}"
+        told = f"{key}={shortened(json.dumps(value))}: {' or '.join(sorted(reasons)) or 'wrong type'}"
         if "input should be a valid string" in reasons and isinstance(value, int | float):
             told += f"; text that would be read as a number is quoted twice: {key}=\"'TEXT'\""
         raise UserError(told) from None

@@ -3,16 +3,30 @@
 Beside a table of them, settings are drawn at random: from the keys that there are and from values that nobody means.
 """
 
+import functools
 import os
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
 
-from helpers import Command, small
-from imago.training import train
+from helpers import CONF, Command, configuration, small
+from imago import capacity
+from imago.cli import check_command, explain
+from imago.config import check, plain
+from imago.errors import UserError
+from imago.images import ImageSpec
+from imago.training import build_model, build_trainer, train
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 300
@@ -123,12 +137,12 @@ COMMANDS: dict[str, str] = {
     "sample checkpoint=RUN device=": r"device=: .*choose another one, or device=null",
     "evaluate checkpoint=RUN device=-1": r"device=-1: input should be a valid string",
     # -- groups, options and what Hydra is given
-    "train callbacks=null": r"callbacks=null: nothing chosen; choose one of default, minimal",
-    "train model=null": r"model=null: nothing chosen; choose one of autoencoder, ",
-    "train_classifier data=null out=x": r"data=null: nothing chosen; choose one of bars, ",
+    "train callbacks=null": r"callbacks=null: names no choice; choose one of default, minimal",
+    "train model=null": r"model=null: names no choice; choose one of autoencoder, ",
+    "train_classifier data=null out=x": r"data=null: names no choice; choose one of bars, ",
     "train model=": r"model=.*choose one of autoencoder",
-    "train ~model": r"~model: nothing chosen; choose one of autoencoder",
-    "train ~trainer": r"~trainer: nothing chosen; choose one of auto, cpu",
+    "train ~model": r"~model: names no choice; choose one of autoencoder",
+    "train ~trainer": r"~trainer: names no choice; choose one of auto, cpu",
     "train ~seed": r"data\.seed: Interpolation key 'seed' not found; give it a value",
     "train +x=1": r"x: no such setting; known are",
     "train recipe=nope": r"recipe=nope: no such choice; leave it out",
@@ -170,9 +184,9 @@ COMMANDS: dict[str, str] = {
     "evaluate": r"checkpoint: missing; give checkpoint=VALUE",
     "evaluate checkpoint=RUN split=train": r"split=\"train\": input should be 'val' or 'test'",
     "evaluate checkpoint=RUN importance=5": r"importance=5: a GAN has no importance-weighted bound",
-    "evaluate checkpoint=RUN metrics=null": r"metrics=null: nothing chosen; choose one of auto",
+    "evaluate checkpoint=RUN metrics=null": r"metrics=null: names no choice; choose one of auto",
     "figure figure=nope": r"figure=nope: no such choice; choose one of arithmetic",
-    "figure figure=null": r"figure=null: nothing chosen; choose one of arithmetic",
+    "figure figure=null": r"figure=null: names no choice; choose one of arithmetic",
     "figure figure=completion checkpoint=RUN": r"figure=completion: cannot be drawn of .*, a GAN; give a checkpoint of",
     "figure figure=chains figure.stations=1": r"figure\.stations=1: .*greater than or equal to 2",
     "figure figure=receptive_field figure.shape=[1,0,8]": r"figure\.shape=.*greater than or equal to 1",
@@ -301,3 +315,179 @@ def test_a_wrong_command_ends_in_one_line(
 def test_the_table_is_long_enough() -> None:
     assert len(TABLE) >= 180
     assert {command[0] for command, _ in TABLE} == {path.stem for path in (ROOT / "src").glob("*.py")}
+
+
+# Beside the table: settings at random, out of the keys that there are and of values that nobody means.
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+NUMBERS = ["-1", "0", "1", "7", "-0.5", "0.5", "1e-300", "1e300", "nan", "inf", "-inf", "9999999", "4294967296"]
+NUMBERS += [str(10**power) for power in (6, 9, 12, 18, 30, 400)]
+TEXTS = [
+    "abc",
+    "''",
+    "' '",
+    '"a b"',
+    "'x\x1b[2J'",
+    "'\u202eevil'",
+    "'\xe4\U0001f600'",
+    "x" * 400,
+    "../../up",
+    "os.system",
+]
+TEXTS += [
+    "null",
+    "true",
+    "false",
+    "???",
+    "${seed}",
+    "${nope}",
+    "${model}",
+    "${oc.env:NOPE}",
+    "${oc.create:{a:1}}",
+    "${",
+]
+BROKEN = [
+    "",
+    "[",
+    "]",
+    "{",
+    "}",
+    "'",
+    '"',
+    "a=b",
+    "[1,",
+    "{a:",
+    "=",
+    "@",
+    "\\",
+    "a:b",
+    "choice(1,2)",
+    "range(1,3)",
+    "1,2",
+]
+VALUES = st.sampled_from(NUMBERS + TEXTS + BROKEN) | st.integers().map(str) | st.floats().map(str)
+VALUES |= st.lists(st.sampled_from(NUMBERS + TEXTS), max_size=3).map(lambda items: f"[{','.join(items)}]")
+VALUES |= st.sampled_from(NUMBERS + TEXTS).map(lambda item: "{a:" + item + "}")
+GROUPS = ["model", "data", "trainer", "metrics", "logger", "callbacks", "experiment", "recipe", "sweep"]
+GROUPS += [
+    "optimizer@model.optimizer.net",
+    "objective@model.objective",
+    "+penalty@model.penalty",
+    "sampler@model.sampler",
+]
+CHOICES = sorted({path.stem for path in CONF.glob("*/*.yaml")})
+SPEC = ImageSpec(1, 8, 8, 256, 10)
+
+
+def leaves(node: Any, key: str = "") -> Iterator[str]:
+    """Every key of a configuration, those of groups too."""
+    if key:
+        yield key
+    if isinstance(node, dict):
+        for name, item in node.items():
+            yield from leaves(item, f"{key}.{name}" if key else name)
+
+
+@functools.cache
+def keys_of(model: str) -> list[str]:
+    return sorted(leaves(configuration(f"model={model}")))
+
+
+@st.composite
+def overrides(draw: st.DrawFn) -> list[str]:
+    """A model and one or two settings of it, wrong in all likelihood."""
+    model = draw(st.sampled_from(MODELS))
+    given = [f"model={model}"]
+    for _ in range(draw(st.integers(1, 2))):
+        kind = draw(st.sampled_from(["set"] * 8 + ["choose", "delete", "misspell"]))
+        key = draw(st.sampled_from(keys_of(model)))
+        if kind == "set":
+            value = draw(st.sampled_from(["1", "2", "0.5", "true"]) | VALUES)
+            given.append(draw(st.sampled_from(["", "", "", "", "+", "++"])) + f"{key}={value}")
+        elif kind == "choose":
+            given.append(f"{draw(st.sampled_from(GROUPS))}={draw(st.sampled_from(CHOICES) | VALUES)}")
+        elif kind == "delete":
+            given.append(f"~{key}")
+        else:
+            place = draw(st.integers(0, len(key) - 1))
+            given.append(f"{key[:place]}{draw(st.sampled_from(['', '.', 'x', '[0]', '@', ' ']))}{key[place + 1 :]}=1")
+    return given
+
+
+def refusal(given: list[str]) -> str | None:
+    """What the command line would say to overrides that come to a model, without training one; ``None`` if nothing."""
+    try:
+        check_command(given, "train")
+        try:
+            config = compose("train", given)
+        except (AssertionError, TypeError, ValueError, AttributeError) as error:  # of Hydra itself: cli.run says it
+            return " ".join(str(error).split()) or type(error).__name__
+        values = plain(config)
+        check(values)
+        build_trainer(values)
+        build_model(values, SPEC)
+    except (HydraException, OmegaConfBaseException) as error:
+        return explain(error, "train")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def hold_random_overrides(monkeypatch: pytest.MonkeyPatch, examples: int) -> list[bool]:
+    """Whatever is given is taken, or refused in one line; whether it was taken, for each example."""
+    monkeypatch.setattr(capacity, "available_memory", lambda: 2**29)  # what could be built only slowly is too large
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    taken = []
+
+    @settings(
+        max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(overrides())
+    def hold(given: list[str]) -> None:
+        said = refusal(given)
+        taken.append(said is None)
+        if said is not None:
+            assert said.strip(), given
+            assert "\n" not in said, given
+            assert "Traceback" not in said, given
+
+    for model in MODELS:
+        keys_of(model)  # before Hydra is initialised for all of them
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hold()
+    return taken
+
+
+def test_random_settings_are_taken_or_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = hold_random_overrides(monkeypatch, 150)
+    assert 0 < sum(taken) < len(taken) / 2, "right ones are among them, and most are wrong"
+
+
+@pytest.mark.slow
+def test_a_thousand_random_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = hold_random_overrides(monkeypatch, 1000)
+    print(f"{len(taken)} sets of overrides: {sum(taken)} taken, {len(taken) - sum(taken)} refused in one line")
+
+
+@pytest.mark.slow
+def test_random_settings_in_processes_of_their_own(tmp_path: Path) -> None:
+    """train.py ends by itself, with 0, or with 2 or 1 (a loss that is none) and one line, and without a traceback."""
+    ended: list[int] = []
+
+    @settings(max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(overrides())
+    def hold(given: list[str]) -> None:
+        folder = tmp_path / str(len(ended))
+        folder.mkdir()
+        command = [sys.executable, str(ROOT / "src" / "train.py"), *given[:1], "data=digits", *TINY, *given[1:]]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+        ended.append(done.returncode)
+        assert done.returncode in (0, 1, 2), (given, done.stderr)
+        assert "Traceback" not in done.stderr, (given, done.stderr)
+        if done.returncode:
+            assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1, (given, done.stderr)
+        if done.returncode == 2:
+            assert not list(folder.iterdir()), given
+
+    hold()
+    print(f"{len(ended)} processes: {ended.count(0)} trained, {ended.count(2)} refused, {ended.count(1)} diverged")
