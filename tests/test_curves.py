@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from imago.figures.curves import draw_curves, drawn, in_panels, read_columns
@@ -51,3 +52,31 @@ def test_the_picture_has_a_panel_for_each(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("images_seen,train/else\n1,2\n")
     draw_curves(tmp_path / "metrics.csv", tmp_path / "none.png", "nothing to draw")
     assert not (tmp_path / "none.png").exists()
+
+
+HEAD = "images_seen,train/loss,val/fid,val/bpd,train/bpd\n"
+ODD = {
+    "nan": HEAD + "1,nan,nan,nan,nan\n2,nan,nan,nan,nan\n",
+    "infinite": HEAD + "1,inf,inf,-inf,inf\n2,inf,1,2,3\n",
+    "one point": HEAD + "1,1,1,1,1\n",
+    "huge": HEAD + "1,1e308,1e308,1e308,-1e308\n2,-1e308,1e308,1,1e308\n",
+    "nothing": HEAD + "0,0,0,0,0\n",
+    "tiny": HEAD + "1,1e-320,1e-320,1,1\n2,1e-320,1e-300,1,1\n",
+    "text": HEAD + "1,abc,,,\n",
+    "other lengths": HEAD + "1,2\n\n,,,,\n2,3,4,5,6,7,8\n",
+    "empty": "",
+    "bytes": "\0\0\0",
+    "backwards": HEAD + "5,1,1,1,1\n3,1,1,1,1\n",
+    "no images": "a,b\n1,2\n",
+    "far away": HEAD + "1e300,1,1,1,1\ninf,1,1,1,1\n",
+}
+
+
+@pytest.mark.parametrize("table", ODD)
+def test_whatever_stands_in_the_table_what_can_be_drawn_is(tmp_path: Path, table: str) -> None:
+    """Without an error, and without a warning, which is one here."""
+    (tmp_path / "metrics.csv").write_text(ODD[table])
+    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png", "a run")
+    drawable = ("infinite", "one point", "huge", "nothing", "tiny", "other lengths", "backwards")
+    assert (tmp_path / "curves.png").exists() == (table in drawable)
+    assert {path.name for path in tmp_path.iterdir()} <= {"metrics.csv", "curves.png"}

@@ -29,15 +29,26 @@ COLOURS = {"train": "C0", "val": "C1"}
 
 
 def read_columns(path: Path) -> dict[str, Curve]:
-    """Each column of a metrics.csv as (images seen, values), without its blanks."""
+    """Each column of a metrics.csv as (images seen, values), without its blanks and whatever else cannot be drawn."""
     columns: dict[str, Curve] = defaultdict(lambda: ([], []))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and row["images_seen"]:
-                    columns[name][0].append(float(row["images_seen"]))
-                    columns[name][1].append(float(value))
+            images_seen = _drawable(row.get("images_seen"))
+            for name, cell in row.items():
+                value = _drawable(cell)
+                if images_seen is not None and value is not None:
+                    columns[name][0].append(images_seen)
+                    columns[name][1].append(value)
     return dict(columns)
+
+
+def _drawable(cell: str | list[str] | None) -> float | None:
+    """The number in a cell, if axes can hold it."""
+    try:
+        number = float(cell or "nan")  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # more cells than columns, or text
+        return None
+    return number if abs(number) < 1e30 else None
 
 
 def in_panels(columns: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
