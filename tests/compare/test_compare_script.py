@@ -63,7 +63,7 @@ MISTAKES = [
     (["runs=empty"], r"^error: runs=empty: no run below it; a run "),
     (["runs=[]"], r"runs=\[\]"),
     (["runs=3"], r"runs=3: input should be a valid"),
-    (["runs=logs", "out=file"], r"out=file: File exists: file; choose another folder"),
+    (["runs=logs", "out=file"], r"out=file: file is no folder; choose another place"),
     (["run=logs"], r"run: no such setting; did you mean runs\?"),
 ]
 
