@@ -77,7 +77,7 @@ def test_two_processes_stop_together_whichever_is_told(tmp_path: Path) -> None:
 
     code, log = run(10**8, signal.SIGTERM, "both", " · ")
     assert (code, summary()["status"]) == (143, "interrupted"), log
-    code, log = run(10**8, signal.SIGUSR1, "second", "continues")
+    code, log = run(10**8, signal.SIGUSR1, "second", " · ")
     assert (code, summary()["status"]) == (128 + signal.SIGUSR1, "interrupted"), log
     limit = int(str(summary()["images_seen"])) + 1600
     code, log = run(limit, signal.SIGTERM, "first", "measuring samples")
