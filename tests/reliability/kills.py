@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ from imago.files import UNFINISHED
 from imago.paths import CHECKPOINTS
 from imago.runs import Run
 from imago.training import train
+from imago.untrusted import read_archive
 
 LAZY = rich.panel  # what a run imports on its way
 UPDATES = 24
+AIMS = ("moment", "checkpoint", "closing")
 RUN = "x"
 
 
@@ -79,7 +82,15 @@ def ended(child: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if number else None
 
 
-def attacked(child: int, folder: Path, number: int, aim: str, seconds: float) -> int:
+def closing(folder: Path, end: int) -> bool:
+    """Whether a run has written the checkpoint at its end: what follows is measuring and drawing."""
+    for file in folder.glob(f"*/checkpoints/{CHECKPOINTS[0]}"):
+        with suppress(OSError, ValueError), file.open("rb") as opened:
+            return bool(read_archive(opened, ["progress"])["progress"]["images_seen"] >= end)
+    return False
+
+
+def attacked(child: int, folder: Path, number: int, aim: str, seconds: float, end: int) -> int:
     """Wait for the moment, send the signal, and give the exit code.
 
     Args:
@@ -87,12 +98,16 @@ def attacked(child: int, folder: Path, number: int, aim: str, seconds: float) ->
         folder: in which it writes.
         number: of the signal.
         aim: ``moment``, ``checkpoint`` or ``closing``.
-        seconds: to wait before; with ``checkpoint`` until one is looked for.
+        seconds: to wait before; with ``checkpoint`` until one is looked for, with ``closing`` from its begin.
+        end: number of images after which it begins.
     """
     moment = time.monotonic() + seconds
+    begun = aim != "closing"
     while (code := ended(child)) is None:
         writing = aim != "checkpoint" or any(folder.glob(f"*/checkpoints/.*{UNFINISHED}"))
-        if time.monotonic() >= moment and writing:
+        if not begun and closing(folder, end):
+            begun, moment = True, time.monotonic() + seconds
+        if begun and time.monotonic() >= moment and writing:
             os.kill(child, number)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         time.sleep(0.0005)
@@ -169,11 +184,11 @@ def series(
     folder, log, phases = root / "logs", root / "log.txt", []
     config = options(model, folder)
     for _ in range(kills):
-        number, aim = random.choice(numbers), random.choice(("moment", "checkpoint", "closing"))
+        number, aim = random.choice(numbers), random.choice(AIMS)
         began = time.time()
         child = forked(lambda: train(config, RUN, folder / "run"), log)
-        wait = random.uniform(0.6, 1.05) if aim == "closing" else random.uniform(0, 0.7)
-        code = attacked(child, folder, number, aim, wait * seconds)
+        wait = random.uniform(0, 0.05 if aim == "closing" else 0.7) * seconds
+        code = attacked(child, folder, number, aim, wait, expected["summary"]["images_seen"])
         if code == 0:
             break
         assert code in (-number, 128 + number), f"{model}: ended with {code}\n{log.read_text()}"
