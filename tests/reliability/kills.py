@@ -187,7 +187,7 @@ def series(
         number, aim = random.choice(numbers), random.choice(AIMS)
         began = time.time()
         child = forked(lambda: train(config, RUN, folder / "run"), log)
-        wait = random.uniform(0, 0.05 if aim == "closing" else 0.7) * seconds
+        wait = random.uniform(0, 0.01 if aim == "closing" else 0.7) * seconds
         code = attacked(child, folder, number, aim, wait, expected["summary"]["images_seen"])
         if code == 0:
             break
