@@ -244,7 +244,7 @@ def begun(run: Run, model: GenerativeModel, new: bool) -> Iterator[None]:
             error.run_began = True  # type: ignore[union-attr]
             raise
         if "Expected more than 1 value per channel" in str(error):  # of one image, where a map has shrunk to a point
-            reason = "batch normalisation has one value for each channel to normalise; give a larger data.batch_size"
+            reason = "data.batch_size: too small for batch normalisation, which sees one value; give a larger one"
         elif exhausted(error):
             reason = f"{enough(error)}; make the model, data.batch_size or what callbacks draw smaller"
         elif isinstance(error, UserError):

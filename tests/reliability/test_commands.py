@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 
 from helpers import CONF, Command, configuration, small
 from imago import capacity
 from imago.cli import check_command, explain
 from imago.config import check, plain
 from imago.errors import UserError
-from imago.images import ImageSpec
+from imago.images import Batch, ImageSpec
+from imago.models.gan import GAN
 from imago.training import build_model, build_trainer, train
 
 ROOT = Path(__file__).parents[2]
@@ -313,8 +316,34 @@ def test_a_wrong_command_ends_in_one_line(
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len(TABLE) >= 180
+    assert len(TABLE) >= 200
     assert {command[0] for command, _ in TABLE} == {path.stem for path in (ROOT / "src").glob("*.py")}
+
+
+def test_of_a_run_that_cannot_make_its_first_update_nothing_is_left(
+    script: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("points", "data"):
+        Path(folder).mkdir()
+    for k in range(6):
+        Image.new("L", (1, 1), k).save(f"points/{k}.png")
+    given = ["model=dcgan", "data=folder", "data.path=points", f"data.dir={tmp_path / 'data'}", "data.batch_size=1"]
+    code, _, err = script("train", *TINY, *given)
+    assert code == 2
+    assert "error: data.batch_size: too small for batch normalisation" in err.splitlines()[-1]
+    assert not Path("logs").exists()
+
+    def learn(self: GAN, batch: Batch) -> None:
+        self.updates += started
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GAN, "learn", learn)
+    for started, code_then in ((0, 2), (1, 1)):
+        code, _, err = script("train", *TINY)
+        assert code == code_then
+        assert err.splitlines()[-1].startswith("error: the memory is not enough (CUDA out of memory); make the model")
+        assert "Traceback" not in err
+        assert Path("logs").exists() == bool(started), "of a run that made updates its directory tells how it ended"
 
 
 # Beside the table: settings at random, out of the keys that there are and of values that nobody means.
