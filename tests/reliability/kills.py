@@ -227,7 +227,7 @@ def main() -> None:
         for model in models:
             (root / model).mkdir()
             references[model] = whole(model, root / model)
-            print(f"{model}: {references[model][1]:.1f} s", flush=True)
+            print(f"{model}: {references[model][1]:.1f} s", file=sys.stderr, flush=True)
         while sum(phases.values()) < given.kills:
             model = models[runs % len(models)]
             place = Path(tempfile.mkdtemp(dir=root))
@@ -239,7 +239,7 @@ def main() -> None:
                 print(f"LOST: {error}", flush=True)
             runs += 1
             shutil.rmtree(place)
-            print(f"{sum(phases.values())} of {given.kills}, {lost} lost", flush=True)
+            print(f"{sum(phases.values())} of {given.kills}, {lost} lost", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(root)
     print(f"{sum(phases.values())} signals ({given.signals}), {runs} runs of {len(models)} models, seed {given.seed}")
