@@ -147,8 +147,9 @@ def _table(
 
 
 READING = (
-    "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error. "
-    "`test` and `val` are splits of the data with the number of images; `eval` marks samples that evaluate.py drew and "
+    "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error "
+    "of a likelihood, and of samples the standard deviation over seeds (an Inception score of one seed: over its "
+    "splits). `test` and `val` are splits of the data with the number of images; `eval` marks samples that evaluate.py drew and "
     "`val` those of the last measurement in training, with their number. Bold leads among numbers of one protocol. "
     "† has a caveat."
 )

@@ -83,7 +83,8 @@ class Folder(Source):
             self.path.stat()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"data.path={path}: there is no such folder or zip file ({error}). Give another one."
+                f"data.path={path}: there is no such folder or zip file "
+                f"({getattr(error, 'strerror', None) or error}). Give another one; a run continues with moved images."
             ) from None
         height, width = (size, size) if size is None or isinstance(size, int) else size
         self.size = None if height is None or width is None else (height, width)
