@@ -273,7 +273,10 @@ class SampleQuality(Evaluator):
         known, data = self._known, self._data
         shares = {"authenticity" + suffix: authentic(features, known.training, copies), "copies": copies}
         references = {"authenticity" + suffix: len(known.training), "copies": len(data.train)}
-        caveat = "of the training images in one draw of their binarisation" if data.binarize == "dynamic" else "none"
+        doubts = ["of the training images in one draw of their binarisation"] if data.binarize == "dynamic" else []
+        few = min(len(features), len(known.held_out))
+        doubts += [f"unreliable beside {few} held-out images; {FEW} or more"] if few < FEW else []
+        caveat = "; ".join(doubts) or "none"
         told: dict[str, Protocol] = {name: {"reference_images": references[name], "caveat": caveat} for name in shares}
         images, vectors = data.val.images[: len(features)], known.held_out[: len(features)]
         if len(vectors):
