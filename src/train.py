@@ -27,6 +27,7 @@ def main(config: DictConfig) -> None:
         run_to_resume(settings.resume)
     check_folder_place(Path(settings.logs), "logs")
     name = settings.name or f"{choices['model']}-{choices['data']}"
+    from imago.continuing import NothingLeftError
     from imago.runs import closing_words  # after Hydra has composed: mistakes in names and paths need not wait for it
     from imago.training import train
 
@@ -36,7 +37,13 @@ def main(config: DictConfig) -> None:
         directory, sweep = Path(hydra.sweep.dir) / hydra.sweep.subdir, Path(hydra.sweep.dir).name
     else:
         directory, sweep = Path(settings.logs) / name / time.strftime("%Y-%m-%d_%H-%M-%S"), None
-    run = train(values, name, directory, group=sweep)
+    try:
+        run = train(values, name, directory, group=sweep)
+    except NothingLeftError as done:
+        if hydra.mode != RunMode.MULTIRUN:
+            raise
+        print(f"note: {done}")  # a sweep that was stopped is given again: its finished jobs are no mistakes
+        return
     if run.write:
         print(closing_words(run))
 

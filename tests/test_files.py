@@ -1,6 +1,8 @@
 """Files that are whole or absent, and locks that end with their process."""
 
 import csv
+import errno
+import io
 import os
 import signal
 import stat
@@ -8,7 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
+from imago.errors import Interrupted
 from imago.files import UNFINISHED, AlreadyLocked, locked, one_at_a_time, remove_litter, replacing, text_of, write_text
 
 
@@ -28,6 +32,21 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     write_text(path, "new ±")
     assert path.read_bytes() == "new ±".encode()
+
+
+def test_what_ends_a_writer_is_told_through_its_own_errors(tmp_path: Path) -> None:
+    def save(what: BaseException) -> None:
+        class Broken(io.BytesIO):
+            def write(self, content: object) -> int:
+                raise what
+
+        with replacing(tmp_path / "x"):
+            torch.save({"a": torch.zeros(9)}, Broken())
+
+    for error in (KeyboardInterrupt(), Interrupted(signal.SIGTERM), OSError(errno.ENOSPC, "full")):
+        with pytest.raises(type(error)):
+            save(error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

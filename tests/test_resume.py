@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import configuration, small
+from helpers import Command, configuration, small
 from imago.callbacks.log import TrainingLog
 from imago.callbacks.quality import MeasureQuality
 from imago.callbacks.samples import SampleGrid
@@ -272,3 +272,19 @@ def test_measuring_and_drawing_do_not_move_training(tmp_path: Path) -> None:
     quiet = [*EVERY, "callbacks=minimal", "max_updates=20"]
     other = train(small(tmp_path / "quiet", *MODELS["dcgan"], *quiet), "x", tmp_path / "quiet" / "run")
     assert_equal(read(one.last)["state_dict"], read(other.last)["state_dict"])
+
+
+def test_a_sweep_that_was_stopped_is_given_again(script: Command, tmp_path: Path) -> None:
+    """Its finished jobs are no mistakes; a single run that has nothing left to do is one."""
+    options = [
+        "model=gan", "data=digits", "metrics=none", "logger=none", "callbacks=minimal", "model.generator.hidden=[8]",
+        "model.discriminator.hidden=[8]", "max_images=128", "resume=auto",
+    ]  # fmt: skip
+    assert script("train", *options)[0] == 0
+    code, out, err = script("train", "-m", *options, "seed=0,1")
+    assert code == 0, err
+    assert "note: max_images=128: the run in " in out
+    assert len(list(tmp_path.glob("logs/**/summary.json"))) == 2
+    code, _, err = script("train", *options)
+    assert code == 2
+    assert "is there already" in err

@@ -35,6 +35,10 @@ class Stopped:
     wrong: Mapping[str, str]
 
 
+class NothingLeftError(UserError):
+    """The run has reached its limit and is completed."""
+
+
 def find_run(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
     """The run directory that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
 
@@ -55,7 +59,8 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
     """Where a run goes on: its newest checkpoint that is whole.
 
     Raises:
-        UserError: it is of another experiment or of other data, has nothing left to do, or there is none.
+        UserError: it is of another experiment or of other data, or there is none.
+        NothingLeftError: it has nothing left to do.
     """
     files, wrong = whole_checkpoints(directory, "resume")
     path, content = files[0], read(files[0])
@@ -70,7 +75,9 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
     for limit, done in done_so_far.items():
         end = getattr(settings, limit)
         if end is not None and done >= end and completed:
-            raise UserError(f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one")
+            raise NothingLeftError(
+                f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one"
+            )
     return Stopped(path, content["progress"]["images_seen"], content.get("summary"), wrong)
 
 

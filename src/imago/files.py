@@ -48,11 +48,12 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             unfinished.replace(path)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        cause: BaseException | None = error
-        while type(error) is RuntimeError and cause is not None and not isinstance(cause, OSError):
+        # torch.save makes "unexpected pos" of a full disk, and of a signal.
+        cause: BaseException | None = error if type(error) is RuntimeError else None
+        while isinstance(cause, Exception) and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, OSError):
-            raise cause from None  # torch.save makes "unexpected pos" of a full disk
+        if cause is not None:
+            raise cause from None
         raise
     if durable:
         _sync_folder(path.parent)

@@ -275,3 +275,12 @@ def test_a_checkpoint_speaks_for_a_run_without_files(make_run: MakeRun) -> None:
     assert "the configuration is the checkpoint's" in record.defects
     assert "\x1b" not in f"{record.model}{record.data}{record.settings}"
     assert record.data.shape is None
+
+
+def test_names_of_numbers_are_text_in_a_terminal(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("fd_[/]", "fd_[link=http://x.example]y")
+    evaluation = [{"name": name, "value": 1.5, "checkpoint": "last.ckpt", "protocol": quality()} for name in names]
+    show(Board([read_record(make_run("a", evaluation=evaluation, picture=None))]))
+    shown = capsys.readouterr().out
+    assert "[/]" in shown
+    assert "[link" in shown

@@ -40,7 +40,7 @@ def show(board: Board) -> None:
         table.add_column("run", overflow="fold", min_width=12)
         table.add_column("model", overflow="fold")
         for column in columns:
-            table.add_column(column.title, justify="right")
+            table.add_column(Text(column.title), justify="right")
         table.add_column("status")
         for row in group.rows:
             cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
@@ -149,9 +149,9 @@ def _table(
 READING = (
     "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error "
     "of a likelihood, and of samples the standard deviation over seeds (an Inception score of one seed: over its "
-    "splits). `test` and `val` are splits of the data with the number of images; `eval` marks samples that evaluate.py drew and "
-    "`val` those of the last measurement in training, with their number. Bold leads among numbers of one protocol. "
-    "† has a caveat."
+    "splits). `test` and `val` are splits of the data with the number of images; `eval` marks samples that evaluate.py "
+    "drew and `val` those of the last measurement in training, with their number. Bold leads among numbers of one "
+    "protocol. † has a caveat."
 )
 
 
