@@ -1,5 +1,6 @@
 """Folders and zip files of images: labels, sizes, bad files, and the decoded cache."""
 
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +148,11 @@ def test_folders_of_splits_are_not_classes(pictures: Path) -> None:
         paint(pictures / ("train" if k % 2 else "test") / f"{k}.png")
     with pytest.raises(UserError, match=r"subfolders test, train are splits.*data\.path=.*pictures/test"):
         load(pictures)
+    paint(pictures / "another" / "x.png")
+    with pytest.raises(UserError, match=r"subfolders test, train are splits.*data\.path=.*pictures/test"):
+        load(pictures)
+    (pictures / "test").rename(pictures / "bus")  # a train alone is a vehicle
+    assert load(pictures).spec.class_names == ("another", "bus", "train")
 
 
 def test_mixed_sizes_need_a_size(pictures: Path) -> None:
@@ -646,6 +653,9 @@ DAMAGE = {
     "npy of another type": lambda npy, report: np.save(npy, np.load(npy).astype(np.int8)),
     "npy of another shape": lambda npy, report: np.save(npy, np.load(npy)[:, 0]),
     "npy of objects": lambda npy, report: np.save(npy, np.array([{}] * 6), allow_pickle=True),
+    "npy zeroed behind its header": lambda npy, report: npy.write_bytes(npy.read_bytes()[:128] + bytes(6 * 16)),
+    "npy with one other bit": lambda npy, report: npy.write_bytes(npy.read_bytes()[:-1] + b"\1"),
+    "json without a checksum": lambda npy, report: report.write_text('{"unreadable": {}}'),
     "npy a zip": lambda npy, report: packed(npy, ("a", 1)),
 }
 
@@ -676,6 +686,68 @@ def test_a_damaged_cache_is_made_anew_with_one_line(
     ]
     assert victim.read_text() == "mine"
     assert sorted(path.suffix for path in npy.parent.iterdir()) == [".json", ".npy"]
+
+
+def test_of_large_caches_evenly_spaced_images_are_checked(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decoded_module, "_CHECKED_BYTES", 3 * 16)
+    monkeypatch.setattr(decoded_module, "_CHUNK", 2)
+    for k in range(7):
+        flat(pictures / f"{k}.png", k)
+    (pictures / "bad.png").write_bytes(b"no")
+    expected = everything(load(pictures, on_bad="skip"))[0].clone()
+    (npy,) = (pictures.parent / "cachehome" / "cache").glob("*.npy")
+    content = npy.read_bytes()
+    assert json.loads(npy.with_suffix(".json").read_text())["every"] == 3
+    for row, seen in ((1, False), (6, True)):
+        capsys.readouterr()
+        npy.write_bytes(content[: 128 + 16 * row] + bytes([99] * 16) + content[128 + 16 * (row + 1) :])
+        assert torch.equal(everything(load(pictures, on_bad="skip"))[0], expected) == seen
+        assert ("images are decoded anew" in capsys.readouterr().err) == seen
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), OSError(errno.EMFILE, "x"), MemoryError()])
+def test_a_fault_that_passes_ends_the_command_and_is_not_kept(
+    fault: Exception, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(6):
+        flat(pictures / f"{k}.png", k)
+    opened = Path.open
+
+    def failing(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name == "3.png":
+            raise fault
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(UserError, match=rf"3\.png could not be read \({type(fault).__name__}.*Try again"):
+        load(pictures, on_bad="skip")
+    monkeypatch.undo()
+    assert list((pictures.parent / "cachehome" / "cache").iterdir()) == []
+    assert sorted(everything(load(pictures, on_bad="skip"))[0][:, 0, 0, 0].tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("what", ["imago.data.sources.folder.DECODER", "PIL.__version__"])
+def test_another_decoder_decodes_anew(what: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(6):
+        flat(pictures / f"{k}.png", k)
+    load(pictures)
+    monkeypatch.setattr(what, "99")
+    load(pictures)
+    assert len(list((pictures.parent / "cachehome" / "cache").glob("*.npy"))) == 2
+
+
+def test_names_of_files_do_not_steer_the_terminal(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(6):
+        flat(pictures / f"{k}.png", k)
+    (pictures / "notes.\x1b[2j").write_bytes(b"hello")
+    (pictures / "\x1b[2Jbad.png").write_bytes(b"no")
+    load(pictures, on_bad="skip")
+    said = capsys.readouterr().err
+    assert "not images: 1 .\\x1b[2j" in said
+    assert "\\x1b[2Jbad.png: " in said
+    assert "\x1b" not in said
 
 
 def test_ten_processes_decode_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

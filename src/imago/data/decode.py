@@ -17,6 +17,8 @@ Fit = Literal["crop", "stretch"]
 # (EPS), what any bytes may be taken for (TGA, PCX), and layers, textures, films and measurements.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "ICO", "ICNS")
 
+DECODER = 2  # raised whenever a file comes to other pixels than before: images decoded by another are decoded anew
+
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GRAY = ("1", "L", "LA", "La", *_SIXTEEN_BIT)
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height

@@ -1,16 +1,18 @@
 """Images decoded once into one file of uint8, which is memory-mapped from then on.
 
 Data larger than the memory stream, and unchanged images are never decoded again. Two files are kept in a folder that
-others may share: the array, and beside it what could not be read. Both are replaced whole, and believed only if they
-are what they should be; of processes that start together one decodes and the others wait for it.
+others may share: the array, and beside it what could not be read and a checksum. Both are replaced whole, and believed
+only if they are what they should be; of processes that start together one decodes and the others wait for it.
 """
 
+import errno
 import json
 import math
 import os
 import shutil
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +31,10 @@ from imago.files import one_at_a_time, remove_litter, replacing, write_text
 
 _SHOWN = 10  # of a list of bad files
 _CHUNK = 1024  # files handed to the threads at a time, which bounds what waits in memory
+_CHECKED_BYTES = 2**28  # a quarter of a second of CRC-32; of more than that, evenly spaced images
+# What fails for a while and says nothing of the file. Pillow's own OSErrors have no number.
+_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
+_PASSING |= {errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 _LONG = 2000  # files from which on a progress bar is worth its lines
 
 
@@ -59,7 +65,8 @@ class Decoder:
             uint8 (n, channels, height, width), a memory map that can be written to without changing the file.
 
         Raises:
-            UserError: the images have several sizes and none is asked for, or the file cannot be written.
+            UserError: the images have several sizes and none is asked for; the file cannot be written; or a fault that
+                passes, of the disk or of memory, kept an image from being read.
         """
         found = self._kept(names, cache)
         if found is not None:
@@ -86,7 +93,8 @@ class Decoder:
         try:
             if not cache.is_file() or not report.is_file():  # a pipe would never end
                 return None
-            bad = json.loads(report.read_bytes())["unreadable"]
+            kept = json.loads(report.read_bytes())
+            bad = kept["unreadable"]
             images = np.load(cache, mmap_mode="c")  # "c": torch warns of a map that is read-only
             fits = (
                 isinstance(images, np.memmap)
@@ -98,6 +106,7 @@ class Decoder:
                 and isinstance(bad, dict)
                 and set(bad) <= set(names)
                 and all(isinstance(fault, str) for fault in bad.values())
+                and _checksum(images, kept["every"]) == kept["crc32"]
             )
         except Exception:  # numpy and json raise a handful of types
             return None
@@ -124,12 +133,13 @@ class Decoder:
             raise OSError(f"{needed / 1e9:.1f} GB, of which {free / 1e9:.1f} are free")
         with replacing(cache) as file:
             _write_header(file, len(good), shape)
-            rows = 0
+            rows, crc32, every = 0, 0, max(1, -(-needed // _CHECKED_BYTES))
             for name, pixels in _in_threads(lambda name: self._attempt(read, name), list(good), "Decoding"):
                 if isinstance(pixels, str):
                     bad[name] = pixels
                 else:
                     file.write(pixels.data)
+                    crc32 = crc32 if rows % every else zlib.crc32(pixels.data, crc32)
                     rows += 1
             if not rows:
                 raise UserError(
@@ -137,7 +147,7 @@ class Decoder:
                 )
             file.seek(0)
             _write_header(file, rows, shape)
-            report = {"path": str(self.container.path), "unreadable": bad}
+            report = {"path": str(self.container.path), "unreadable": bad, "every": every, "crc32": crc32}
             write_text(cache.with_suffix(".json"), json.dumps(report, indent=1))
 
     def _attempt(self, read: Callable[[ImageFile], Any], name: str) -> Any:
@@ -148,12 +158,13 @@ class Decoder:
         except UnreadableError as error:
             return str(error)
         except Exception as error:  # decoders raise whatever the bytes lead them to: a dozen types, none documented
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING):
+                fault = " ".join(f"{type(error).__name__}: {error}".split())
+                raise UserError(
+                    f"data.path={self.container.path}: {name} could not be read ({fault}), which need not be the "
+                    "file's fault; nothing was kept. Try again; if it comes back, mend the disk or remove the file."
+                ) from None
             return " ".join(f"{type(error).__name__}: {error}".split())
-
-    def _nothing_left(self, bad: dict[str, str]) -> UserError:
-        return UserError(
-            f"data.path={self.container.path}: {bad_files(bad)}\nNo image is left. Repair or convert the files."
-        )
 
     def _common_size(self, headers: dict[str, Header]) -> tuple[int, int]:
         first: dict[tuple[int, int], str] = {}
@@ -186,6 +197,14 @@ def _room(cache: Path) -> Iterator[None]:
             f"data.dir: {cache.parent} cannot take the decoded images ({error}). "
             "Set data.dir to a folder that can be written and has the room, or make data.size smaller."
         ) from None
+
+
+def _checksum(images: np.ndarray, every: int) -> int:
+    """The CRC-32 of every so many-th image (n, C, H, W), from the first on."""
+    crc32 = 0
+    for first in range(0, len(images), every * _CHUNK):
+        crc32 = zlib.crc32(np.ascontiguousarray(images[first : first + every * _CHUNK : every]).data, crc32)
+    return crc32
 
 
 def _write_header(file: Any, rows: int, shape: tuple[int, ...]) -> None:

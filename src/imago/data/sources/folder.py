@@ -5,8 +5,8 @@ Labels come from ``dataset.json`` as NVlabs' StyleGAN tools write it, {"labels":
 have none. (https://github.com/NVlabs/stylegan3, dataset_tool.py.)
 
 Images are decoded once, see :mod:`imago.data.decoded`, into a file of DIRECTORY/cache, under a name made of the
-folder's and of a hash over the settings, the folder's place, and every file's name, size and dates. (A hash over all
-content would read everything at each start: a minute for 100,000 files, where their dates take a second.)
+folder's and of a hash over the settings, the decoder, the folder's place, and every file's name, size and dates. (A
+hash over all content would read everything at each start: a minute for 100,000 files, where their dates take a second.)
 """
 
 import hashlib
@@ -20,20 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
+import PIL
 import torch
 from annotated_types import Len
 from pydantic import Field
 
 from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
-from imago.data.decode import Fit
+from imago.data.decode import DECODER, Fit
 from imago.data.decoded import Decoder, bad_files
 from imago.data.listing import Container, FolderFiles, ZipFiles, displayable, natural, of_a_system, pictures_of
-from imago.errors import UserError
+from imago.errors import UserError, printable
 
 Pixels = Annotated[int, Field(gt=0, le=8192)]
 Size = Pixels | Annotated[Sequence[Pixels], Len(2, 2)]
 
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_TRAINING_NAMES = {"train", "training"}
+_SPLIT_NAMES = _TRAINING_NAMES | {"val", "valid", "validation", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,14 @@ class Folder(Source):
         listing = pictures_of(container)
         labels = self._labels(container, listing.names)
         if notices := [*listing.others, *labels.notices]:
-            print(f"data.path={self.path}: {'; '.join(notices)}", file=sys.stderr)
+            print(printable(f"data.path={self.path}: {'; '.join(notices)}"), file=sys.stderr)
         # In the order of the permutation, so that the splits of the decoded file are slices, which stay memory-mapped.
         names = [listing.names[k] for k in fixed_permutation(len(listing.names))]
         settings = {"size": self.size, "fit": self.fit, "channels": self.channels}
         stamps = [(name, container.stamps[name]) for name in names]
-        key = hashlib.sha256(json.dumps([settings, container.place, stamps]).encode()).hexdigest()[:12]
+        key = hashlib.sha256(
+            json.dumps([settings, DECODER, PIL.__version__, container.place, stamps]).encode()
+        ).hexdigest()[:12]
         name = os.fsdecode(os.fsencode(self.name)[:150])  # room for the rest of a file's name
         cache = data_directory(directory) / "cache" / f"{name}-{key}.npy"
         decoder = Decoder(container, self.size, self.fit, self.channels)
@@ -116,7 +120,7 @@ class Folder(Source):
                 f"{cache.with_suffix('.json')}. Repair, convert or remove them, or set data.on_bad=skip."
             )
         if bad:
-            print(f"data.on_bad=skip: leaving out {bad_files(bad)}{lost}", file=sys.stderr)
+            print(printable(f"data.on_bad=skip: leaving out {bad_files(bad)}{lost}"), file=sys.stderr)
         names = [name for name in names if name not in bad]
         if len(names) < 3:
             raise UserError(
@@ -173,10 +177,12 @@ class Folder(Source):
         # One name can be written in two ways, with an accent or with a letter and an accent.
         same = {part: unicodedata.normalize("NFC", part) for part in found}
         classes = tuple(sorted(set(same.values()), key=natural))
-        if {name.lower() for name in classes} <= _SPLIT_NAMES:
+        splits = [name for name in classes if name.lower() in _SPLIT_NAMES]
+        trained = {name for name in splits if name.lower() in _TRAINING_NAMES}  # alone it may be a class of vehicles
+        if len(splits) == len(classes) or trained not in (set(), set(splits)):
             raise UserError(
-                f"data.path={self.path}: its subfolders {', '.join(classes)} are splits, not classes. The splits are "
-                f"made here: point data.path at one of them, for instance data.path={self.path / top / classes[0]}."
+                f"data.path={self.path}: its subfolders {', '.join(splits)} are splits, not classes. The splits are "
+                f"made here: point data.path at one of them, for instance data.path={self.path / top / splits[0]}."
             )
         empty = {
             folder.relative_to(top).parts[0]
@@ -201,7 +207,10 @@ class Folder(Source):
             raise UserError(f"{where} cannot be read ({error}). Repair or remove it.") from None
         given: dict[str, object] = {}
         try:
-            for name, label in json.loads(content)["labels"] or ():
+            pairs = json.loads(content)["labels"]
+            if not isinstance(pairs, list | None):
+                raise TypeError(f"labels is {pairs!r:.80}")
+            for name, label in pairs or ():
                 key = _same_name((parent / name.replace("\\", "/")).as_posix())
                 if given.setdefault(key, label) != label:
                     raise UserError(f"{where} gives {key} two labels, {given[key]!r} and {label!r}. Leave one.")
