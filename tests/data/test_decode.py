@@ -51,6 +51,31 @@ def test_gray_is_kept_and_is_the_same_in_every_channel_of_rgb() -> None:
     assert (decoded(Image.fromarray(np.repeat(GRAY[..., None], 3, 2)), 1) == GRAY).all()
 
 
+@pytest.mark.parametrize("colour", [(0, 0, 200), (0, 0, 51200), (0, 0, 0), (65535, 0, 1)])
+def test_a_transparent_colour_of_sixteen_bits_is_compared_whole(colour: tuple[int, ...]) -> None:
+    row = np.array([[(0, 0, 200), (0, 0, 51200), (0, 0, 0), (65535, 0, 0)]])
+    expected = np.where((row == colour).all(2, keepdims=True), 255, row >> 8)
+    assert (shown(png(row, 16, 2, chunk(b"tRNS", struct.pack(">3H", *colour)))) == expected).all()
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_white_is_white_in_jpeg_2000_of_few_bits(bands: int, boxed: bool) -> None:
+    for bits in range(1, 9):
+        samples = (np.arange(16 * 16 * bands) % 2**bits).astype(np.uint8).reshape(16, 16, bands)
+        shifted = samples + (128 - 2 ** (bits - 1))  # the middle is stored as 0, whatever the depth
+        image = Image.fromarray(shifted.astype(np.uint8).squeeze())
+        content = bytearray(written(np.asarray(image), "jpeg2000", no_jp2=not boxed, irreversible=False, mct=0))
+        first = content.index(b"\xff\x51") + 40
+        for band in range(bands):
+            assert content[first + 3 * band] == 7
+            content[first + 3 * band] = bits - 1
+        if boxed:
+            content[content.index(b"ihdr") + 14] = bits - 1
+        expected = np.rint(samples * 255.0 / (2**bits - 1))
+        assert (shown(bytes(content), bands).reshape(16, 16, bands) == expected).all(), bits
+
+
 def test_one_bit_is_black_and_white() -> None:
     assert (decoded(Image.fromarray(GRAY > 127), 1) == (GRAY > 127) * 255).all()
 

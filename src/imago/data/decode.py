@@ -1,5 +1,6 @@
 """One image file to one uint8 array, whatever the file's mode, depth, size and orientation."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -34,6 +35,7 @@ _TURN = {
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of TIFF
 # Pixels of a JPEG, and more behind each restart marker.
 _FURTHER = b"".join(bytes(range(254, 0, -1)) + bytes([0xFF, marker]) for marker in range(0xD0, 0xD8))
+_CODESTREAM = re.compile(rb"(?:\A|jp2c|jp2c.{8})\xff\x4f\xff\x51", re.DOTALL)  # of JPEG 2000
 _SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies a PNG's grays of 2 and 4 bits by
 
 
@@ -93,7 +95,7 @@ def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) ->
     opened, turn, source = _open(file)
     with opened:
         _check_meaning(opened)
-        image = _on_white(opened)
+        image = _on_white(opened, source)
         _check_completeness(opened, source)
         image = image.convert("RGB").convert("L") if channels == 1 and image.mode == "LAB" else image
         image = image.convert("L" if channels == 1 else "RGB")
@@ -165,7 +167,30 @@ def _check_meaning(image: Image.Image) -> None:
         )
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _spread_out(image: Image.Image, source: ImageFile) -> Image.Image:
+    """A JPEG 2000 of 1 to 7 bits with white at 255; Pillow puts the bits of a sample uppermost."""
+    source.seek(0)
+    start = _CODESTREAM.search(content := source.read())
+    if start is None or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return image
+    first = start.end() + 38  # of three bytes a component: depth and spacing
+    depths = [min(8, (content[first + 3 * band] & 127) + 1) for band in range(len(image.getbands()))]
+    if min(depths) == 8:
+        return image
+    return image.point([round((v >> 8 - bits) * 255 / (2**bits - 1)) for bits in depths for v in range(256)])
+
+
+def _transparent_colour(image: Image.Image, source: ImageFile, colour: tuple[int, ...]) -> np.ndarray:
+    """Where a PNG of 16-bit colours has this one, bool (height, width)."""
+    source.seek(0)
+    with Image.open(source, formats=("PNG",)) as lower:
+        lower.tile = [lower.tile[0]._replace(args="RGB;16L")]  # the lower bytes
+        lows = np.asarray(lower.convert("RGB"))
+    wanted = np.array(colour)
+    return ((np.asarray(image) == wanted >> 8) & (lows == wanted & 255)).all(2)
+
+
+def _on_white(image: Image.Image, source: ImageFile) -> Image.Image:
     """The image in 8 bits, without transparency."""
     transparent = image.info.get("transparency")
     tags = getattr(image, "tag_v2", {})
@@ -183,8 +208,12 @@ def _on_white(image: Image.Image) -> Image.Image:
         return Image.fromarray((gray + 255 - alpha).clip(0, 255).astype(np.uint8))
     if isinstance(transparent, int) and image.mode == "L":
         image.info["transparency"] = transparent * spread
-    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if isinstance(transparent, tuple) and _raw_mode(image) == "RGB;16B":
+        pixels = np.array(image)
+        pixels[_transparent_colour(image, source, transparent)] = 255
+        return Image.fromarray(pixels)
+    if image.format == "JPEG2000":
+        image = _spread_out(image, source)
     if not image.has_transparency_data:
         return image
     canvas = Image.new("RGBA", image.size, "white")
