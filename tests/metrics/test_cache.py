@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from imago.errors import UserError
-from imago.metrics.cache import Cache
+from imago.metrics.cache import Cache, check_tensors
 
 
 @pytest.fixture
@@ -21,13 +21,34 @@ def test_gives_back_what_was_saved(data):
     assert [path.name for path in (data / "cache").iterdir()] == ["x.pt"]  # no temporary file is left
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"nonsense", lambda b: b[: len(b) // 2], lambda b: b[:-9]])
+def flipped(content):
+    """One bit of the numbers, which the archive's structure does not feel."""
+    place = content.index(torch.arange(1000.0).numpy().tobytes()) + 2000
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b"nonsense", lambda b: b[: len(b) // 2], lambda b: b[:-9], flipped]
+)
 def test_a_damaged_file_counts_as_missing_and_is_said(data, damage, capsys):
     Cache(data).save("x.pt", {"mean": torch.arange(1000.0)})
     path = data / "cache" / "x.pt"
     path.write_bytes(damage(path.read_bytes()))
     assert Cache(data).load("x.pt") is None
     assert f"{path}: is damaged" in capsys.readouterr().err
+
+
+def test_content_that_cannot_be_used_counts_as_damaged(data, capsys):
+    expected = {"mean": (torch.float32, (3,))}
+    for content, reason in (
+        ({}, "mean is no torch.float32 of shape (3,)"),
+        ({"mean": torch.zeros(2)}, "mean is no torch.float32 of shape (3,)"),
+        ({"mean": torch.zeros(3).double()}, "mean is no torch.float32 of shape (3,)"),
+        ({"mean": torch.tensor([0, 1, torch.nan])}, "mean has numbers that are not finite"),
+    ):
+        Cache(data).save("x.pt", content)
+        assert Cache(data).load("x.pt", lambda found: check_tensors(found, expected)) is None
+        assert f"x.pt: is damaged ({reason}); computed anew\n" in capsys.readouterr().err
 
 
 def test_a_file_that_would_run_code_is_not_loaded(data):

@@ -232,6 +232,9 @@ def test_features_of_all_images_are_computed_once(squares, monkeypatch):
     (tmp,) = [path for path in (data.directory / "cache").iterdir() if path.name.startswith("features-")]
     tmp.write_bytes(tmp.read_bytes()[:-100])
     assert [m.value for m in quality(squares(), thorough=True).measure(sampler(noise(data)))] == first
+    whole = torch.load(tmp, weights_only=True)
+    torch.save(whole | {"held_out": whole["held_out"][1:]}, tmp)
+    assert [m.value for m in quality(squares(), thorough=True).measure(sampler(noise(data)))] == first
 
 
 def test_measuring_leaves_no_trace(squares):
@@ -288,9 +291,12 @@ def test_reference_is_computed_once_and_again_when_damaged(squares, monkeypatch)
         assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
         assert computed
         computed.clear()
-    torch.save({"mean": 1}, cached)
-    assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
-    assert computed
+    whole = torch.load(cached, weights_only=True)
+    for wrong in ({"mean": 1}, whole | {"mean": whole["mean"] * torch.nan}, whole | {"features": torch.zeros(3, 1)}):
+        torch.save(wrong, cached)
+        assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
+        assert computed
+        computed.clear()
 
 
 def test_other_data_and_other_treatment_have_their_own_reference(squares):

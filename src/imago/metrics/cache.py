@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from imago.errors import UserError
 from imago.files import remove_litter, replacing
+from imago.paths import check_whole
+from imago.untrusted import first_line
 
 
 class Cache:
@@ -48,21 +51,28 @@ class Cache:
             f"data.dir={self.folders[0].parent}: neither {folders} can be written to. Make one of them writable."
         )
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """What was saved under ``name``, on the CPU; ``None`` when there is nothing or only a damaged file."""
+    def load(self, name: str, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any] | None:
+        """What was saved under ``name``, on the CPU; ``None`` when there is nothing or only a damaged file.
+
+        Args:
+            name: of the file.
+            check: raises an error for content that cannot be used.
+        """
         path = self.find(name)
         if path is None:
             return None
         try:
+            check_whole(path)
             content = torch.load(path, weights_only=True, map_location="cpu")
+            if not isinstance(content, dict):
+                raise ValueError("no table")
+            if check is not None:
+                check(content)
         except Exception as error:  # whatever the bytes lead the unpickler to
-            content, reason = None, type(error).__name__
-        else:
-            reason = "no table"
-        if isinstance(content, dict):
-            return content
-        print(f"{path}: is damaged ({reason}); computed anew", file=sys.stderr)
-        return None
+            reason = first_line(error) if isinstance(error, ValueError) else type(error).__name__
+            print(f"{path}: is damaged ({reason}); computed anew", file=sys.stderr)
+            return None
+        return content
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write tensors and plain values; where they cannot be kept, that is said and they are computed again."""
@@ -72,6 +82,20 @@ class Cache:
             save_atomically(path, content)
         except (OSError, UserError) as error:
             print(f"{name} cannot be kept for the next run: {error}", file=sys.stderr)
+
+
+def check_tensors(content: Mapping[str, Any], expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    """Refuse whatever is not the tensors that are expected, by their names, or holds numbers that are not finite.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    for name, (dtype, shape) in expected.items():
+        tensor = content.get(name)
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.shape != shape:
+            raise ValueError(f"{name} is no {dtype} of shape {shape}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")
 
 
 def save_atomically(path: Path, content: dict[str, Any]) -> None:

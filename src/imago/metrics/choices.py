@@ -353,7 +353,17 @@ class Classifier(ExtractorChoice):
         cache = Cache(data.directory)
         called = str(data.name).encode()[:100].decode(errors="ignore")  # leaves room for the rest
         name = f"classifier-{called}-{data.fingerprint}.pt"
-        content = cache.load(name)
+
+        def check(found: dict[str, Any]) -> None:
+            network = network_from(found)
+            if not 0 <= found["validation_accuracy"] <= 1:
+                raise ValueError("an accuracy that is none")
+            if network.channels != data.spec.channels:
+                raise ValueError(f"for images of {network.channels} channels")
+            if not all(weight.isfinite().all() for weight in network.state_dict().values()):
+                raise ValueError("weights that are not finite")
+
+        content = cache.load(name, check)
         if content is None:
             with progress_bar(f"Training a classifier of {data.name} for the metrics, once") as progress:
                 content = train_on(

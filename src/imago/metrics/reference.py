@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Float64, UInt8
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from imago.data import ImageDataModule
 from imago.images import to_bytes
-from imago.metrics.cache import Cache
+from imago.metrics.cache import Cache, check_tensors
 from imago.metrics.extractors import FeatureExtractor
 from imago.metrics.frechet import Moments
 from imago.metrics.network import Progress
@@ -68,10 +70,16 @@ class ReferenceStatistics:
     @classmethod
     def load(cls, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> "ReferenceStatistics | None":
         """The statistics of these data under this extractor, if the cache has them undamaged."""
-        content = cache.load(_file_name(data_fingerprint, extractor))
-        if content is None or set(content) != {field.name for field in fields(cls)}:
-            return None
-        return cls(**content)
+
+        def check(found: dict[str, Any]) -> None:
+            count, d = found.get("count"), extractor.dimensions
+            if type(count) is not int or count < 1:
+                raise ValueError("count is no number of images")
+            expected = {"mean": (torch.float64, (d,)), "covariance": (torch.float64, (d, d))}
+            check_tensors(found, {**expected, "features": (torch.float32, (min(count, _KEPT), d))})
+
+        content = cache.load(_file_name(data_fingerprint, extractor), check)
+        return None if content is None else cls(**{field.name: content[field.name] for field in fields(cls)})
 
     def save(self, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> None:
         """Keep the statistics for the next run."""
@@ -98,9 +106,12 @@ class KnownFeatures:
         held_out = data.val.images[:_HELD_OUT]
         digest = hashlib.sha256(held_out.contiguous().numpy().tobytes()).hexdigest()  # the fingerprint is of training
         cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, f"features-{digest[:8]}")
-        content = cache.load(name)
-        if content is None or set(content) != {field.name for field in fields(cls)}:
-            training = data.training_images()[: max(2, _AFFORDABLE // extractor.dimensions)]
+        d = extractor.dimensions
+        most = max(2, _AFFORDABLE // d)
+        shapes = {"training": (min(len(data.train), most), d), "held_out": (len(held_out), d)}
+        content = cache.load(name, partial(check_tensors, expected={k: (torch.float32, v) for k, v in shapes.items()}))
+        if content is None:
+            training = data.training_images()[:most]
             total, done, parts = len(training) + len(held_out), 0, []
             with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
                 for images in (training, held_out):
@@ -109,10 +120,10 @@ class KnownFeatures:
                         batches.append(batch)
                         done += len(batch)
                         progress(done, total)
-                    parts.append(torch.cat([torch.empty(0, extractor.dimensions), *batches]))
+                    parts.append(torch.cat([torch.empty(0, d), *batches]))
             content = {"training": parts[0], "held_out": parts[1]}
             cache.save(name, content)
-        return cls(**content)
+        return cls(content["training"], content["held_out"])
 
 
 def batches_of_features(
