@@ -9,7 +9,7 @@ from pydantic import Field
 
 from imago import cli
 from imago.config import check_settings, plain
-from imago.errors import UserError
+from imago.errors import UserError, reason_of
 from imago.paths import check_folder_place
 
 
@@ -59,7 +59,7 @@ def main(config: DictConfig) -> None:
             write_claims_page(claims, out / "claims.html")
             write_claims_markdown(claims, out / "claims.md")
     except OSError as error:
-        raise UserError(f"out={out}: {error.strerror}: {error.filename}; choose another folder") from None
+        raise UserError(f"out={out}: {reason_of(error)}; choose another folder") from None
     show(board)
     names = ["board.html", "board.csv", "board.md"]
     if settings.report == "claims":

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from imago import cli
 from imago.config import WandbName, check_settings, plain
-from imago.errors import UserError
+from imago.errors import UserError, reason_of
 from imago.files import write_text
 from imago.paths import check_file_place
+from imago.untrusted import read_json
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -32,7 +33,7 @@ def main(config: DictConfig) -> None:
     """Save a workspace or report at W&B and print its address, or write its specification to ``out``."""
     settings = check_settings(plain(config), Settings)
     if settings.out is not None:
-        check_file_place(Path(settings.out), make_parents=True)
+        check_file_place(Path(settings.out), make_parents=True, ours=_is_specification)
     from imago.workspace import build_report, build_workspace, save, sign_in, specification
 
     build = build_report if settings.kind == "report" else build_workspace
@@ -45,8 +46,13 @@ def main(config: DictConfig) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(specification(built), indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"out={out}: {error.strerror}: {error.filename}; choose another file") from None
+        raise UserError(f"out={out}: {reason_of(error)}; choose another file") from None
     print(out)
+
+
+def _is_specification(path: Path) -> bool:
+    found = read_json(path)
+    return isinstance(found, dict) and {"displayName", "project", "spec"} <= set(found)
 
 
 if __name__ == "__main__":

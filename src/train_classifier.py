@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from imago import cli
 from imago.config import build, check_node, check_settings, plain
 from imago.paths import check_file_place, unwritable
+from imago.untrusted import opened, read_archive
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def main(config: DictConfig) -> None:
     composed = plain(config)
     settings = check_settings(composed, Settings, groups=("data",))
     out = Path(settings.out)
-    check_file_place(out)
+    check_file_place(out, ours=_is_classifier)
     import torch  # after Hydra has composed: mistakes in names and paths need not wait for it
 
     from imago.metrics.cache import save_atomically
@@ -52,6 +53,11 @@ def main(config: DictConfig) -> None:
         f"accuracy {content['validation_accuracy']:.2%} (validation), {content['test_accuracy']:.2%} (test), "
         f"{settings.max_images:,} images in {time.perf_counter() - started:.0f} s"
     )
+
+
+def _is_classifier(path: Path) -> bool:
+    with opened(path) as file:
+        return set(read_archive(file, ["network", "weights"])) == {"network", "weights"}
 
 
 if __name__ == "__main__":

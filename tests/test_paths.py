@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from imago.errors import UserError
+from imago.errors import UserError, reason_of
 from imago.outputs import OUTPUTS
-from imago.paths import ENDINGS, checkpoint_file
+from imago.paths import ENDINGS, check_folder_place, checkpoint_file
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -49,6 +49,16 @@ def test_what_is_no_checkpoint_is_told_as_what_it_is(tmp_path: Path, monkeypatch
         with pytest.raises(UserError) as error:
             checkpoint_file(name)
         assert str(error.value).startswith(f"checkpoint={name}: {message}")
+
+
+def test_a_path_of_very_many_folders_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^logs: a path of 2,000 folders is too long; choose another place$"):
+        check_folder_place(Path("b/" * 2000), "logs")
+
+
+def test_the_reason_of_the_system_names_no_file_where_there_is_none() -> None:
+    assert reason_of(OSError(28, "No space left on device")) == "No space left on device"
+    assert reason_of(OSError(28, "No space left on device", "a/b")) == "No space left on device: a/b"
 
 
 def test_every_ending_has_a_writer() -> None:

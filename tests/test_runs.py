@@ -223,9 +223,14 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
         (run.samples / name).touch()
     (run.path / "wandb" / "offline-run-1").mkdir(parents=True)
     words = closing_words(run)
+    assert not re.search(r"last\.ckpt|curves\.png|metrics\.csv", words), "a run without what writes these has none"
+    run.last.parent.mkdir()
+    for path in (run.last, run.path / "curves.png", run.metrics):
+        path.touch()
+    words = closing_words(run)
     wanted = ["12,345 images", "val/fd_classifier 20 (untrained 80)", "images-0000012345.png", "last.ckpt"]
     wanted += ["val/bpd = 1.5 ± 0.012", "val/nats ≤ 80 ± 1.5", "val/large 19,514 ± 7,512"]
-    for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync"]:
+    for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync", "curves.png", "metrics.csv"]:
         assert expected in words
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,21 @@ def test_another_picture_is_neither_counted_nor_replaced(
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert f"out=x: 000003.png is another picture ({told}) than the model's images (8x8 pixels, L); move it" in error
     assert command(*given, "n=3")[0] == 0, "it is in nobody's way"
+
+
+@pytest.mark.parametrize(
+    ("what", "put"),
+    [
+        ("a folder", Path.mkdir),
+        ("a pipe or a device", os.mkfifo),
+        ("a pipe or a device", lambda path: path.symlink_to("/dev/zero")),
+    ],
+)
+def test_what_is_no_file_is_named_and_not_read(what: str, put: Callable[[Path], None], tmp_path: Path) -> None:
+    put(tmp_path / "000001.png")
+    said = rf"out=.*: 000001\.png is {what}; move it away, or choose another folder"
+    with pytest.raises(UserError, match=said):
+        Folder(tmp_path).begin({}, ImageSpec(1, 8, 8), 2, None)
 
 
 def test_settings_say_what_the_images_depend_on(command: Command, runs: dict[str, Run]) -> None:

@@ -140,6 +140,15 @@ def command(script: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
 def test_the_specification_is_written_without_an_account(command: Command, kind: str) -> None:
     code, out, err = command(f"kind={kind}", "project=mine", "out=folder/it.json")
     assert (code, out, err) == (0, "folder/it.json\n", "")
+    assert command(f"kind={kind}", "project=mine", "out=folder/it.json")[0] == 0, "its own file is replaced"
+    Path("mine.json").write_text("{}")
+    Path("mine.txt").write_text("mine")
+    for mine in ("mine.json", "mine.txt"):
+        before = Path(mine).read_text()
+        code, _, err = command(f"kind={kind}", f"out={mine}")
+        assert code == 2
+        assert f"out={mine}: is there already, and no file of this command's; give another name" in err
+        assert Path(mine).read_text() == before
     content = json.loads(Path("folder/it.json").read_text())
     assert content["project"] == ("mine" if kind == "workspace" else {"name": "mine", "entityName": ""})
 

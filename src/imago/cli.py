@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from imago.capacity import enough, exhausted
 from imago.config import CONF, RELOCATED, check_experiment, defaults_of, groups_inside
-from imago.errors import Interrupted, RunError, UserError, printable
+from imago.errors import Interrupted, RunError, UserError, printable, reason_of
 from imago.streams import make_forgiving
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
@@ -82,7 +82,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         except (HydraException, OmegaConfBaseException, JobFailed):
             raise
         except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
-            raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
+            raise UserError(f"logs: {reason_of(error)}; name a folder with logs=PATH") from None
         except Exception as error:  # Hydra again: what it does not foresee in a command
             said = str(error) or type(error).__name__
             raise UserError(f"{' '.join(said.split())}; --help and --hydra-help list what can be given") from None

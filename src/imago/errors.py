@@ -39,6 +39,12 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signal_number
 
 
+def reason_of(error: OSError) -> str:
+    """What the system says, with the file where it names one."""
+    reason = error.strerror or " ".join(str(error).split())
+    return f"{reason}: {error.filename}" if error.filename else reason
+
+
 def printable(text: str) -> str:
     """Text of whatever origin as a terminal can show it: what would steer the terminal is written as its code."""
     if text.isprintable():

@@ -19,7 +19,7 @@ from imago.images import Images, ImageSpec, Labels
 from imago.paths import SETTINGS, unwritable
 from imago.pictures import picture_of, to_pillow
 from imago.runs import differences
-from imago.untrusted import read_json
+from imago.untrusted import read_bytes, read_json
 
 
 class Output(ABC):
@@ -173,6 +173,11 @@ class Folder(Output):
     def _is_there(self, number: int, spec: ImageSpec) -> bool:
         """Whether an image has been drawn: damaged ones are drawn again, somebody's other pictures are not touched."""
         path = self._file(number)
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            what = "a folder" if path.is_dir() else "a pipe or a device"
+            raise UserError(
+                f"out={self.path}: {path.relative_to(self.path)} is {what}; move it away, or choose another folder"
+            )
         found = _whole(path)
         expected = (spec.width, spec.height), "L" if spec.channels == 1 else "RGB"
         if found is not None and found != expected:
@@ -191,7 +196,7 @@ class Folder(Output):
 def _whole(path: Path) -> tuple[tuple[int, int], str] | None:
     """Of a PNG with all its parts and their check sums: (width, height) and Pillow's mode; else ``None``."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         with Image.open(io.BytesIO(content)) as picture:
             found = picture.size, picture.mode
             picture.verify()

@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from imago.errors import UserError
@@ -18,6 +19,7 @@ RUN_FILES = ("config.yaml", "summary.json", "metrics.csv", "curves.png", "evalua
 RUN_FOLDERS = ("checkpoints", "samples", "wandb", "tensorboard")
 # In a run's folder ``checkpoints``: the last one, the one before it, and the best; a run can be continued from each.
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")
+_DEEPEST = 200  # folders inside each other: Python makes those above a folder by recursion
 _WHAT = "a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder checkpoints"
 
 
@@ -184,16 +186,18 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def check_file_place(path: Path, make_parents: bool = False) -> None:
+def check_file_place(path: Path, make_parents: bool = False, ours: Callable[[Path], bool] | None = None) -> None:
     """Find out whether a file can be written at ``path``; one that is there stays as it is, and so does a link.
 
     Args:
         path: the file.
         make_parents: whoever writes makes the folders above it.
+        ours: whether a file that is there was made by the same command; others are not replaced. May raise OSError or
+            ValueError for what it cannot read. Without it any file is replaced.
 
     Raises:
-        UserError: a folder, a pipe or a device has this name, it is one of a run's own files, its folder is missing, or
-            nothing can be written there.
+        UserError: a folder, a pipe or a device has this name, it is one of a run's own files or somebody else's, its
+            folder is missing, or nothing can be written there.
     """
     try:
         if make_parents and not path.parent.is_dir():
@@ -204,6 +208,8 @@ def check_file_place(path: Path, make_parents: bool = False) -> None:
             raise UserError(f"out={path}: is a folder; give another name")
         if _is_there(path):
             _check_replaceable(path)
+            if ours is not None and not _is_ours(path, ours):
+                raise UserError(f"out={path}: is there already, and no file of this command's; give another name")
         trial = path.with_name(f".{path.name[:150]}.{os.getpid()}")
         os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         trial.unlink()
@@ -218,6 +224,8 @@ def check_folder_place(path: Path, key: str = "out") -> None:
         UserError: something else has its name, or one of those above it, or nothing can be written there.
     """
     try:
+        if len(path.parts) > _DEEPEST:
+            raise UserError(f"{key}: a path of {len(path.parts):,} folders is too long; choose another place")
         _is_there(path)  # the name can be one
         there = next(place for place in (path, *path.parents) if place == Path() or _is_there(place))
         if not there.is_dir():
@@ -235,6 +243,13 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def _is_ours(path: Path, ours: Callable[[Path], bool]) -> bool:
+    try:
+        return ours(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _check_replaceable(path: Path) -> None:

@@ -25,7 +25,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers.logger import Logger
 
-from imago.errors import UserError, printable
+from imago.errors import UserError, printable, reason_of
 from imago.files import AlreadyLocked, locked, replacing, set_aside, text_of, write_text
 from imago.paths import CHECKPOINTS
 from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
@@ -175,7 +175,7 @@ def usable(summary: Any) -> dict[str, Any]:
 def one_line(error: BaseException) -> str:
     """What an error says, on one line; of the system's errors the reason and the file."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return reason_of(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
@@ -538,9 +538,11 @@ def closing_words(run: Run) -> str:
     grids = sorted(run.samples.glob("images-*.png"))
     if grids:
         lines.append(f"  samples    {grids[-1]}")
-    lines.append(f"  curves     {run.path / 'curves.png'}")
-    lines.append(f"  numbers    {run.summary_path} and {run.metrics}")
-    lines.append(f"  checkpoint {run.last}")
+    if (run.path / "curves.png").exists():
+        lines.append(f"  curves     {run.path / 'curves.png'}")
+    lines.append(f"  numbers    {' and '.join(str(path) for path in (run.summary_path, run.metrics) if path.exists())}")
+    if run.last.exists():
+        lines.append(f"  checkpoint {run.last}")
     offline = sorted((run.path / "wandb").glob("offline-run-*"))
     if offline:
         lines.append(f"  W&B        {offline[-1]} (offline; `wandb sync` it to see it in a dashboard)")

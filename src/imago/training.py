@@ -32,7 +32,7 @@ from imago.continuing import find_checkpoint, find_run, take_up
 from imago.dashboards import Dashboard
 from imago.data import ImageDataModule
 from imago.data.places import remember
-from imago.errors import Interrupted, UserError, printable
+from imago.errors import Interrupted, UserError, printable, reason_of
 from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.metrics import Evaluator
@@ -136,7 +136,7 @@ def open_run(directory: Path, held: ExitStack) -> Run:
         held.enter_context(alone_in(directory))
         return Run(directory)
     except OSError as error:
-        raise UserError(f"logs: {error.strerror}: {error.filename}; name a folder with logs=PATH") from None
+        raise UserError(f"logs: {reason_of(error)}; name a folder with logs=PATH") from None
 
 
 def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:

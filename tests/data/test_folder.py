@@ -296,7 +296,10 @@ def test_a_full_or_closed_disk_is_told_before_decoding(pictures: Path, monkeypat
         paint(pictures / f"{k}.png")
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(decoded_module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"data\.dir: .*cannot take the decoded images.*free.*data\.size smaller"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.dir: .*cannot take the decoded images \([\d,]+ bytes, and [\d,]+ are free\).*data\.size smaller",
+    ):
         load(pictures)
     monkeypatch.undo()
     (pictures.parent / "cachehome" / "cache").rmdir()

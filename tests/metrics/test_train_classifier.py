@@ -34,6 +34,14 @@ def test_writes_a_file_for_metrics_weights(script, capsys):
     assert (content["images_seen"], content["seed"], content["shape"]) == (300, 0, [1, 8, 8])
     assert network_from(content).dimensions == 56
     assert [path.name for path in Path().iterdir()] == ["digits.pt"]
+    script("data=digits", "max_images=300", "out=digits.pt")  # its own file is replaced
+    Path("mine.py").write_text("mine")
+    torch.save({"state_dict": {}}, "mine.pt")
+    for mine in (Path("mine.py"), Path("mine.pt")):
+        before = mine.read_bytes()
+        with pytest.raises(UserError, match=rf"^out={mine}: is there already, and no file of this command's; give an"):
+            script("data=digits", "max_images=300", f"out={mine}")
+        assert mine.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ class Decoder:
         shape = channels, height, width
         needed, free = len(good) * math.prod(shape), shutil.disk_usage(cache.parent).free
         if needed >= free:  # asked before hours of decoding
-            raise OSError(f"{needed / 1e9:.1f} GB, of which {free / 1e9:.1f} are free")
+            raise OSError(f"{needed:,} bytes, and {free:,} are free")
         with replacing(cache) as file:
             _write_header(file, len(good), shape)
             rows, crc32, every = 0, 0, max(1, -(-needed // _CHECKED_BYTES))

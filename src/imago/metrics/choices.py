@@ -11,7 +11,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +143,8 @@ class PublishedFile:
                 _failed_downloads[self.url] = str(error)
             else:
                 return path
+        with suppress(OSError):  # other files lie there
+            path.parent.rmdir()
         reason = _failed_downloads[self.url]
         raise UserError(
             f"metrics={self.choice}: the {self.owner} weights cannot be had ({reason}). {self.remedies(path)}"
