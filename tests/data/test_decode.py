@@ -76,6 +76,16 @@ def test_white_is_white_in_jpeg_2000_of_few_bits(bands: int, boxed: bool) -> Non
         assert (shown(bytes(content), bands).reshape(16, 16, bands) == expected).all(), bits
 
 
+@pytest.mark.parametrize("behind", [b"", b"a film\xff\xd9\xff\xda of a telephone"])
+def test_the_end_of_a_cut_jpeg_is_found_before_what_was_appended(behind: bytes) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64), np.uint8)
+    noise[-8:, -8:] = 128  # the gray of missing blocks
+    whole = written(noise, "jpeg", restart_marker_rows=1)
+    assert abs(shown(whole + behind, 1).astype(int) - noise).mean() < 20
+    with pytest.raises(UnreadableError, match="pixels end before"):
+        shown(whole[: len(whole) // 2] + b"\xff\xd9" + behind, 1)
+
+
 def test_one_bit_is_black_and_white() -> None:
     assert (decoded(Image.fromarray(GRAY > 127), 1) == (GRAY > 127) * 255).all()
 
@@ -177,6 +187,13 @@ def oriented(where: str, k: int) -> bytes:
         "jpeg xmp element": lambda: segment(
             written(stored, "jpeg"), 0xE1, namespace + b"<tiff:Orientation>%d</tiff:Orientation>" % k
         ),
+        "jpeg xmp of another prefix": lambda: segment(
+            written(stored, "jpeg"), 0xE1, namespace + xmp.replace(b"tiff:", b"t:").replace(b":tiff", b":t")
+        ),
+        "jpeg xmp in UTF-16": lambda: segment(written(stored, "jpeg"), 0xE1, namespace + xmp.decode().encode("utf-16")),
+        "jpeg second exif": lambda: segment(
+            segment(written(stored, "jpeg"), 0xE1, b"Exif\0\0" + exif(k)), 0xE1, b"Exif\0\0" + exif(0)
+        ),
         "jpeg both": lambda: segment(written(stored, "jpeg", exif=tag), 0xE1, namespace + XMP % (9 - k)),
         "webp": lambda: written(stored, "webp", exif=tag, lossless=True),
         "webp xmp": lambda: written(stored, "webp", xmp=xmp, lossless=True),
@@ -191,7 +208,8 @@ def oriented(where: str, k: int) -> bytes:
 
 PLACES = (
     "eXIf, eXIf with its name, late eXIf, iTXt, late iTXt, iTXt compressed, zTXt, late tEXt, zTXt xmp, jpeg, jpeg xmp, "
-    "jpeg xmp element, jpeg both, webp, webp xmp, avif, tiff, tiff mm, tiff big, tiff lzw, tiff xmp"
+    "jpeg xmp element, jpeg xmp of another prefix, jpeg xmp in UTF-16, jpeg second exif, jpeg both, webp, webp xmp, "
+    "avif, tiff, tiff mm, tiff big, tiff lzw, tiff xmp"
 )
 
 

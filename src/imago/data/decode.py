@@ -36,6 +36,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of TIFF
 # Pixels of a JPEG, and more behind each restart marker.
 _FURTHER = b"".join(bytes(range(254, 0, -1)) + bytes([0xFF, marker]) for marker in range(0xD0, 0xD8))
 _CODESTREAM = re.compile(rb"(?:\A|jp2c|jp2c.{8})\xff\x4f\xff\x51", re.DOTALL)  # of JPEG 2000
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]", re.DOTALL)  # of JPEG: an end, or a segment with its length
 _SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies a PNG's grays of 2 and 4 bits by
 
 
@@ -137,10 +138,21 @@ def _check_completeness(image: Image.Image, source: ImageFile) -> None:
         if set(last.ravel()) <= {127, 128}:  # 127: of an inverted CMYK
             source.seek(0)
             content = source.read()
-            end = content.rfind(b"\xff\xd9")
+            end = _end_of_jpeg(content)
             with Image.open(BytesIO(content[:end] + _FURTHER + content[end:])) as longer:
                 if longer.tobytes() != image.tobytes():
                     raise UnreadableError("its pixels end before those of its last row")
+
+
+def _end_of_jpeg(content: bytes) -> int:
+    """Where the end marker of the picture is, whatever was appended behind it; the length where there is none."""
+    at = 2
+    while found := _MARKER.search(content, at):
+        at = found.start()
+        if content[at + 1] == 0xD9:
+            return at
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return len(content)
 
 
 def _raw_mode(image: Image.Image) -> str:

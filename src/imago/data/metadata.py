@@ -26,7 +26,8 @@ _MOST_TEXT = 2**23  # bytes of a text chunk that are unpacked
 _JPEG_KEPT = (0xE0, 0xEE)  # JFIF and Adobe: what the components mean
 _JPEG_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
-_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
+_XMP_PREFIX = re.compile(rb"xmlns:([\w.-]+)\s*=\s*[\"']http://ns\.adobe\.com/tiff/1\.0/[\"']")
+_XMP_ORIENTATION = rb"\b%b:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b"
 _ORIENTATION, _XMP_TAG, _NO_TAG = 274, 700, 65535
 # Sizes, layout, compression and meaning of the samples; what the compressions add.
 _TIFF_PIXELS = {254, 255, *range(256, 260), 262, 263, 266, 273, 277, 278, 279, 284, *range(290, 294), 317, 320}
@@ -65,8 +66,10 @@ def orientation(exif: bytes | None, xmp: bytes | None) -> int:
     """How a picture with this metadata is to be turned: EXIF's number 1..8, 1 where nothing is said."""
     found = _in_exif(exif.removeprefix(_EXIF)) if exif else None
     if found is None and xmp:
-        match = _XMP_ORIENTATION.search(xmp)
-        found = int(match[1]) if match else None
+        xmp = xmp.replace(b"\0", b"")  # of UTF-16 and UTF-32, as everything looked for is ASCII
+        for prefix in (b"tiff", *_XMP_PREFIX.findall(xmp)):
+            match = re.search(_XMP_ORIENTATION % re.escape(prefix), xmp)
+            found = found or (int(match[1]) if match else None)
     return found or 1
 
 
@@ -186,7 +189,7 @@ def _jpeg(file: ImageFile, header: bool) -> tuple[ImageFile, int | None]:
             file.seek(0)
             return file, None
         if marker == 0xE1 and body.startswith(_EXIF):
-            exif = exif or body
+            exif = exif if _in_exif(exif.removeprefix(_EXIF)) else body
         elif marker == 0xE1 and body.startswith(_XMP):
             xmp += body
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or marker in _JPEG_KEPT:
