@@ -185,6 +185,33 @@ def test_damaged_texts_stop_nobody(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_stands_in_place_of_the_files_of_a_run_is_set_aside(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGO_DATA_DIR", str(runs["whole"].path.parents[1]))
+    path = tmp_path / "run"
+    shutil.copytree(runs["cut"].path, path)
+    for name in ("config.yaml", "metrics.csv", ".lock"):
+        a_folder(path / name)
+    (path / "summary.json").unlink()
+    os.mkfifo(path / "summary.json")
+    shutil.rmtree(path / "samples", ignore_errors=True)
+    (path / "samples").write_text("a file")
+    run = train(small(tmp_path, *OPTIONS, "max_updates=25", f"resume={path}"), "x", tmp_path / "new")
+    told = capsys.readouterr().err
+    for name in ("config.yaml", "summary.json", "metrics.csv"):
+        assert f"{name} is no file, set aside as {name}.damaged" in told
+    assert "samples is no folder, set aside as samples.damaged" in told
+    assert f"{path / '.lock'}: is no file, set aside as .lock.damaged" in told
+    assert all(os.path.lexists(path / f"{name}.damaged") for name in ("config.yaml", "summary.json", "metrics.csv"))
+    assert ".unfinished" not in told
+    assert run.summary["status"] == "completed"
+    assert json.loads(run.summary_path.read_text())["status"] == "completed"
+    assert rows(run.metrics)
+    assert yaml.safe_load((path / "config.yaml").read_text())["max_updates"] == 25
+    assert_equal(read(runs["whole"].last)["state_dict"], read(run.last)["state_dict"])
+
+
 def test_a_kill_between_two_names_loses_neither_checkpoint(tmp_path: Path) -> None:
     """Whatever call of the system is a writer's last one, the newest complete checkpoint is there under some name."""
     folder = tmp_path / "checkpoints"

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import os
+import re
 import signal
 import stat
 import threading
@@ -47,6 +48,14 @@ def test_what_ends_a_writer_is_told_through_its_own_errors(tmp_path: Path) -> No
         with pytest.raises(type(error)):
             save(error)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_names_the_file_and_not_its_temporary(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "nowhere" / "a"):
+        with pytest.raises(OSError, match=re.escape(f"'{path}'") + "$"):
+            write_text(path, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,18 @@ def test_one_process_at_a_time_is_in_a_run(tmp_path: Path) -> None:
         alone_in(tmp_path / "nowhere"),
     ):
         pass
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_place_of_the_lock_is_set_aside(
+    put: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / ".lock")
+    with alone_in(tmp_path):
+        assert (tmp_path / ".lock").is_file()
+    told = f"note: {tmp_path / '.lock'}: is no file, set aside as .lock.damaged\n"
+    assert capsys.readouterr().err == told
+    assert os.path.lexists(tmp_path / ".lock.damaged")
 
 
 def config(**changes: Any) -> dict[str, Any]:

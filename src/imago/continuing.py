@@ -13,8 +13,8 @@ from imago.config import Settings
 from imago.data import ImageDataModule
 from imago.data.identity import check_same_data
 from imago.errors import UserError
-from imago.files import remove_litter, set_aside
-from imago.paths import CHECKPOINTS, run_to_resume, whole_checkpoints
+from imago.files import in_the_way, remove_litter, set_aside
+from imago.paths import CHECKPOINTS, RUN_FILES, RUN_FOLDERS, run_to_resume, whole_checkpoints
 from imago.runs import Run, check_same_experiment, find_resumable, usable, written_config
 
 
@@ -87,6 +87,11 @@ def take_up(run: Run, stopped: Stopped) -> None:
     for place in (run.path, folder, run.samples):
         remove_litter(place)
     told = []
+    for name in (*RUN_FILES, *RUN_FOLDERS):
+        place = run.path / name
+        wanted = "file" if name in RUN_FILES else "folder"
+        if in_the_way(place) if wanted == "file" else os.path.lexists(place) and not place.is_dir():
+            told.append(f"{name} is no {wanted}, set aside as {set_aside(place).name}")
     for name, reason in stopped.wrong.items():
         if os.path.lexists(folder / name):
             told.append(f"checkpoints/{name} {reason}, set aside as {set_aside(folder / name).name}")

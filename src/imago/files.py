@@ -5,6 +5,7 @@ import fcntl
 import io
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,7 +38,11 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """
     unfinished = _sibling(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.fdopen(os.open(unfinished, flags, 0o666), "w+b")
+    try:
+        file = os.fdopen(os.open(unfinished, flags, 0o666), "w+b")
+    except OSError as error:
+        error.filename = str(path)
+        raise
     try:
         with file:
             _try_lock(file.fileno())  # held while it is written: that is how litter is told from work
@@ -52,6 +57,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         cause: BaseException | None = error if type(error) is RuntimeError else None
         while isinstance(cause, Exception) and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
+        if isinstance(error, OSError) and error.filename == str(unfinished):
+            raise OSError(error.errno, error.strerror, str(path)) from None  # what the user knows
         if cause is not None:
             raise cause from None
         raise
@@ -155,6 +162,15 @@ def keep_as(path: Path, other: Path) -> None:
         second.replace(other)
     finally:
         second.unlink(missing_ok=True)  # it stays where both are names of one file already
+
+
+def in_the_way(path: Path) -> bool:
+    """Whether something stands at ``path`` that is neither a file nor a link, and so cannot be replaced as one."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISLNK(mode)
 
 
 def set_aside(path: Path) -> Path:

@@ -26,7 +26,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError, printable, reason_of
-from imago.files import AlreadyLocked, locked, replacing, set_aside, text_of, write_text
+from imago.files import AlreadyLocked, in_the_way, locked, replacing, set_aside, text_of, write_text
 from imago.paths import CHECKPOINTS
 from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
 
@@ -208,15 +208,20 @@ def alone_in(directory: Path) -> Iterator[None]:
     Raises:
         UserError: another process is in it, or nothing can be written there.
     """
+    lock = directory / LOCK
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(directory / LOCK, wait=False))
+            if in_the_way(lock) or lock.is_symlink():
+                aside = set_aside(lock).name
+                print(f"note: {lock}: is no file, set aside as {aside}", file=sys.stderr, flush=True)
+            stack.enter_context(locked(lock, wait=False))
         except AlreadyLocked:
             raise UserError(
                 f"{directory}: another process is at work on this run; wait until it has ended, or stop it"
             ) from None
         except OSError as error:
-            raise UserError(f"{directory}: {error.strerror}; a run continues in its own directory") from None
+            where = lock if directory.is_dir() else directory
+            raise UserError(f"{where}: {error.strerror}; a run continues in its own directory, and locks it") from None
         yield
 
 
