@@ -24,7 +24,7 @@ from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from imago.data import BatchStream, ImageSet
 from imago.data.sources import CIFAR10, MNIST
-from imago.images import to_signal
+from imago.images import normalize
 from side_by_side import Row, alternate, report
 
 BATCH = 128
@@ -69,7 +69,7 @@ def compare(name: str, train: ImageSet, flip: bool) -> list[Row]:
     loader = iter(torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, drop_last=True))
     stream = iter(BatchStream(train.images, train.labels, batch_size=BATCH, seed=0, flip=flip))
     sides: dict[str, Callable[[], object]] = {
-        "as float": lambda: deque((to_signal(batch.images, 256) for batch in islice(stream, PER_STEP)), maxlen=1),
+        "as float": lambda: deque((normalize(batch.images, 256) for batch in islice(stream, PER_STEP)), maxlen=1),
         "as uint8": lambda: deque(islice(stream, PER_STEP), maxlen=1),
         "torchvision": lambda: next(loader),
     }

@@ -15,10 +15,10 @@ import lightning
 import torch
 from torchgan import losses, models
 
-from imago.images import Batch, ImageSpec, to_signal
+from imago.images import Batch, ImageSpec, normalize
 from imago.models.gan import GAN, NonSaturating
 from imago.nets.dcgan import DCGANDiscriminator, DCGANGenerator
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from side_by_side import THREADS, Interleave, Row, Timing, alternate, report
 
 BATCH, LATENT, WIDTH = 64, 100, 64
@@ -62,7 +62,7 @@ def train(images: torch.Tensor, steps: int = 4, rounds: int = 9) -> tuple[Timing
             here, there = (sum(p.numel() for p in n.parameters()) for n in (getattr(model, name), net))
             assert abs(here - there) <= 1, f"{name}: {here:,} and {there:,} parameters"  # one has a last bias
             print(f"{name}: {here:,} parameters, torchgan {there:,}")
-        their_step = torchgan_step(generator, discriminator, to_signal(images, SPEC.levels))
+        their_step = torchgan_step(generator, discriminator, normalize(images, SPEC.levels))
         interleave = Interleave(their_step, steps=steps, rounds=rounds)
         trainer = lightning.Trainer(
             accelerator="cpu",

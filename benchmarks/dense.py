@@ -23,12 +23,12 @@ from pythae.models.normalizing_flows.layers import MaskedLinear
 from torch import nn
 from torch.nn import functional as F
 
+from imago.distributions import Categorical
 from imago.images import Batch, ImageSpec
-from imago.likelihoods import Categorical
 from imago.models.autoregressive import Autoregressive
 from imago.models.fvbn import FVBN
 from imago.models.made import MADE
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from side_by_side import THREADS, Interleave, Row, Timing, alternate, report
 
 BATCH, SAMPLES, HIDDEN = 64, 16, 1024
@@ -93,7 +93,7 @@ def train(
     for threads in THREADS:
         torch.set_num_threads(threads)
         model = ours()
-        model.observed = False  # no gradient norms, as between two rows of the log
+        model.log_grad_norm = False  # no gradient norms, as between two rows of the log
         # Long turns, as the first steps of a turn find the other side's weights in the cache.
         interleave = Interleave(step_of(theirs(), images), steps=20, rounds=rounds)
         trainer = lightning.Trainer(

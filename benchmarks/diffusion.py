@@ -31,10 +31,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 
 from imago.diffusion.losses import Simple
-from imago.diffusion.predictions import Noise
-from imago.diffusion.samplers import Ancestral, Way
+from imago.diffusion.predictions import Epsilon
+from imago.diffusion.samplers import Ancestral, Context
 from imago.diffusion.schedules import Linear
-from imago.diffusion.variances import Large
+from imago.diffusion.variances import FixedLarge
 from imago.images import Batch, ImageSpec
 from imago.models.diffusion import Diffusion
 from imago.nets.unet import UNet
@@ -56,15 +56,15 @@ def our_model(network: dict[str, Any]) -> Diffusion:
         SPEC,
         network=partial(UNet, **network),
         steps=1000,
-        noise=Linear(),
-        prediction=Noise(),
-        variance=Large(),
+        noise_schedule=Linear(),
+        prediction=Epsilon(),
+        variance=FixedLarge(),
         loss=Simple(),
         sampler=Ancestral(),
         optimizer={"net": partial(torch.optim.Adam, lr=2e-4, fused=True)},
         gradient_clip=1.0,
     )
-    model.observed = False
+    model.log_grad_norm = False
     return model
 
 
@@ -151,9 +151,9 @@ def our_sampling(model: Diffusion, n: int) -> Step:
     @torch.no_grad()
     def sample() -> torch.Tensor:
         x = torch.randn(n, *SPEC.shape)
-        way = Way(model.process, lambda: torch.randn(n, *SPEC.shape), model.variance)
+        way = Context(model.process, lambda: torch.randn(n, *SPEC.shape), model.variance)
         estimate = model.guided(x, torch.tensor([501]), None)
-        return model.sampler.move(x, estimate, 501, 500, way)
+        return model.sampler.step(x, estimate, 501, 500, way)
 
     return sample
 

@@ -24,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 
-from imago import cli, training
+from imago import cli
 from imago.config import build, plain
-from imago.images import to_signal
+from imago.images import normalize
 from imago.models.base import frozen
 from imago.models.gan import GAN
+from imago.training import run as training
 from side_by_side import Interleave, Row, Timing, report
 
 WIDTHS = (192, 384, 640)  # of both networks: steps of about 15, 25 and 55 ms
@@ -65,7 +66,7 @@ def bare_loop(config: dict[str, Any]) -> Callable[[], None]:
         nonlocal order, position
         if position + batch > len(images):
             order, position = torch.randperm(len(images)), 0
-        real = to_signal(images[order[position : position + batch]], data.spec.levels)
+        real = normalize(images[order[position : position + batch]], data.spec.levels)
         position += batch
 
         with torch.no_grad():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3
 from torchmetrics.image.fid import _compute_fid
 
-from imago.metrics import InceptionExtractor, frechet_distance
+from imago.evaluation import InceptionExtractor, frechet_distance
 from side_by_side import Row, alternate, report
 
 FEATURES, REFERENCE, BATCH = 2048, 10_000, 16

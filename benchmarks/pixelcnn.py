@@ -22,13 +22,13 @@ import torch
 from pythae.models.normalizing_flows.pixelcnn import PixelCNN as PythaePixelCNN
 from pythae.models.normalizing_flows.pixelcnn import PixelCNNConfig
 
+from imago.distributions import Categorical
 from imago.images import Batch, ImageSpec
-from imago.likelihoods import Categorical
 from imago.models.autoregressive import Autoregressive
 from imago.models.gated_pixelcnn import GatedPixelCNN
 from imago.models.pixelcnn import PixelCNN, PlainBlock, ResidualBlock
 from imago.nets.incremental import Recomputed
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from side_by_side import THREADS, Interleave, Row, Timing, report
 
 BATCH = 16

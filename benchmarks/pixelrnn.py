@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from imago.images import Images, ImageSpec, to_signal
-from imago.likelihoods import Categorical
+from imago.distributions import Categorical
+from imago.images import Images, ImageSpec, normalize
 from imago.models.pixelrnn import DiagonalBiLSTM, PixelRNN, RecurrentLayer, RowLSTM
 from pixelcnn import sampling
 from side_by_side import Row, alternate, report
@@ -51,7 +51,7 @@ def model_of(layer: Callable[..., RecurrentLayer], features: int, layers: int) -
 def step_of(model: PixelRNN, net: Callable[[Tensor], Tensor], images: Images) -> Callable[[], None]:
     """A training step of the model with its network computed by ``net``."""
     optimizer = adam(model.net.parameters())
-    signal = to_signal(images, BINARY.levels)
+    signal = normalize(images, BINARY.levels)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -35,12 +35,12 @@ from torchvision.transforms import ToTensor
 from data_path import ItemByItem, training_split
 from imago.data import BatchStream
 from imago.data.sources import MNIST
+from imago.distributions import Bernoulli
 from imago.images import Batch, ImageSpec
-from imago.likelihoods import Bernoulli
 from imago.models.vae import VAE
 from imago.nets.mlp import MLPDecoder, MLPEncoder
 from imago.nets.strided import StridedDecoder, StridedEncoder
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from side_by_side import THREADS, Interleave, Row, Timing, alternate, report
 
 LATENT, SAMPLES = 16, 64
@@ -63,7 +63,7 @@ def our_vae(spec: ImageSpec) -> VAE:
         optimizer={"net": partial(adam, fused=True)},
         observation_noise=False,
     )
-    model.observed = False  # no gradient norms, as between two rows of the log
+    model.log_grad_norm = False  # no gradient norms, as between two rows of the log
     return model
 
 
@@ -245,7 +245,7 @@ def our_mlp() -> VAE:
         distribution=lambda levels: Bernoulli(),
         optimizer={"net": partial(torch.optim.Adam, lr=1e-3, fused=True)},
     )
-    model.observed = False
+    model.log_grad_norm = False
     assert sum(p.numel() for p in model.net.parameters()) == sum(p.numel() for p in ExampleVAE().parameters())
     return model
 

@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
     settings = check_settings(plain(config), Settings)
     out = Path(settings.out)
     check_folder_place(out)
-    from imago.compare import (
+    from imago.board import (
         Board,
         answers,
         find_runs,

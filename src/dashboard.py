@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
     settings = check_settings(plain(config), Settings)
     if settings.out is not None:
         check_file_place(Path(settings.out), make_parents=True, ours=_is_specification)
-    from imago.workspace import build_report, build_workspace, save, sign_in, specification
+    from imago.wandb_report import build_report, build_workspace, save, sign_in, specification
 
     build = build_report if settings.kind == "report" else build_workspace
     if settings.out is None:

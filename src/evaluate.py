@@ -23,10 +23,11 @@ from imago.capacity import Drawn
 from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import RunError, UserError, printable
 from imago.files import locked, write_text
+from imago.legacy import today
 from imago.paths import checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
-    from imago.metrics import Measurement
+    from imago.evaluation import Measurement
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def measure_all(values: dict[str, Any]) -> None:
     """See :func:`main`, whose configuration this is."""
     settings = check_settings(values, Settings, groups=["metrics"])
     metrics = values["metrics"]
-    if "thorough" in metrics and metrics["thorough"] is None:
-        metrics["thorough"] = True
+    if "full" in metrics and metrics["full"] is None:
+        metrics["full"] = True
     if isinstance(settings.checkpoint, str):
         checkpoint_file(settings.checkpoint)
         check_node(metrics, "metrics")
@@ -92,14 +93,14 @@ def carried_out(action: Callable[..., object], checkpoint: str, *arguments: obje
 def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any]) -> None:
     """Measure one checkpoint, print a table, and keep the results in evaluation.json."""
     # After Hydra has composed: mistakes in names need not wait for torch.
-    from imago.callbacks.quality import measure
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
-    from imago.metrics import Evaluator, measure_likelihood
-    from imago.metrics.progress import progress_bar
+    from imago.evaluation import Evaluator, measure_likelihood
+    from imago.evaluation.progress import progress_bar
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
     from imago.models.latent import Variational
+    from imago.training.callbacks.quality import measure
 
     path = checkpoint_file(checkpoint_path)
     checkpoint = read(path)
@@ -196,7 +197,7 @@ SHOWN = {
     "classes": "classes {}",
     "weights": "{} weights",
     "sampler": "{}",
-    "network_calls": "network calls {:,}",
+    "nfe": "network calls {:,}",
     "seed": "seed {}",
     "repeats": "mean of {} seeds",
     "neighbours": "k = {}",
@@ -287,7 +288,7 @@ class Results:
             return []
         known = None
         with suppress(ValueError, RecursionError):
-            known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else None
+            known = today(json.loads(self.path.read_text(encoding="utf-8"))) if self.path.is_file() else None
         listed = known if isinstance(known, list) else []
         results = [r for r in listed if isinstance(r, dict) and isinstance(r.get("protocol"), dict)]
         if known is None or len(results) < len(listed) or listed is not known:

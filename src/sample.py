@@ -66,11 +66,11 @@ def draw(settings: Settings) -> None:
     import torch
 
     from imago.checkpoints import average_of, changed, model_of, read
+    from imago.cli.outputs import OUTPUTS
+    from imago.evaluation.progress import progress_bar
     from imago.images import to_bytes
-    from imago.metrics.progress import progress_bar
     from imago.models.autoregressive import Autoregressive
-    from imago.noise import PerImageGenerator
-    from imago.outputs import OUTPUTS
+    from imago.rng import PerImageGenerator
 
     out = Path(settings.out)
     output = OUTPUTS[out.suffix](out)

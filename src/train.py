@@ -27,9 +27,9 @@ def main(config: DictConfig) -> None:
         run_to_resume(settings.resume)
     check_folder_place(Path(settings.logs), "logs")
     name = settings.name or f"{choices['model']}-{choices['data']}"
-    from imago.continuing import NothingLeftError
     from imago.runs import closing_words  # after Hydra has composed: mistakes in names and paths need not wait for it
-    from imago.training import train
+    from imago.training.continuing import NothingLeftError
+    from imago.training.run import train
 
     if hydra.mode == RunMode.MULTIRUN and "strategy" in config.trainer:
         raise UserError("trainer=ddp with -m: each process would start the sweep anew; give one combination at a time")

@@ -31,9 +31,9 @@ def main(config: DictConfig) -> None:
     check_file_place(out, ours=_is_classifier)
     import torch  # after Hydra has composed: mistakes in names and paths need not wait for it
 
-    from imago.metrics.cache import save_atomically
-    from imago.metrics.choices import check_learnable, train_on
-    from imago.metrics.progress import progress_bar
+    from imago.evaluation.cache import save_atomically
+    from imago.evaluation.choices import check_learnable, train_on
+    from imago.evaluation.progress import progress_bar
 
     check_node(composed["data"], "data")
     data = build(composed["data"], "data")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from imago.images import Batch, Images, ImageSpec
 from imago.models.base import ExplicitModel
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 
 
 class Pixels(ExplicitModel):
@@ -28,7 +28,7 @@ class Pixels(ExplicitModel):
         self.modes: list[bool] = []
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         return {"table": self.table}
 
     def learn(self, batch: Batch) -> None:

@@ -40,8 +40,8 @@ def trained(name: str) -> dict[str, Any]:
             "DPMSolver, 3 steps, uniform",
         ),
         ("ddpm", {"sampler": {"eta": 0.5}}, "sampling", "DDIM, 50 steps, uniform, eta 0.5"),
-        ("ddpm", {"variance": {"_target_": "imago.diffusion.variances.Large"}}, "network_calls", 50),
-        ("ddpm", {"steps": 1000}, "network_calls", 50),  # as it is
+        ("ddpm", {"variance": {"_target_": "imago.diffusion.variances.FixedLarge"}}, "nfe", 50),
+        ("ddpm", {"steps": 1000}, "nfe", 50),  # as it is
         ("vae", {"observation_noise": False}, "observation_noise", False),
         ("autoencoder", {"fitted": False}, "fitted", False),
     ],
@@ -55,10 +55,14 @@ def test_use_can_be_changed(name: str, changes: dict[str, Any], shown: str, expe
     [
         (
             "ddpm",
-            {"prediction": {"_target_": "imago.diffusion.predictions.Velocity"}},
+            {"prediction": {"_target_": "imago.diffusion.predictions.V"}},
             r"model\.prediction: belongs to how .* can be changed is model\.sampler, model\.guidance, model\.variance",
         ),
-        ("ddpm", {"noise": {"_target_": "imago.diffusion.schedules.Quadratic"}}, r"model\.noise: belongs to how"),
+        (
+            "ddpm",
+            {"noise_schedule": {"_target_": "imago.diffusion.schedules.Quadratic"}},
+            r"model\.noise_schedule: belongs to how",
+        ),
         ("ddpm", {"steps": 100}, r"model\.steps: belongs to how"),
         ("ddpm", {"network": {"patch": 2}}, r"model\.network: belongs to how"),
         ("ddpm", {"variance": {"_target_": "imago.diffusion.variances.Learned"}}, r"model\.variance: a learned one"),
@@ -75,6 +79,6 @@ def test_what_was_trained_stays(name: str, changes: dict[str, Any], message: str
 def test_a_changed_sampler_keeps_the_weights() -> None:
     checkpoint = trained("ddpm")
     model = model_of(checkpoint, averaged=False, changes={"sampler": {"steps": 3}})
-    assert model.network_calls == 3
+    assert model.nfe == 3
     for name, value in model.state_dict().items():
         assert torch.equal(value, checkpoint["state_dict"][name])

@@ -27,7 +27,7 @@ GROUPS = {
 CHOOSE = {
     "distribution": ["model=pixelcnn", "distribution@model.distribution={}"],
     "loss": ["model=ddpm", "loss@model.loss={}"],
-    "noise": ["model=ddpm", "noise@model.noise={}"],
+    "noise": ["model=ddpm", "noise@model.noise_schedule={}"],
     "objective": ["objective@model.objective={}"],
     "optimizer": ["optimizer@model.optimizer.generator={}", "optimizer@model.optimizer.discriminator={}"],
     "penalty": ["model=gan", "+penalty@model.penalty={}"],
@@ -258,8 +258,8 @@ def test_an_interpolation_that_leads_nowhere_is_named(composed: Any) -> None:
         ({"_target_": "imago.models.base.frozen"}, "can be constructed"),
         ({"_target_": "imago.models.base.UserError"}, "can be constructed"),
         ({"_target_": "imago.data.sources.MNIST"}, "only classes of imago.models, .* can be constructed in model"),
-        ({"_target_": "imago.metrics.DinoV2"}, "can be constructed in model"),
-        ({"_target_": "imago.callbacks.checkpoints.Checkpoints"}, "can be constructed in model"),
+        ({"_target_": "imago.evaluation.DinoV2"}, "can be constructed in model"),
+        ({"_target_": "imago.training.callbacks.checkpoints.Checkpoints"}, "can be constructed in model"),
         ({"_target_": "lightning.Trainer"}, "can be constructed in model"),
         ({"_target_": "torch.hub.load"}, "can be constructed in model"),
         ({"_target_": "torch.optim.torch.hub.load"}, "check the spelling"),
@@ -286,9 +286,9 @@ def test_a_wrong_node_is_named(node: Any, message: str) -> None:
     ("key", "name"),
     [
         ("data.source", "imago.data.sources.folder._FolderFiles"),
-        ("data", "imago.metrics.DinoV2"),
+        ("data", "imago.evaluation.DinoV2"),
         ("metrics.extractor", "imago.data.sources.MNIST"),
-        ("logger.x", "imago.dashboards.Path"),
+        ("logger.x", "imago.loggers.Path"),
         ("elsewhere", "imago.schedules.Warmup"),
     ],
 )

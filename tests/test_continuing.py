@@ -19,7 +19,7 @@ from imago.errors import UserError
 from imago.files import remove_litter
 from imago.paths import checkpoint_file, whole_checkpoints
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 from test_resume import MODELS, assert_equal, numbers, rows
 
 OPTIONS = [
@@ -110,7 +110,7 @@ def test_the_newest_whole_checkpoint_is_used(
     one, other = read(whole.last), read(run.last)
     for key in ("state_dict", "optimizer_states", "progress", "rows"):
         assert_equal(one[key], other[key], key)
-    assert_equal(one["callbacks"]["WeightAveraging"], other["callbacks"]["WeightAveraging"])
+    assert_equal(one["callbacks"]["EMA"], other["callbacks"]["EMA"])
     assert rows(whole.metrics) == rows(run.metrics)
     assert numbers(run.summary)["metrics"] == numbers(whole.summary)["metrics"]
     assert run.summary["status"] == "completed"

@@ -14,7 +14,7 @@ from helpers import configuration
 from imago.checkpoints import read
 from imago.data import ImageDataModule
 from imago.data.sources import Digits
-from imago.training import build_model
+from imago.training.run import build_model
 
 ROOT = Path(__file__).parents[1]
 # Batch statistics and dropout differ between one batch of 16 and two of 8, so they are off here.
@@ -33,7 +33,7 @@ STEPS = {
         "model.network.width=8",
         "model.steps=100",
         "conditional=true",
-        "model.drop_labels=0.3",
+        "model.p_uncond=0.3",
         "variance@model.variance=learned",
         "loss@model.loss=hybrid",
     ],

@@ -16,13 +16,13 @@ from imago.checkpoints import load
 from imago.config import build
 from imago.data import ImageDataModule
 from imago.figures.completion import known_part
-from imago.images import to_images
+from imago.images import quantize
 from imago.models.autoregressive import Autoregressive
 from imago.models.latent import LatentModel
-from imago.noise import PerImageGenerator
 from imago.pictures import picture_of
+from imago.rng import PerImageGenerator
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 
 ROOT = Path(__file__).parents[1]
 PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"]
@@ -161,7 +161,7 @@ def test_a_manifold_shows_what_the_model_decodes(command: Command, runs: dict[st
     quantiles = torch.special.ndtri(torch.tensor([1, 3, 5]) / 6)
     z[:, 5], z[:, 2] = quantiles.repeat(3), quantiles.flip(0).repeat_interleave(3)
     with torch.no_grad():
-        grid = np.asarray(picture_of(to_images(model.decode(z), 256), 3)).astype(int)
+        grid = np.asarray(picture_of(quantize(model.decode(z), 256), 3)).astype(int)
     with Image.open("figure.png") as picture:
         drawn = np.asarray(picture).astype(int)[-grid.shape[0] :, -grid.shape[1] :]
     assert np.abs(drawn - grid).max() <= 1, "up to rounding"

@@ -7,33 +7,33 @@ from typing import Any
 import pytest
 import torch
 
-from imago.images import ImageSpec, bits_per_dim, to_bytes, to_images, to_signal
+from imago.images import ImageSpec, bits_per_dim, normalize, quantize, to_bytes
 
 
 @pytest.mark.parametrize("levels", range(2, 257))
 def test_signal_and_images_are_inverse_on_every_level(levels: int) -> None:
     images = torch.arange(levels, dtype=torch.uint8).reshape(1, 1, 1, levels)
-    signal = to_signal(images, levels)
+    signal = normalize(images, levels)
     assert torch.allclose(signal.flatten(), torch.linspace(-1, 1, levels), atol=1e-6)
-    assert torch.equal(to_images(signal, levels), images)
+    assert torch.equal(quantize(signal, levels), images)
 
 
 def test_the_ends_are_exact_where_bytes_or_bits_are_concerned() -> None:
     for levels in (2, 256):
         ends = torch.tensor([0, levels - 1], dtype=torch.uint8).reshape(1, 1, 1, 2)
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
-            assert to_signal(ends, levels, dtype).flatten().tolist() == [-1, 1]
+            assert normalize(ends, levels, dtype).flatten().tolist() == [-1, 1]
 
 
 def test_to_images_rounds_to_the_nearest_level_and_clips() -> None:
     signal = torch.tensor([-7.0, -1.0, -0.51, -0.49, 0.0, 0.49, 0.51, 1.0, 7.0]).reshape(1, 1, 3, 3)
-    assert to_images(signal, 3).flatten().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert to_images(signal.double().mul(1 / 127.5).sub(1), 256).flatten().tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 7]
+    assert quantize(signal, 3).flatten().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert quantize(signal.double().mul(1 / 127.5).sub(1), 256).flatten().tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 7]
 
 
 def test_to_images_leaves_the_signal_alone() -> None:
     signal = torch.zeros(1, 1, 2, 2)
-    to_images(signal, 256)
+    quantize(signal, 256)
     assert torch.equal(signal, torch.zeros(1, 1, 2, 2))
 
 

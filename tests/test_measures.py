@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from imago.compare.board import QUALITIES
-from imago.measures import BETTER, better, is_better, ruler
+from imago.board.board import QUALITIES
+from imago.measures import BETTER, better, comparison_key, is_better
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,6 @@ def test_better_is_better_than_the_best_and_never_no_number() -> None:
 
 def test_numbers_compare_by_one_protocol() -> None:
     protocol = {"samples": 100, "extractor": "x", "seed": 1, "weights": "last", "caveat": "none"}
-    assert ruler(protocol) == ruler(protocol | {"seed": 2, "weights": "averaged", "caveat": "some"})
+    assert comparison_key(protocol) == comparison_key(protocol | {"seed": 2, "weights": "averaged", "caveat": "some"})
     for change in ({"samples": 99}, {"extractor": "y"}, {"classes": "as in training"}):
-        assert ruler(protocol) != ruler(protocol | change)
+        assert comparison_key(protocol) != comparison_key(protocol | change)

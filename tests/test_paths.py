@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from imago.cli.outputs import OUTPUTS
 from imago.errors import UserError, reason_of
-from imago.outputs import OUTPUTS
 from imago.paths import ENDINGS, check_folder_place, checkpoint_file
 
 SOURCE = Path(__file__).parents[1] / "src"

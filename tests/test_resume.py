@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from helpers import Command, configuration, small
-from imago.callbacks.log import TrainingLog
-from imago.callbacks.quality import MeasureQuality
-from imago.callbacks.samples import SampleGrid
 from imago.checkpoints import read
 from imago.errors import Interrupted, UserError
 from imago.images import Batch
 from imago.models.gan import GAN
 from imago.runs import alone_in
-from imago.training import train
+from imago.training.callbacks.log import TrainingLog
+from imago.training.callbacks.quality import MeasureQuality
+from imago.training.callbacks.samples import SampleGrid
+from imago.training.run import train
 
 EVERY = ["every.log=96", "every.samples=200", "every.checkpoints=10000", "max_images=null"]
 MODELS = {
@@ -42,7 +42,7 @@ SLURM = {"NTASKS": "1", "JOB_ID": "5", "JOB_NAME": "train", "PROCID": "0", "LOCA
 EXPLICIT = {
     "pixelcnn": ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"],
     "vae": ["model=vae", "model.latent=8", "model.encoder.hidden=[16]", "model.kl_warmup=1500", "model.free_bits=0.1"],
-    "ddpm": ["model=ddpm", "model.network.width=8", "model.steps=50", "conditional=true", "model.drop_labels=0.3"],
+    "ddpm": ["model=ddpm", "model.network.width=8", "model.steps=50", "conditional=true", "model.p_uncond=0.3"],
     "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.kl_warmup=1500"],
 }
 
@@ -88,7 +88,7 @@ def test_stopped_and_continued_equals_never_stopped(model: str, tmp_path: Path) 
         del checkpoint["random"]["python"]  # beartype, which checks types while tests run, draws from it
     for key in ("state_dict", "optimizer_states", "progress", "random", "rows"):
         assert_equal(one[key], other[key], key)
-    assert_equal(one["callbacks"]["WeightAveraging"], other["callbacks"]["WeightAveraging"])
+    assert_equal(one["callbacks"]["EMA"], other["callbacks"]["EMA"])
     assert rows(whole.metrics) == rows(second.metrics)
     assert len(rows(whole.metrics)) >= 15
     for picture in whole.samples.glob("*.png"):
@@ -115,7 +115,7 @@ def test_a_model_with_likelihood_continues_as_if_never_stopped(model: str, tmp_p
         del checkpoint["random"]["python"]
     for key in ("state_dict", "optimizer_states", "progress", "random", "rows"):
         assert_equal(one[key], other[key], key)
-    for name in ("MeasureLikelihood", "WeightAveraging"):
+    for name in ("MeasureLikelihood", "EMA"):
         assert_equal(one["callbacks"][name], other["callbacks"][name])
     assert rows(whole.metrics) == rows(second.metrics)
     measured = [row["images_seen"] for row in rows(whole.metrics) if row["val/bpd"]]
@@ -232,9 +232,9 @@ def test_the_average_moves_and_is_not_the_last_weights(tmp_path: Path) -> None:
     run = train(small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=30"), "x", tmp_path / "run")
     checkpoint = read(run.last)
     start = train(small(tmp_path, *MODELS["gan"], *EVERY, "max_updates=1"), "x", tmp_path / "start")
-    for name, average in checkpoint["callbacks"]["WeightAveraging"]["weights"].items():
+    for name, average in checkpoint["callbacks"]["EMA"]["weights"].items():
         assert not torch.equal(average, checkpoint["state_dict"][name])
-        assert not torch.equal(average, read(start.last)["callbacks"]["WeightAveraging"]["weights"][name])
+        assert not torch.equal(average, read(start.last)["callbacks"]["EMA"]["weights"][name])
 
 
 def test_resume_refuses_another_experiment(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from imago.data.identity import check_same_data
 from imago.data.sources import Digits
 from imago.errors import UserError
 from imago.runs import Run
-from imago.training import announce_start, train
+from imago.training.run import announce_start, train
 
 SETTINGS = ["model=made", "model.hidden=[8]", "data=folder", "data.batch_size=16", "metrics=none", "trainer=cpu"]
 

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from helpers import Command, configuration, small
+from imago.cli.outputs import Folder
 from imago.data import folder_data
 from imago.errors import UserError
 from imago.files import UNFINISHED, replacing
 from imago.images import ImageSpec
 from imago.models.gan import GAN
-from imago.outputs import Folder
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 
 GAN_SIZES = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "max_images=160"]
 PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data.binarize=threshold"]
@@ -213,7 +213,7 @@ def test_the_same_weights_in_another_place_continue(command: Command, runs: dict
     assert code == 0, err
     assert "2 were there and 1 were drawn" in out
     checkpoint = torch.load("moved.ckpt", weights_only=True)
-    next(iter(checkpoint["callbacks"]["WeightAveraging"]["weights"].values())).add_(1e-6)
+    next(iter(checkpoint["callbacks"]["EMA"]["weights"].values())).add_(1e-6)
     torch.save(checkpoint, "moved.ckpt")
     code, _, err = command("checkpoint=moved.ckpt", "n=4", "out=x")
     assert code == 2

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from helpers import Command, configuration, small
-from imago.callbacks.progress import Progress
 from imago.checkpoints import load
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.runs import Run
-from imago.training import train
+from imago.training.callbacks.progress import Progress
+from imago.training.run import train
 
 PIXELS = ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]", "data.binarize=threshold"]
 GAN = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]
@@ -77,7 +77,7 @@ def test_the_bar_moves_within_a_batch(command: Command, runs: dict[str, Run], mo
     def bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: shares.append(done / total)
 
-    monkeypatch.setattr("imago.metrics.progress.progress_bar", bar)
+    monkeypatch.setattr("imago.evaluation.progress.progress_bar", bar)
     assert command(f"checkpoint={runs['pixels'].path}", "n=5", "batch_size=3")[0] == 0
     assert shares == sorted(shares)
     within = [k / 8 for k in range(1, 9)]  # digits have 8 rows

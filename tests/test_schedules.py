@@ -7,7 +7,7 @@ from helpers import configuration
 from imago.config import check
 from imago.images import Batch, ImageSpec
 from imago.schedules import Cosine, LinearDecay, Schedule, Warmup
-from imago.training import build_model
+from imago.training.run import build_model
 
 
 @pytest.mark.parametrize(

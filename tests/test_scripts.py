@@ -19,9 +19,9 @@ from PIL import Image
 from helpers import configuration, small
 from imago import cli
 from imago.checkpoints import load
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
@@ -166,7 +166,7 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
 
 def test_repeats_give_mean_and_deviation_over_seeds(command: Command, runs: dict[str, Run]) -> None:
     run = runs["classes"]
-    given = [f"checkpoint={run.path}", "metrics=classifier", "metrics.samples=40", "metrics.thorough=false"]
+    given = [f"checkpoint={run.path}", "metrics=classifier", "metrics.samples=40", "metrics.full=false"]
     for more in (["seed=5"], ["seed=6"], ["seed=7"], ["seed=5", "repeats=3"]):
         code, out, err = command("evaluate", *given, *more)
         assert code == 0, err
@@ -261,7 +261,7 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
     assert explicit.summary["best"]["metric"] == "val/bpd"
 
     # The same again replaces, and a measurement of samples stands beside it.
-    given = [f"checkpoint={explicit.path}", "metrics=classifier", "metrics.samples=20", "metrics.thorough=false"]
+    given = [f"checkpoint={explicit.path}", "metrics=classifier", "metrics.samples=20", "metrics.full=false"]
     assert command("evaluate", *given)[0] == 0
     names = [r["name"] for r in json.loads((explicit.path / "evaluation.json").read_text())]
     assert sorted(names) == sorted(
@@ -271,7 +271,7 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
 
 def test_what_holds_of_all_numbers_is_said_once_and_a_bound_is_printed_as_one() -> None:
     import evaluate
-    from imago.metrics import Measurement
+    from imago.evaluation import Measurement
 
     protocol: dict[str, str | int | float | bool] = {
         "data": "mnist test",
@@ -306,7 +306,7 @@ def test_classes_of_an_older_checkpoint_are_drawn_as_the_data_have_them(
     checkpoint = torch.load(runs["classes"].last, weights_only=True)
     del checkpoint["data"], checkpoint["spec"]["class_names"], checkpoint["spec"]["class_counts"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    given = ["metrics=classifier", "metrics.samples=60", "metrics.thorough=false"]
+    given = ["metrics=classifier", "metrics.samples=60", "metrics.full=false"]
     code, out, err = command("evaluate", "checkpoint=old.ckpt", *given)
     assert (code, "classes as in training" in out) == (0, True)
     assert "the checkpoint does not say what its data were" in err
@@ -509,7 +509,7 @@ def test_where_nothing_can_be_written_numbers_are_printed(
     def read_only(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.thorough=false"]
+    given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.full=false"]
     for function, fails, code in (("locked", read_only, 0), ("write_text", full, 1)):
         with monkeypatch.context() as patch:
             patch.setattr(evaluate, function, fails)
@@ -524,7 +524,7 @@ def test_where_nothing_can_be_written_numbers_are_printed(
 def test_what_was_measured_before_an_interruption_is_kept(
     command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imago.callbacks import quality
+    from imago.training.callbacks import quality
 
     measure, seeds = quality.measure, []
 
@@ -535,7 +535,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
         return measure(metrics, model, seed, *rest)
 
     monkeypatch.setattr(quality, "measure", interrupted)
-    given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.thorough=false"]
+    given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.full=false"]
     code, out, _ = command("evaluate", *given, "seed=41", "repeats=9")
     assert (code, seeds) == (143, [41, 42, 43])
     assert "mean of 2 seeds" in out

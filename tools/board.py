@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 from photo import ROOT, photograph
 
-from imago.compare import READING, Board, Record, find_runs, read_record, short_tables, write_page
-from imago.compare.table import CLOCK
+from imago.board import READING, Board, Record, find_runs, read_record, short_tables, write_page
+from imago.board.table import CLOCK
 
 RECORDS = ROOT / "docs" / "board"
 MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end -->")

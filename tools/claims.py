@@ -9,8 +9,8 @@ from pathlib import Path
 
 from photo import ROOT, photograph
 
-from imago.compare import Board, answers, find_runs, read_record, write_claims_markdown, write_claims_page
-from imago.compare.claims_page import Claims
+from imago.board import Board, answers, find_runs, read_record, write_claims_markdown, write_claims_page
+from imago.board.claims_page import Claims
 
 HEADING = "## Claims\n"
 

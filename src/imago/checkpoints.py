@@ -24,6 +24,7 @@ from imago.config import build, check_node, target
 from imago.errors import UserError
 from imago.files import keep_as, replacing
 from imago.images import ImageSpec
+from imago.legacy import today
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
 from imago.untrusted import check_plain, entries, first_line, limited_memory, opened, read_archive, shortened
@@ -83,10 +84,14 @@ def read(path: str | Path) -> dict[str, Any]:
             f"checkpoint={path}: no checkpoint of this program: it lacks configuration or weights; give a run "
             "directory or a .ckpt file that train.py wrote"
         )
+    weights = ("state_dict", "optimizer_states")
     try:
+        checkpoint = {name: part if name in weights else today(part) for name, part in checkpoint.items()}
         _check_content(checkpoint)
     except UserError as error:
         raise UserError(f"checkpoint={path}: not as train.py writes it: {error}") from None
+    except RecursionError:
+        raise UserError(f"checkpoint={path}: not as train.py writes it: nested too deeply; use another one") from None
     return checkpoint
 
 
@@ -275,7 +280,7 @@ def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         UserError: they are something else.
     """
     found: Any = checkpoint
-    for name in ("callbacks", "WeightAveraging", "weights"):
+    for name in ("callbacks", "EMA", "weights"):
         found = found.get(name, {}) if isinstance(found, Mapping) else {}
     _check_weights(found, "averaged weights")
     return dict(found)

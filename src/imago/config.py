@@ -34,10 +34,10 @@ CONF = Path(__file__).parents[2] / "conf"
 # functions and classes. Anything else is refused before it is imported. A model opens no file and asks no network, so
 # neither does what a checkpoint says of its model.
 PACKAGES = {
-    "model": ("models", "diffusion", "nets", "likelihoods", "schedules"),
+    "model": ("models", "diffusion", "nets", "distributions", "schedules"),
     "data": ("data",),
-    "metrics": ("metrics",),
-    "callbacks": ("callbacks",),
+    "metrics": ("evaluation",),
+    "callbacks": ("training.callbacks",),
     "figure": ("figures",),
 }
 ALLOWED = {group: tuple(f"imago.{package}." for package in packages) for group, packages in PACKAGES.items()}
@@ -46,7 +46,7 @@ ALLOWED["figure"] += ALLOWED["model"]
 ALLOWED_BY_NAME = {
     "data": ("imago.data.folder_data",),
     "trainer": ("lightning.Trainer",),
-    "logger": ("imago.dashboards.wandb", "imago.dashboards.tensorboard"),
+    "logger": ("imago.loggers.wandb", "imago.loggers.tensorboard"),
 }
 
 # Groups that live inside the model; of those that a model may be without, none is chosen at first.
@@ -326,7 +326,7 @@ def choices_of(group: str, base: type) -> list[str]:
 
 
 def groups_inside(model: str) -> dict[str, list[str]]:
-    """How to choose from the groups inside a choice of the model group: ``{"noise": ["noise@model.noise"]}``."""
+    """How to choose from the groups inside a model: ``{"noise": ["noise@model.noise_schedule"]}``."""
     file = CONF / "model" / f"{model}.yaml"
     content = OmegaConf.load(file)
     ways: dict[str, list[str]] = {}

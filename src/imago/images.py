@@ -18,7 +18,7 @@ _LONGEST_NAME = 40  # letters of a class's name, where it is shown or becomes pa
 
 Images = UInt8[Tensor, "n channels height width"]
 Labels = Int[Tensor, " n"]
-Signal = Float[Tensor, "n channels height width"]
+Normalized = Float[Tensor, "n channels height width"]
 
 
 class Batch(NamedTuple):
@@ -99,13 +99,13 @@ class ImageSpec:
         return f"{self.channels}x{self.height}x{self.width}, {self.levels} levels{labels}"
 
 
-def to_signal(images: Images, levels: int, dtype: torch.dtype = torch.float32) -> Signal:
+def normalize(images: Images, levels: int, dtype: torch.dtype = torch.float32) -> Normalized:
     """Integers 0..levels-1 to floating point in [-1, 1]; 0 goes to -1 and levels-1 to 1."""
     return images.to(dtype).mul_(2 / (levels - 1)).sub_(1)
 
 
-def to_images(signal: Signal, levels: int) -> Images:
-    """The inverse of :func:`to_signal`, rounding to the nearest level and clipping what lies outside [-1, 1]."""
+def quantize(signal: Normalized, levels: int) -> Images:
+    """The inverse of :func:`normalize`, rounding to the nearest level and clipping what lies outside [-1, 1]."""
     return signal.float().add(1).mul_((levels - 1) / 2).round_().clamp_(0, levels - 1).to(torch.uint8)
 
 

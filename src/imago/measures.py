@@ -24,8 +24,8 @@ BETTER: dict[str, Better] = {
     "copies": None,
 }
 
-# What makes two numbers of one name comparable: the protocol's entries about the ruler, not about the model.
-RULER = (
+# What makes two numbers of one name comparable: the protocol's entries about the comparison_key, not about the model.
+COMPARISON_KEYS = (
     "data",
     "data_fingerprint",
     "images",
@@ -63,6 +63,6 @@ def is_better(name: str, value: float, best: float | None) -> bool:
     return best is None or (value < best if way == "low" else value > best)
 
 
-def ruler(protocol: Mapping[str, Any]) -> str:
+def comparison_key(protocol: Mapping[str, Any]) -> str:
     """The part of a protocol that two numbers of one name must share to be compared."""
-    return "; ".join(f"{key} {protocol[key]}" for key in RULER if key in protocol)
+    return "; ".join(f"{key} {protocol[key]}" for key in COMPARISON_KEYS if key in protocol)

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError, printable, reason_of
 from imago.files import AlreadyLocked, in_the_way, locked, replacing, set_aside, text_of, write_text
+from imago.legacy import today
 from imago.paths import CHECKPOINTS
 from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
 
@@ -62,7 +63,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         self.defect = ""
         try:
-            self.summary = usable(read_json(self.summary_path))
+            self.summary = usable(today(read_json(self.summary_path)))
         except FileNotFoundError:
             self.defect = "is missing"
         except OSError as error:
@@ -296,7 +297,7 @@ def config_of(run: Path) -> dict[str, Any]:
 def written_config(run: Path) -> dict[str, Any]:
     """What config.yaml says; empty if it is missing or damaged."""
     with suppress(OSError, ValueError):
-        config = read_yaml(run / "config.yaml")
+        config = today(read_yaml(run / "config.yaml"))
         if isinstance(config, dict) and set(IDENTITY) <= config.keys():
             return config
     return {}
@@ -308,7 +309,7 @@ def _in_checkpoints(run: Path, part: str) -> dict[str, Any]:
         with suppress(OSError, ValueError), opened(run / "checkpoints" / name) as file:
             found = read_archive(file, [part]).get(part)
             if isinstance(found, dict):
-                return found
+                return cast(dict[str, Any], today(found))
     return {}
 
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from imago.diffusion.predictions import CleanImage, Noise, Velocity
+from imago.diffusion.predictions import X0, Epsilon, V
 from imago.diffusion.process import Process
-from imago.diffusion.samplers import DDIM, Ancestral, DPMSolver, Estimate, Sampler, State, Way
+from imago.diffusion.samplers import DDIM, Ancestral, Context, DPMSolver, Estimate, Sampler, State
 from imago.diffusion.schedules import CosineNoise, Linear, NoiseSchedule
-from imago.diffusion.variances import Large, Learned, Small, Variance
+from imago.diffusion.variances import FixedLarge, FixedSmall, Learned, Variance
 from imago.errors import UserError
 
 SCALE = 0.3  # of the data, N(0, SCALE²)
@@ -35,7 +35,7 @@ def optimal(process: Process, exact_variance: bool = False, stride: int = 1):  #
     return denoise
 
 
-def walk(
+def trajectory(
     sampler: Sampler,
     process: Process,
     x: torch.Tensor,
@@ -44,8 +44,8 @@ def walk(
     seed: int = 1,
 ) -> list[State]:
     generator = torch.Generator().manual_seed(seed)
-    way = Way(process, lambda: torch.randn(x.shape, generator=generator), variance or Small())
-    return list(sampler.walk(optimal(process, exact), x, way))
+    context = Context(process, lambda: torch.randn(x.shape, generator=generator), variance or FixedSmall())
+    return list(sampler.trajectory(optimal(process, exact), x, context))
 
 
 def start(n: int = 40_000) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_the_chain_with_the_exact_variance_makes_the_data_with_any_number_of_ste
     """All that is missing is the variance of the last step, E Var(x_0 | x_1), which is left out."""
     for steps in (20, 100):
         process = Process(Linear(), steps)
-        *_, last = walk(Ancestral(), process, start(), Learned(), exact=True)
+        *_, last = trajectory(Ancestral(), process, start(), Learned(), exact=True)
         alpha_bar = float(process.alpha_bar[1])
         missing = SCALE**2 * (1 - alpha_bar) / (alpha_bar * SCALE**2 + 1 - alpha_bar)
         assert float(last.noisy.std()) == pytest.approx(math.sqrt(SCALE**2 - missing), rel=0.02)
@@ -67,8 +67,8 @@ def test_a_learned_variance_means_the_steps_that_are_taken() -> None:
     process, stride = Process(Linear(), 100), 10
     generator = torch.Generator().manual_seed(1)
     x = start()
-    way = Way(process, lambda: torch.randn(x.shape, generator=generator), Learned())
-    *_, last = Ancestral(10).walk(optimal(process, exact_variance=True, stride=stride), x, way)
+    context = Context(process, lambda: torch.randn(x.shape, generator=generator), Learned())
+    *_, last = Ancestral(10).trajectory(optimal(process, exact_variance=True, stride=stride), x, context)
     alpha_bar = float(process.alpha_bar[stride])
     missing = SCALE**2 * (1 - alpha_bar) / (alpha_bar * SCALE**2 + 1 - alpha_bar)
     assert float(last.noisy.std()) == pytest.approx(math.sqrt(SCALE**2 - missing), rel=0.02)
@@ -76,7 +76,7 @@ def test_a_learned_variance_means_the_steps_that_are_taken() -> None:
 
 @pytest.mark.parametrize("sampler", [Ancestral(), DDIM(), DDIM(eta=0.5), DPMSolver()], ids=str)
 def test_with_many_steps_every_sampler_makes_the_data(sampler: Sampler) -> None:
-    *_, last = walk(sampler, Process(Linear(), 1000), start(10_000))
+    *_, last = trajectory(sampler, Process(Linear(), 1000), start(10_000))
     assert last.t == 0
     assert float(last.noisy.std()) == pytest.approx(SCALE, rel=0.03)
     assert abs(float(last.noisy.mean())) < 0.01
@@ -87,7 +87,9 @@ def test_fixed_variances_bracket_the_data() -> None:
     found = {}
     for steps in (20, 200):
         process = Process(Linear(), steps)
-        small, large = (float(walk(Ancestral(), process, start(), v)[-1].noisy.std()) for v in (Small(), Large()))
+        small, large = (
+            float(trajectory(Ancestral(), process, start(), v)[-1].noisy.std()) for v in (FixedSmall(), FixedLarge())
+        )
         assert small < SCALE < large
         found[steps] = large - small
     assert found[200] < 0.3 * found[20]
@@ -101,7 +103,7 @@ def test_few_steps_of_second_order_are_better_than_of_first() -> None:
     exact = SCALE / math.sqrt(alpha_bar * SCALE**2 + 1 - alpha_bar) * x
 
     def error(sampler: Sampler) -> float:
-        return float((walk(sampler, process, x)[-1].noisy - exact).abs().mean())
+        return float((trajectory(sampler, process, x)[-1].noisy - exact).abs().mean())
 
     first, second = ([error(kind(steps)) for steps in (10, 20, 40)] for kind in (DDIM, DPMSolver))
     assert first[0] > first[1] > first[2]
@@ -113,7 +115,10 @@ def test_ddim_with_eta_one_is_the_chain() -> None:
     """The same noise gives the same images, with all steps or some of them."""
     process = Process(Linear(), 60)
     for steps in (None, 12):
-        chain, ddim = walk(Ancestral(steps), process, start(50)), walk(DDIM(steps, eta=1.0), process, start(50))
+        chain, ddim = (
+            trajectory(Ancestral(steps), process, start(50)),
+            trajectory(DDIM(steps, eta=1.0), process, start(50)),
+        )
         for a, b in zip(chain, ddim, strict=True):
             torch.testing.assert_close(a.noisy, b.noisy, atol=1e-5, rtol=1e-4)
 
@@ -125,7 +130,7 @@ def test_ddim_without_noise_is_invertible() -> None:
     errors = []
     for steps in (50, 100, 200):
         sampler = DDIM(steps)
-        x = walk(sampler, process, x_t)[-2].noisy  # at the last time before 0
+        x = trajectory(sampler, process, x_t)[-2].noisy  # at the last time before 0
         times = sampler.times(1000)[:-1][::-1]
         denoise = optimal(process)
         for s, t in pairwise(times):
@@ -154,10 +159,10 @@ def test_times_begin_at_the_end_and_end_at_zero() -> None:
 def test_predictions_are_three_names_of_one_thing() -> None:
     x, noise = start(8), torch.randn(8, 1, 1, 1, generator=torch.Generator().manual_seed(3))
     a, s = torch.tensor(0.6), torch.tensor(0.8)
-    for prediction in (Noise(), CleanImage(), Velocity()):
+    for prediction in (Epsilon(), X0(), V()):
         found = prediction.image(prediction.target(x, noise, a, s), a * x + s * noise, a, s)
         torch.testing.assert_close(found, x, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(Velocity().target(x, noise, a, s), 0.6 * noise - 0.8 * x)
+    torch.testing.assert_close(V().target(x, noise, a, s), 0.6 * noise - 0.8 * x)
 
 
 # --- diffusers -------------------------------------------------------------------------------------------------------
@@ -171,7 +176,7 @@ def noise_prediction(process: Process, x: torch.Tensor, t: int) -> torch.Tensor:
     return (x - math.sqrt(alpha_bar) * optimal(process)(x, t).image) / math.sqrt(1 - alpha_bar)
 
 
-@pytest.mark.parametrize(("kind", "variance"), [("fixed_small", Small()), ("fixed_large", Large())])
+@pytest.mark.parametrize(("kind", "variance"), [("fixed_small", FixedSmall()), ("fixed_large", FixedLarge())])
 def test_ancestral_steps_are_those_of_diffusers(kind: str, variance: Variance) -> None:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -186,8 +191,8 @@ def test_ancestral_steps_are_those_of_diffusers(kind: str, variance: Variance) -
         expected = reference.step(
             noise_prediction(process, x, t), t - 1, x, generator=torch.Generator().manual_seed(7)
         ).prev_sample
-        way = Way(process, lambda: noise, variance)
-        found = Ancestral().move(x, optimal(process)(x, t), t, t - 1, way)
+        context = Context(process, lambda: noise, variance)
+        found = Ancestral().step(x, optimal(process)(x, t), t, t - 1, context)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     at = torch.tensor([1, 400, 1000, 20]).repeat(4)
     torch.testing.assert_close(
@@ -209,8 +214,8 @@ def test_ddim_is_that_of_diffusers(steps: int, eta: float) -> None:
         predicted = noise_prediction(process, expected, t + 1)
         expected = reference.step(predicted, t, expected, eta=eta, variance_noise=noise).prev_sample
     supply = iter(noises)
-    way = Way(process, lambda: next(supply), Small())
-    *_, last = DDIM(steps, eta=eta).walk(optimal(process), x, way)
+    context = Context(process, lambda: next(supply), FixedSmall())
+    *_, last = DDIM(steps, eta=eta).trajectory(optimal(process), x, context)
     torch.testing.assert_close(last.noisy, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -235,5 +240,5 @@ def test_dpm_solver_is_that_of_diffusers(steps: int, noise: NoiseSchedule) -> No
     for t in reference.timesteps:
         predicted = noise_prediction(process, expected, int(t) + 1)
         expected = reference.step(predicted, t, expected).prev_sample
-    *_, last = walk(DPMSolver(steps), process, x)
+    *_, last = trajectory(DPMSolver(steps), process, x)
     torch.testing.assert_close(last.noisy, expected, atol=1e-5, rtol=1e-4)

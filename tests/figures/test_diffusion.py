@@ -18,8 +18,8 @@ from imago.figures.noise_schedules import NoiseSchedules
 from imago.images import bits_per_dim
 from imago.models.base import sum_of
 from imago.models.diffusion import Diffusion
-from imago.noise import PerImageGenerator
-from imago.training import build_model
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def heights(axes: Any, line: int = 0) -> Any:
 
 
 def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained) -> None:
-    picture = Chains(images=2, stations=6).draw(trained, lambda *_: None)
+    picture = Chains(images=2, snapshots=6).draw(trained, lambda *_: None)
     model = trained.model
     assert isinstance(model, Diffusion)
     pixels = np.asarray(picture)
@@ -74,7 +74,7 @@ def test_the_terms_add_up_to_the_bound(trained: Trained) -> None:
     model = trained.model
     assert isinstance(model, Diffusion)
     images = trained.data().test.images[:50]
-    bits = float(bits_per_dim(sum_of(model.measured_terms(images)).mean(), model.spec))
+    bits = float(bits_per_dim(sum_of(model.measured_nll_terms(images)).mean(), model.spec))
     sums = heights(drawing.axes[1])
     assert sums[-1] == pytest.approx(bits, rel=0.03)  # other noise
     assert f"about {sums[-1]:.2f}"[:-1] in drawing.get_suptitle()

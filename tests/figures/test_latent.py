@@ -27,11 +27,11 @@ from imago.figures.latents import labelled
 from imago.figures.manifold import Manifold, normal_quantiles, principal_plane
 from imago.figures.reconstruction import Reconstruction
 from imago.figures.traversal import Traversal
-from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
+from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
 from imago.models.latent import EncodingModel, LatentModel, Latents, Variational
-from imago.noise import PerImageGenerator
 from imago.pictures import picture_of
-from imago.training import build_model
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model
 
 SHAPE = (1, 2, 3)
 CLASSES = 3
@@ -48,7 +48,7 @@ class Plain(LatentModel):
         super().__init__(ImageSpec(*SHAPE, classes=CLASSES), optimizer={}, conditional=conditional)
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         return {}
 
     def learn(self, batch: Batch) -> None:
@@ -58,18 +58,18 @@ class Plain(LatentModel):
         assert (labels is not None) == self.conditional
         return 0.0 if labels is None else labels[:, None] / 10
 
-    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+    def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         return (z + self.shift(labels)).view(-1, *SHAPE)
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
-        return to_images(self.decode(self.draw_latents(n, generator), labels), 256)
+        return quantize(self.decode(self.draw_latents(n, generator), labels), 256)
 
 
 class Encoding(Plain, EncodingModel):
     """... and the way back."""
 
     def encode(self, images: Images, labels: Labels | None = None) -> Latents:
-        return to_signal(images, 256).flatten(1) - self.shift(labels)
+        return normalize(images, 256).flatten(1) - self.shift(labels)
 
 
 class Corners(Source):
@@ -128,7 +128,7 @@ def holds(picture: Image.Image, images: Tensor, columns: int, smallest_side: int
 
 
 def pictured(z: Tensor) -> Images:
-    return to_images(z.float().view(-1, *SHAPE), 256)
+    return quantize(z.float().view(-1, *SHAPE), 256)
 
 
 # --- manifold ---------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_a_manifold_of_principal_components_is_centred_on_the_codes() -> None:
     model, data = Encoding(conditional=True), corners()
     picture = Manifold(side=3, plane="principal", label=1).draw(trained(model, data), quiet)
     assert data.test.labels is not None
-    codes = to_signal(data.test.images[data.test.labels == 1], 256).flatten(1) - 0.1
+    codes = normalize(data.test.images[data.test.labels == 1], 256).flatten(1) - 0.1
     mean, (first, second) = principal_plane(codes)
     q = normal_quantiles(3)
     z = torch.stack([mean + q[c] * first + q[2 - r] * second for r in range(3) for c in range(3)])
@@ -227,7 +227,7 @@ def test_a_traversal_changes_the_most_active_dimensions_of_a_code() -> None:
     model, data = Encoding(conditional=True), corners()
     assert data.test.labels is not None
     part = data.test.images[data.test.labels == 2]
-    codes = to_signal(part, 256).flatten(1) - 0.2
+    codes = normalize(part, 256).flatten(1) - 0.2
     mean, spread = codes.mean(0), codes.double().var(0, correction=0).sqrt().float()
     order = spread.argsort(descending=True)[:2].tolist()
     z = codes[4].repeat(2, 4, 1)
@@ -294,7 +294,7 @@ def test_an_arc_of_equal_lengths_is_shoemakes() -> None:
 def test_interpolations_go_from_image_to_image() -> None:
     model, data = Encoding(), corners()
     ends = data.test.images[:4]
-    z = to_signal(ends, 256).flatten(1)
+    z = normalize(ends, 256).flatten(1)
     t = torch.linspace(0, 1, 5)
     rows = []
     for k in (0, 2):
@@ -329,7 +329,7 @@ def test_arithmetic_with_the_codes_of_training_images(conditional: bool) -> None
     )
     labels = data.train.labels
     assert labels is not None
-    codes = [to_signal(data.train.images[labels == k][:7], 256).flatten(1) for k in range(CLASSES)]
+    codes = [normalize(data.train.images[labels == k][:7], 256).flatten(1) for k in range(CLASSES)]
     if conditional:  # what is not the class, and then all as class 1
         codes = [z - k / 10 + 0.1 for k, z in enumerate(codes)]
     means = [z.mean(0) for z in codes]
@@ -397,7 +397,7 @@ def test_the_units_kl_is_that_of_the_bound(conditional: str) -> None:
         kl = kl_of_units(model, data.test, 0, quiet)
     labels = data.test.labels if model.conditional else None
     assert kl.shape == (5,)
-    assert torch.allclose(kl.sum().float(), model.measured_terms(data.test.images, labels)["elbo/kl"].mean())
+    assert torch.allclose(kl.sum().float(), model.measured_nll_terms(data.test.images, labels)["elbo/kl"].mean())
 
 
 def test_active_units_are_counted() -> None:

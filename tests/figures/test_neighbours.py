@@ -17,8 +17,8 @@ from imago.errors import UserError
 from imago.figures.base import Progress, Trained
 from imago.figures.neighbours import Neighbours
 from imago.images import Images, to_bytes
-from imago.noise import PerImageGenerator
-from imago.training import build_model
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model
 
 PLANTED = {3: 700, 11: 5}  # number of a sample: of a training image
 

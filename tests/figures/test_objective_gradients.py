@@ -13,8 +13,8 @@ from imago.data import ImageDataModule
 from imago.figures.base import Trained
 from imago.figures.objective_gradients import ObjectiveGradients, generator_loss
 from imago.models.gan import GAN, Hinge, LeastSquares, Minimax, NonSaturating
-from imago.noise import PerImageGenerator
-from imago.training import build_model
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model
 
 OBJECTIVES = {"minimax": Minimax(), "non_saturating": NonSaturating()}
 SMALL = ["model.latent=5", "model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]

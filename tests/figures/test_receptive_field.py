@@ -14,7 +14,7 @@ from imago.config import build, plain
 from imago.figures.receptive_field import influence
 from imago.images import ImageSpec
 from imago.models.autoregressive import Autoregressive
-from imago.training import build_model
+from imago.training.run import build_model
 
 SPECS = {
     "gray-9x9": ImageSpec(1, 9, 9, levels=2),

@@ -16,8 +16,8 @@ from imago.figures.base import Trained
 from imago.figures.steering import Steered, Steering, first_pixels, held
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
-from imago.noise import PerImageGenerator
-from imago.training import build_model
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model
 
 DEPTHS = [0, 0.25, 0.5]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.autoregressive import Autoregressive
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from models.test_laws import MODELS, Tensors, fit, images_of, make
 
 AUTOREGRESSIVE = [name for name in MODELS if isinstance(make(name, ImageSpec(1, 8, 8, 2)), Autoregressive)]
@@ -84,7 +84,7 @@ def test_no_value_sees_itself_or_a_later_one_by_gradient(name: str, spec: str, t
     model = lively(name, SMALL[spec]).train(training)
     c, h, w = SMALL[spec].shape
     order = rank(SMALL[spec])
-    x = to_signal(images_of(SMALL[spec], 1), SMALL[spec].levels).repeat(c * h * w, 1, 1, 1).requires_grad_()
+    x = normalize(images_of(SMALL[spec], 1), SMALL[spec].levels).repeat(c * h * w, 1, 1, 1).requires_grad_()
     parameters = model.net(x)
     where = order.flatten().argsort()  # the flat position of the value of each place
     picked = parameters.flatten(1, 3)[torch.arange(c * h * w), where]
@@ -117,7 +117,7 @@ def test_changing_a_value_moves_no_logit_at_or_before_it(name: str, training: bo
 def teacher_forced(model: Autoregressive, images: Tensor, labels: Tensor | None) -> Tensor:
     """Parameters predicted value by value with kept activations, while the given images are filled in."""
     spec = model.spec
-    signal = to_signal(images, spec.levels)
+    signal = normalize(images, spec.levels)
     state = model.net.incremental(len(images), labels)
     predicted = torch.zeros(len(images), *spec.shape, model.distribution.parameters)
     for row in range(spec.height):
@@ -140,7 +140,7 @@ def test_kept_activations_predict_what_the_network_does(name: str, spec: str, co
     images = images_of(chosen, 4)
     labels = torch.arange(4) % chosen.classes if conditional else None
     with torch.no_grad():
-        whole = model.net(to_signal(images, chosen.levels), labels)
+        whole = model.net(normalize(images, chosen.levels), labels)
         kept = teacher_forced(model, images, labels)
     assert torch.allclose(kept, whole, rtol=1e-4, atol=2e-5 * float(whole.abs().max()))
 

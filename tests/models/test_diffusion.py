@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from helpers import configuration
-from imago.diffusion.losses import FullBound, Hybrid, Simple
-from imago.diffusion.predictions import CleanImage, Noise, Velocity
+from imago.diffusion.losses import VLB, Hybrid, Simple
+from imago.diffusion.predictions import X0, Epsilon, V
 from imago.diffusion.samplers import DDIM, Ancestral
 from imago.diffusion.schedules import Linear
-from imago.diffusion.variances import Large, Learned, Small
+from imago.diffusion.variances import FixedLarge, FixedSmall, Learned
+from imago.distributions import discretised_normal
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
-from imago.likelihoods import discretised_normal
 from imago.models.base import sum_of
 from imago.models.diffusion import Diffusion
-from imago.noise import PerImageGenerator
-from imago.training import build_model
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model
 
 
 def make(spec: ImageSpec, *overrides: str) -> Diffusion:
@@ -54,10 +54,10 @@ def told(spec: ImageSpec, steps: int, answer: Any, variance: Any = None, **more:
         spec,
         network=lambda *_: Told(answer),
         steps=steps,
-        noise=more.get("noise", Linear()),
-        prediction=CleanImage(),
-        variance=variance or Small(),
-        loss=FullBound(),
+        noise_schedule=more.get("noise", Linear()),
+        prediction=X0(),
+        variance=variance or FixedSmall(),
+        loss=VLB(),
         sampler=more.get("sampler", Ancestral()),
         optimizer={"net": torch.optim.SGD},
     )
@@ -146,7 +146,7 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
             "elbo/reconstruction": reconstruction,
         }
         images = torch.full((40_000, 1, 1, 1), level, dtype=torch.uint8)
-        terms = model.measured_terms(images, generator=PerImageGenerator(level))
+        terms = model.measured_nll_terms(images, generator=PerImageGenerator(level))
         for name, value in expected.items():
             error = float(terms[name].std()) / 200 + 1e-3
             assert float(terms[name].mean()) == pytest.approx(value, abs=4 * error), name
@@ -167,7 +167,7 @@ def test_probabilities_of_all_tiny_images_sum_to_at_most_one(levels: int) -> Non
     for _ in range(200):
         images = every[torch.randint(len(every), (64,), generator=draws)]
         optimizer.zero_grad()
-        terms = model.terms(images, None, lambda n, *shape: torch.randn(n, *shape, generator=draws))
+        terms = model.nll_terms(images, None, lambda n, *shape: torch.randn(n, *shape, generator=draws))
         sum_of(terms).mean().backward()
         optimizer.step()
     many = every.repeat_interleave(500, 0)
@@ -218,8 +218,8 @@ def test_with_the_optimal_denoiser_and_variance_the_bound_is_the_entropy() -> No
 
 def test_with_a_fixed_variance_the_bound_approaches_the_entropy_with_the_number_of_steps() -> None:
     """β̃ is too small near the image, where it is t − 1 against t: its gap closes slowly. β is nearly right there."""
-    small = [bound_of(known(steps, Small()), 1000)[0] - entropy() for steps in (10, 200, 1000)]
-    large = [bound_of(known(steps, Large()), 2000)[0] - entropy() for steps in (10, 200)]
+    small = [bound_of(known(steps, FixedSmall()), 1000)[0] - entropy() for steps in (10, 200, 1000)]
+    large = [bound_of(known(steps, FixedLarge()), 2000)[0] - entropy() for steps in (10, 200)]
     assert small[0] > 1.5 * small[1] > 1.5 * 1.2 * small[2] > 0
     assert large[0] > 0.3 > 0.12 > large[1] > 0
 
@@ -228,12 +228,12 @@ def test_a_random_part_of_the_terms_is_right_on_average() -> None:
     model = make(ImageSpec(1, 4, 4), "model.steps=30").eval()
     image = torch.randint(256, (1, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     many = image.expand(3000, 1, 4, 4).contiguous()
-    every = model.measured_terms(many)["elbo/denoising"]
+    every = model.measured_nll_terms(many)["elbo/denoising"]
     assert model.bound_terms == 31
     for count in (1, 4):
         model.bound_steps = count
         assert model.bound_terms == count + 2
-        part = model.measured_terms(many, generator=PerImageGenerator(1))["elbo/denoising"]
+        part = model.measured_nll_terms(many, generator=PerImageGenerator(1))["elbo/denoising"]
         error = math.sqrt(float(part.var() + every.var()) / 3000)
         assert float(part.mean()) == pytest.approx(float(every.mean()), abs=4 * error)
 
@@ -275,14 +275,14 @@ def test_the_full_loss_is_the_bound_on_average() -> None:
     model = told(spec, 5, answer)
     images = torch.full((30_000, 1, 2, 2), 160, dtype=torch.uint8)
     loss = float(learned_with(model, images)["loss"].detach())
-    terms = told(spec, 5, answer).measured_terms(images[:3000])
+    terms = told(spec, 5, answer).measured_nll_terms(images[:3000])
     bits = (terms["elbo/denoising"] + terms["elbo/reconstruction"]).mean() / (4 * math.log(2))
     assert loss == pytest.approx(float(bits), rel=0.05)
 
 
 def test_training_draws_every_time_and_hides_labels() -> None:
     spec = ImageSpec(1, 2, 2, classes=3)
-    model = make(spec, "model.steps=4", "conditional=true", "model.drop_labels=0.25")
+    model = make(spec, "model.steps=4", "conditional=true", "model.p_uncond=0.25")
     labels = torch.arange(4000) % 3
     asked = learned_with(model, images_of(spec, 4000), labels)
     assert torch.bincount(asked["t"], minlength=5).tolist() == pytest.approx([0, 1000, 1000, 1000, 1000], abs=120)
@@ -291,8 +291,8 @@ def test_training_draws_every_time_and_hides_labels() -> None:
     assert torch.equal(asked["labels"][~hidden], labels[~hidden])
     # Which labels are hidden has nothing to do with t.
     assert float(hidden[asked["t"] == 1].float().mean()) == pytest.approx(0.25, abs=0.06)
-    with pytest.raises(UserError, match=r"model.drop_labels=0.1: .* conditional=true, or drop_labels=0"):
-        make(spec, "model.drop_labels=0.1")
+    with pytest.raises(UserError, match=r"model.p_uncond=0.1: .* conditional=true, or p_uncond=0"):
+        make(spec, "model.p_uncond=0.1")
 
 
 def test_the_hybrid_moves_means_by_the_simple_loss_and_variances_by_the_bound() -> None:
@@ -318,20 +318,20 @@ def test_the_hybrid_moves_means_by_the_simple_loss_and_variances_by_the_bound() 
 def test_losses() -> None:
     squared, bits = torch.tensor([1.0, 2.0]), torch.tensor([100.0, 300.0])
     assert Simple()(squared, bits).tolist() == [1.0, 2.0]
-    assert FullBound()(squared, bits).tolist() == [100.0, 300.0]
+    assert VLB()(squared, bits).tolist() == [100.0, 300.0]
     assert Hybrid(0.01)(squared, bits).tolist() == [2.0, 5.0]
 
 
 def test_variances() -> None:
     high, low = torch.tensor(-1.0), torch.tensor(-3.0)
-    assert float(Large().log(high, low, None)) == -1
-    assert float(Small().log(high, low, None)) == -3
+    assert float(FixedLarge().log(high, low, None)) == -1
+    assert float(FixedSmall().log(high, low, None)) == -3
     assert Learned().log(high, low, torch.tensor([-1.0, 0.0, 1.0])).tolist() == [-3, -2, -1]
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
     spec = ImageSpec(1, 8, 8, classes=3)
-    with pytest.raises(UserError, match=r"model.guidance=1.0: .* conditional=true and model.drop_labels=0.1"):
+    with pytest.raises(UserError, match=r"model.guidance=1.0: .* conditional=true and model.p_uncond=0.1"):
         make(spec, "model.guidance=1.0")
     with pytest.raises(
         UserError, match=r"model.variance: .* no gradient from the loss Simple; .*=hybrid or full_bound"
@@ -350,7 +350,7 @@ def test_a_compiled_network_is_the_same_network() -> None:
     compiled.load_state_dict(plain.state_dict())
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([300])
     with torch.no_grad():
-        torch.testing.assert_close(compiled.eval().ask(x, t, None)[0], plain.eval().ask(x, t, None)[0])
+        torch.testing.assert_close(compiled.eval().predict(x, t, None)[0], plain.eval().predict(x, t, None)[0])
 
 
 # --- guidance and chains ---------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_compiled_network_is_the_same_network() -> None:
 
 def test_guidance_moves_away_from_what_is_said_without_a_label() -> None:
     spec = ImageSpec(1, 6, 6, classes=3)
-    options = ("conditional=true", "model.drop_labels=0.2", "prediction@model.prediction=image")
+    options = ("conditional=true", "model.p_uncond=0.2", "prediction@model.prediction=image")
     plain, guided = make(spec, *options).eval(), make(spec, *options, "model.guidance=2.0").eval()
     x, t, labels = 0.1 * torch.randn(4, 1, 6, 6), torch.tensor([700]), torch.tensor([0, 1, 2, 1])
     with torch.no_grad():
@@ -367,17 +367,17 @@ def test_guidance_moves_away_from_what_is_said_without_a_label() -> None:
     assert not torch.allclose(known, unknown)
     torch.testing.assert_close(found, (3 * known - 2 * unknown).clamp(-1, 1), atol=1e-5, rtol=1e-5)
     assert torch.equal(plain.guided(x, t, labels).image, known)
-    assert (plain.network_calls, guided.network_calls) == (50, 100)
+    assert (plain.nfe, guided.nfe) == (50, 100)
     assert guided.sampling == "DDIM, 50 steps, uniform, eta 0, guidance 2"
 
 
 def test_noise_prediction_guides_the_noise() -> None:
     """Ho & Salimans, eq. 6: (1 + w) ε(x, label) − w ε(x), from which the image follows."""
     spec = ImageSpec(1, 6, 6, classes=2)
-    model = make(spec, "conditional=true", "model.drop_labels=0.2", "model.guidance=1.5").eval()
+    model = make(spec, "conditional=true", "model.p_uncond=0.2", "model.guidance=1.5").eval()
     x, labels, t = 0.1 * torch.randn(3, 1, 6, 6), torch.tensor([0, 1, 1]), torch.tensor([300])
     with torch.no_grad():
-        noise = 2.5 * model.ask(x, t, labels)[0] - 1.5 * model.ask(x, t, torch.full((3,), 2))[0]
+        noise = 2.5 * model.predict(x, t, labels)[0] - 1.5 * model.predict(x, t, torch.full((3,), 2))[0]
         a, s = model.process.at("signal", t), model.process.at("noise", t)
         torch.testing.assert_close(model.guided(x, t, labels).image, ((x - s * noise) / a).clamp(-1, 1))
 
@@ -405,14 +405,14 @@ def test_the_chain_of_a_sample_ends_with_the_sample() -> None:
 
 
 def test_a_chain_has_two_ends() -> None:
-    with pytest.raises(UserError, match=r"stations=1: .* give 2 or more"):
+    with pytest.raises(UserError, match=r"snapshots=1: .* give 2 or more"):
         make(ImageSpec(1, 6, 6)).sample_chain(1, 1, PerImageGenerator(0))
 
 
 def test_an_image_is_the_same_in_any_batch_when_noise_is_drawn_on_the_way() -> None:
     spec = ImageSpec(1, 6, 6, classes=2)
     ancestral = ("sampler@model.sampler=ancestral", "model.steps=20")
-    for options in (ancestral, (*ancestral, "conditional=true", "model.drop_labels=0.1", "model.guidance=1.0")):
+    for options in (ancestral, (*ancestral, "conditional=true", "model.p_uncond=0.1", "model.guidance=1.0")):
         model = make(spec, *options)
         together = model.sample(4, generator=PerImageGenerator(9)).int()
         alone = [model.sample(1, generator=PerImageGenerator(9, first=k)).int() for k in range(4)]
@@ -434,7 +434,7 @@ def test_the_forward_chain_starts_with_the_image_and_ends_in_noise() -> None:
         model.chain(images, [5, 1], PerImageGenerator(0))
 
 
-@pytest.mark.parametrize("prediction", [Noise(), CleanImage(), Velocity()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("prediction", [Epsilon(), X0(), V()], ids=lambda p: type(p).__name__)
 def test_ddim_of_a_perfect_denoiser_finds_the_image(prediction: Any) -> None:
     """If all images are one, every sampler ends there, whatever the network is asked for."""
     spec = ImageSpec(1, 3, 3)
@@ -456,13 +456,15 @@ def test_ddim_of_a_perfect_denoiser_finds_the_image(prediction: Any) -> None:
 def test_a_process_of_one_step_has_two_terms_and_learns(variance: str) -> None:
     spec = ImageSpec(1, 2, 2, levels=4)
     more = ("loss@model.loss=hybrid",) if variance == "learned" else ()
-    model = make(spec, "model.steps=1", "noise@model.noise=cosine", f"variance@model.variance={variance}", *more)
+    model = make(
+        spec, "model.steps=1", "noise@model.noise_schedule=cosine", f"variance@model.variance={variance}", *more
+    )
     images = images_of(spec, 6)
-    terms = model.terms(images, None, lambda *shape: torch.randn(shape))
+    terms = model.nll_terms(images, None, lambda *shape: torch.randn(shape))
     assert not bool(terms["elbo/denoising"].any())
     assert bool(torch.isfinite(sum_of(terms)).all())
     assert bool((terms["elbo/reconstruction"] > 0).all())
-    assert (model.bound_terms, model.network_calls) == (2, 1)
+    assert (model.bound_terms, model.nfe) == (2, 1)
     assert model.sample(3, generator=PerImageGenerator(0)).shape == (3, 1, 2, 2)
     model.noise = torch.randn  # type: ignore[method-assign,assignment]
     model.descend = lambda player, loss: loss.backward()  # type: ignore[method-assign]

@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 from helpers import configuration
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.fvbn import FVBN
 from imago.nets.causal import CausalConv2d
 from imago.nets.masked import MaskedLinear, stripes_of
-from imago.training import build_model, count_parameters
+from imago.training.run import build_model, count_parameters
 from models.test_laws import images_of, make
 
 SOFTMAX = "distribution@model.distribution=softmax"
@@ -110,7 +110,7 @@ def test_it_is_one_regression_for_every_value(spec: ImageSpec) -> None:
     with torch.no_grad():
         layer.bias.normal_()
     images, labels = images_of(spec, 4), torch.tensor([0, 1, 2, 0])
-    x = (to_signal(images, spec.levels).permute(0, 2, 3, 1).reshape(4, -1) + 1) / 2
+    x = (normalize(images, spec.levels).permute(0, 2, 3, 1).reshape(4, -1) + 1) / 2
     values = images.permute(0, 2, 3, 1).reshape(4, -1)
     matrix, bias = layer.matrix(), layer.biases(labels)
     total = torch.zeros(4)

@@ -13,7 +13,7 @@ from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models import gan
 from imago.nets.dcgan import size_ladder
-from imago.training import build_model, train
+from imago.training.run import build_model, train
 from test_laws import Tensors, fit, images_of, make
 
 
@@ -114,9 +114,9 @@ def test_gradient_clipping_bounds_each_players_step() -> None:
     ]
     for clip, exact in (("model.gradient_clip=0.001", True), ("model.gradient_clip=null", False)):
         model = make("gan", spec, *options, clip)
-        before = {n: [p.detach().clone() for p in m.parameters()] for n, m in model.players.items()}
+        before = {n: [p.detach().clone() for p in m.parameters()] for n, m in model.networks.items()}
         fit(model, Tensors(images_of(spec, 8), torch.zeros(8, dtype=torch.long), 8), 1)
-        for name, module in model.players.items():
+        for name, module in model.networks.items():
             step = torch.cat(
                 [(p.detach() - b).flatten() for p, b in zip(module.parameters(), before[name], strict=True)]
             ).norm()

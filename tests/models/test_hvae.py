@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.base import Normal, evaluating
 from imago.models.hvae import HierarchicalVAE, bounded
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
 
 BINARY = ImageSpec(1, 2, 2, levels=2, classes=2)
@@ -70,16 +70,16 @@ def test_inference_and_decoding_are_one_path() -> None:
     """The parameters found for the z drawn by the posterior are those that decoding this z gives."""
     model = stirred(ImageSpec(3, 7, 5, levels=4))
     images = images_of(model.spec, 4)
-    observed = model.observe(to_signal(images, 4), None)
-    silent = model.infer(observed, None, lambda n, *shape: torch.zeros(n, *shape))
+    observed = model.encoder_features(normalize(images, 4), None)
+    silent = model.rsample(observed, None, lambda n, *shape: torch.zeros(n, *shape))
     assert torch.allclose(silent.parameters, model.parameters_at(model.encode(images), None), atol=1e-5)
 
 
 def test_the_closed_form_is_the_mean_of_the_log_ratio() -> None:
     """E_q[log q(z|x) − log p(z)] = E_q[Σ KL_l]; the difference has mean 0, within four standard errors."""
     model = stirred(BINARY)
-    observed = model.observe(to_signal(all_images()[5:6], 2), None)
-    draw = model.infer([t.expand(20000, -1, -1, -1) for t in observed], None, normal(1))
+    observed = model.encoder_features(normalize(all_images()[5:6], 2), None)
+    draw = model.rsample([t.expand(20000, -1, -1, -1) for t in observed], None, normal(1))
     assert draw.kl.shape == (20000, model.latent)
     assert (draw.kl >= -1e-6).all()
     difference = draw.log_ratio - draw.kl.sum(1)
@@ -92,7 +92,7 @@ def test_log_ratio_is_that_of_the_unwhitened_densities() -> None:
     model = stirred(BINARY, "model.blocks=[1]")
     top_down = model.net["top_down"]
     images = all_images()
-    (features,) = model.observe(to_signal(images, 2), None)
+    (features,) = model.encoder_features(normalize(images, 2), None)
     noise = normal(2)(16, model.latent)
     h = top_down.places[0].expand(16, -1, -1, -1)
     block = top_down.blocks[0][0]
@@ -103,7 +103,7 @@ def test_log_ratio_is_that_of_the_unwhitened_densities() -> None:
         mean + prior.scale * delta, prior.scale * torch.exp(6 * torch.tanh(factor / 6))
     )
     z = posterior.mean + posterior.scale * noise.view(16, 2, 1, 1)
-    draw = model.infer([features], None, lambda n, *shape: noise)
+    draw = model.rsample([features], None, lambda n, *shape: noise)
     ratio = (posterior.log_prob(z) - prior.log_prob(z)).flatten(1).sum(1)
     assert torch.allclose(draw.log_ratio, ratio, atol=1e-4)
     divergence = torch.distributions.kl_divergence(posterior, prior).flatten(1)
@@ -182,7 +182,7 @@ def test_labels_reach_samples_and_posteriors() -> None:
     zeros, ones = torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.long)
     z = model.draw_latents(4, PerImageGenerator(0))
     assert not torch.allclose(model.decode(z, zeros), model.decode(z, ones))
-    features = [model.observe(to_signal(all_images()[:4], 2), labels)[0] for labels in (zeros, ones)]
+    features = [model.encoder_features(normalize(all_images()[:4], 2), labels)[0] for labels in (zeros, ones)]
     assert not torch.allclose(*features)
 
 
@@ -207,5 +207,5 @@ def test_the_divergence_is_float32_under_bfloat16() -> None:
     model = stirred(BINARY)
     images = all_images()
     with torch.autocast("cpu", torch.bfloat16):
-        draw = model.infer(model.observe(to_signal(images, 2), None), None, normal(3))
+        draw = model.rsample(model.encoder_features(normalize(images, 2), None), None, normal(3))
     assert draw.kl.dtype == draw.log_ratio.dtype == torch.float32

@@ -16,8 +16,8 @@ from imago.config import build
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 from imago.models.base import GenerativeModel
-from imago.noise import PerImageGenerator
-from imago.training import build_model, train
+from imago.rng import PerImageGenerator
+from imago.training.run import build_model, train
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SPECS = {

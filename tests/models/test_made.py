@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from helpers import configuration
 from imago.config import check
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.made import MADE, degrees_of
 from models.test_laws import images_of, make
 
@@ -57,7 +57,7 @@ def test_the_network_is_equation_4(spec: ImageSpec, direct: bool) -> None:
     model = made(spec, [30, 25], direct)
     net: Any = model.net
     images = images_of(spec, 4)
-    x = (to_signal(images, spec.levels).permute(0, 2, 3, 1).reshape(4, -1) + 1) / 2
+    x = (normalize(images, spec.levels).permute(0, 2, 3, 1).reshape(4, -1) + 1) / 2
     h = x
     for layer in net.hidden:
         h = F.relu(h @ layer.matrix().T + layer.bias)
@@ -65,7 +65,7 @@ def test_the_network_is_equation_4(spec: ImageSpec, direct: bool) -> None:
     if direct:
         a = a + x @ net.direct.matrix().T
     a = a.view(4, spec.height, spec.width, spec.channels, -1).permute(0, 3, 1, 2, 4)
-    torch.testing.assert_close(net(to_signal(images, spec.levels)), a)
+    torch.testing.assert_close(net(normalize(images, spec.levels)), a)
 
 
 @pytest.mark.parametrize("hidden", [[19], [40], [19, 19, 40]])

@@ -9,9 +9,9 @@ from torch import Tensor
 from helpers import configuration
 from imago.config import check
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.autoregressive import Autoregressive
-from imago.training import build_model
+from imago.training.run import build_model
 from models.plain_pixelcnn import plain_gated_pixelcnn, plain_pixelcnn
 
 SPECS = {
@@ -37,7 +37,7 @@ def make(name: str, spec: ImageSpec, *overrides: str) -> Any:
 def signal_of(spec: ImageSpec) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(spec.levels, (3, *spec.shape), generator=generator, dtype=torch.uint8)
-    return to_signal(images, spec.levels).double()
+    return normalize(images, spec.levels).double()
 
 
 @pytest.mark.parametrize("conditional", [False, True])

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from helpers import configuration
 from imago.errors import UserError
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.pixelrnn import PixelRNN
-from imago.training import build_model
+from imago.training.run import build_model
 from models.plain_pixelrnn import plain
 
 MODELS = ("row_lstm", "diagonal_bilstm")
@@ -42,7 +42,7 @@ def make(name: str, spec: ImageSpec, *overrides: str) -> PixelRNN:
 def signal_of(spec: ImageSpec, n: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(spec.levels, (n, *spec.shape), generator=generator, dtype=torch.uint8)
-    return to_signal(images, spec.levels).double()
+    return normalize(images, spec.levels).double()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

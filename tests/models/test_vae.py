@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imago.images import ImageSpec, to_signal
-from imago.likelihoods import Gaussian
+from imago.distributions import Gaussian
+from imago.images import ImageSpec, normalize
 from imago.models.autoencoder import Autoencoder
 from imago.models.latent import gaussian_kl
 from imago.models.vae import VAE, not_huge
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
 from test_variational import WithoutDoubles
 
@@ -69,7 +69,7 @@ def evidence(images: Tensor) -> Tensor:
     covariance = LOADINGS @ LOADINGS.T + SIGMA**2 * torch.eye(6)
     density = torch.distributions.MultivariateNormal(MEAN, covariance)
     width = 2 / 255
-    return density.log_prob(to_signal(images, 256).flatten(1)) + 6 * (math.log(width) - width**2 / (24 * SIGMA**2))
+    return density.log_prob(normalize(images, 256).flatten(1)) + 6 * (math.log(width) - width**2 / (24 * SIGMA**2))
 
 
 def test_with_the_true_posterior_every_draw_weighs_the_evidence() -> None:
@@ -196,8 +196,8 @@ def test_a_runaway_encoder_leaves_terms_and_gradients_finite() -> None:
     with torch.no_grad():
         for parameter in model.net["encoder"].parameters():
             parameter.mul_(50)
-    observed = model.observe(to_signal(images_of(spec, 4), 256), None)
+    observed = model.encoder_features(normalize(images_of(spec, 4), 256), None)
     assert observed[1].max().item() > 3
-    inference = model.infer(observed, None, lambda n, *shape: torch.randn(n, *shape))
+    inference = model.rsample(observed, None, lambda n, *shape: torch.randn(n, *shape))
     (inference.kl.sum() + inference.parameters.square().mean()).backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)

@@ -13,13 +13,13 @@ from imago.config import choices_of
 from imago.data import ImageDataModule
 from imago.data.sources import Digits
 from imago.errors import UserError
+from imago.evaluation import measure_likelihood
 from imago.figures.latent_units import kl_of_units
 from imago.images import ImageSpec
-from imago.metrics import measure_likelihood
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import sum_of
 from imago.models.latent import Variational
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
 
 VARIATIONAL = choices_of("model", Variational)
@@ -115,7 +115,7 @@ def test_terms_are_named_and_their_sum_is_the_bound(name: str) -> None:
     spec = ImageSpec(1, 6, 5, levels=4)
     model = make(name, spec)
     images = images_of(spec, 7)
-    terms = model.measured_terms(images)
+    terms = model.measured_nll_terms(images)
     assert list(terms) == ["elbo/reconstruction", "elbo/kl"]
     assert all((values > 0).all() for values in terms.values())
     assert torch.equal(sum_of(terms), -model.log_likelihood(images))

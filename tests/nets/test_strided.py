@@ -15,7 +15,7 @@ from imago.images import ImageSpec
 from imago.models.vae import VAE
 from imago.nets import strided
 from imago.nets.strided import StridedDecoder, StridedEncoder, convolve, spread
-from imago.training import build_model
+from imago.training.run import build_model
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 5, 9), (1, 1, 2), (2, 2, 2), (1, 3, 17)]
 DOWN, UP = [128, 256, 512, 1024], [1024, 512, 256]

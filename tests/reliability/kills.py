@@ -35,7 +35,7 @@ from imago.checkpoints import read
 from imago.files import UNFINISHED
 from imago.paths import CHECKPOINTS
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 from imago.untrusted import read_archive
 
 LAZY = rich.panel  # what a run imports on its way
@@ -151,7 +151,7 @@ def state(run: Path) -> dict[str, Any]:
     }
     return {
         "last": {key: last[key] for key in ("state_dict", "optimizer_states", "progress", "random", "rows")},
-        "average": last["callbacks"]["WeightAveraging"],
+        "average": last["callbacks"]["EMA"],
         "best": read(run / "checkpoints" / "best.ckpt")["state_dict"],
         "rows": rows,
         "pictures": {file.name: file.read_bytes() for file in sorted((run / "samples").glob("*.png"))},

@@ -18,9 +18,9 @@ from PIL import Image
 
 from helpers import TINY, configuration
 from imago.checkpoints import load
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 
 EXPECTED = Path(__file__).with_name("numerics.json")
 UPDATES = 12
@@ -36,7 +36,7 @@ CASES: dict[str, list[str]] = {
         f"{model} conditional": ["conditional=true"]
         for model in ("made", "row_lstm", "gated_pixelcnn", "autoencoder", "conv_vae", "hvae", "gan", "dcgan")
     },
-    "ddpm conditional": ["conditional=true", "model.drop_labels=0.3", "model.guidance=1.5"],
+    "ddpm conditional": ["conditional=true", "model.p_uncond=0.3", "model.guidance=1.5"],
     **{f"{model} rgb": [] for model in ("pixelcnn", "diagonal_bilstm", "conv_vae", "dcgan", "ddpm")},
     # what an image's values are drawn from
     **{
@@ -62,7 +62,7 @@ CASES: dict[str, list[str]] = {
     "vae beta": ["model.beta=2", "model.kl_warmup=150", "model.free_bits=0.1"],
     "hvae skip": ["model.kl_warmup=150", "model.free_bits=0.1", "model.gradient_skip=5"],
     # diffusion
-    **{f"ddpm {name}": [f"noise@model.noise={name}"] for name in ("quadratic", "sigmoid", "cosine")},
+    **{f"ddpm {name}": [f"noise@model.noise_schedule={name}"] for name in ("quadratic", "sigmoid", "cosine")},
     **{f"ddpm {name}": [f"prediction@model.prediction={name}"] for name in ("image", "velocity")},
     **{f"ddpm {name}": [f"sampler@model.sampler={name}"] for name in ("ancestral", "dpm_solver")},
     "ddpm large": ["variance@model.variance=large", "sampler@model.sampler=ancestral"],

@@ -21,15 +21,15 @@ from helpers import TINY, configuration
 from imago.checkpoints import load
 from imago.images import ImageSpec
 from imago.models.base import ExplicitModel
-from imago.noise import PerImageGenerator
-from imago.training import train
+from imago.rng import PerImageGenerator
+from imago.training.run import train
 
 FOLDER = Path(__file__).with_name("released")
 SMALL = ["model.network.width=4", "model.network.multipliers=[1,2]"]
 CASES = {
     **{model: [] for model in TINY},
     "ddpm": SMALL,
-    "ddpm-conditional": [*SMALL, "conditional=true", "model.drop_labels=0.3"],
+    "ddpm-conditional": [*SMALL, "conditional=true", "model.p_uncond=0.3"],
     "dcgan-conditional": ["conditional=true"],
 }
 

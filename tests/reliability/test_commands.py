@@ -29,7 +29,7 @@ from imago.config import check, plain
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 from imago.models.gan import GAN
-from imago.training import build_model, build_trainer, train
+from imago.training.run import build_model, build_trainer, train
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 300
@@ -191,7 +191,7 @@ COMMANDS: dict[str, str] = {
     "figure figure=nope": r"figure=nope: no such choice; choose one of arithmetic",
     "figure figure=null": r"figure=null: names no choice; choose one of arithmetic",
     "figure figure=completion checkpoint=RUN": r"figure=completion: cannot be drawn of .*, a GAN; give a checkpoint of",
-    "figure figure=chains figure.stations=1": r"figure\.stations=1: .*greater than or equal to 2",
+    "figure figure=chains figure.snapshots=1": r"figure\.snapshots=1: .*greater than or equal to 2",
     "figure figure=receptive_field figure.shape=[1,0,8]": r"figure\.shape=.*greater than or equal to 1",
 }
 
@@ -249,7 +249,7 @@ MISTAKES = [
         r", objective@model\.objective, \+penalty@.*; leave it out, or choose a model that has one: ddpm$",
     ),
     (["distribution@model.distribution=softmax"], r"model=gan has no group distribution; .* has one: .*made, pixelcnn"),
-    (["model=vae", "noise@model.noise=cosine"], r"model=vae has no group noise; .*, distribution@.*: ddpm$"),
+    (["model=vae", "noise@model.noise_schedule=cosine"], r"model=vae has no group noise; .*, distribution@.*: ddpm$"),
     (["model=vae", "penalty=r1"], r"^error: penalty=r1: model=vae has no group penalty; .*: dcgan, gan$"),
     (["sweep=lecture", "loss=hybrid"], r"^error: loss=hybrid: model=autoencoder has no group loss"),
     (["optimizer@model.optimizer.net=sgd"], r"choose with .*\.generator=NAME or .*\.discriminator=NAME$"),

@@ -18,10 +18,10 @@ from wandb.sdk import wandb_setup
 
 from helpers import Command, small
 from imago import dashboards
-from imago.dashboards import Dashboard, WandbRun
 from imago.errors import UserError
+from imago.loggers import Dashboard, WandbRun
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 
 SIZES = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "max_images=128", "every.log=32"]
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -19,17 +19,17 @@ from PIL import Image
 
 from helpers import Command, small
 from imago import checkpoints
-from imago.callbacks import samples
-from imago.callbacks.likelihood import MeasureLikelihood
 from imago.checkpoints import AtomicCheckpointIO, read
+from imago.cli.outputs import OUTPUTS
 from imago.errors import RunError
 from imago.figures import curves
 from imago.files import UNFINISHED, write_text
 from imago.images import ImageSpec
-from imago.outputs import OUTPUTS
 from imago.pictures import write_png
 from imago.runs import CSVLogger, Run
-from imago.training import train
+from imago.training.callbacks import samples
+from imago.training.callbacks.likelihood import MeasureLikelihood
+from imago.training.run import train
 
 VAE = ["model=vae", "model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "every.log=64", "every.samples=64"]
 VAE += ["every.likelihood=64", "every.checkpoints=64"]

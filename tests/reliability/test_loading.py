@@ -29,16 +29,16 @@ import torch
 
 import imago
 from helpers import TINY, Command, configuration
+from imago.board.checkpoint import peek
 from imago.checkpoints import load, read
-from imago.compare.checkpoint import peek
 from imago.config import build
 from imago.data import data_of, folder_data
 from imago.data.places import remember
 from imago.data.restore import SOURCES
 from imago.errors import UserError
+from imago.evaluation.progress import progress_bar
 from imago.images import ImageSpec
-from imago.metrics.progress import progress_bar
-from imago.training import announce
+from imago.training.run import announce
 
 SECRET = "0123456789secret"
 SPEC = ImageSpec(1, 8, 8, 256, 10)
@@ -70,7 +70,7 @@ def good() -> Content:
         "spec": SPEC.as_dict(),
         "progress": progress,
         "state_dict": weights,
-        "callbacks": {"WeightAveraging": {"weights": averaged}},
+        "callbacks": {"EMA": {"weights": averaged}},
     }
 
 
@@ -419,15 +419,15 @@ SETTINGS: dict[str, tuple[Callable[[Content, Place], None], str]] = {
     ),
     "data in a model": (of_generator({"_target_": "imago.data.sources.Folder", "path": "/"}), "constructed in model"),
     "a download in a model": (
-        of_generator(lambda p: {"_target_": "imago.metrics.Inception", "url": p.url}),
+        of_generator(lambda p: {"_target_": "imago.evaluation.Inception", "url": p.url}),
         "constructed in model",
     ),
-    "torch.hub in a model": (of_generator({"_target_": "imago.metrics.DinoV2"}), "constructed in model"),
+    "torch.hub in a model": (of_generator({"_target_": "imago.evaluation.DinoV2"}), "constructed in model"),
     "a trainer": (
         of_generator({"_target_": "lightning.Trainer", "default_root_dir": "marker"}),
         "constructed in model",
     ),
-    "a dashboard": (of_generator({"_target_": "imago.dashboards.wandb"}), "constructed in model"),
+    "a dashboard": (of_generator({"_target_": "imago.loggers.wandb"}), "constructed in model"),
     "a function of a module": (of_generator({"_target_": "imago.models.base.evaluating"}), "constructed in model"),
     "a module of a module": (of_generator({"_target_": "imago.models.base.torch"}), "constructed in model"),
     "a name inside": (of_generator({"_target_": "torch.optim.__builtins__"}), "constructed in model"),
@@ -457,7 +457,7 @@ SETTINGS: dict[str, tuple[Callable[[Content, Place], None], str]] = {
     ),
     "no source": (data(lambda p: module({"_target_": "imago.data.Splits"})), "is no source"),
     "no data": (data(lambda p: {"_target_": "imago.data.sources.Digits"}), "is no data"),
-    "measurements as data": (data(lambda p: {"_target_": "imago.metrics.DinoV2"}), "constructed in data"),
+    "measurements as data": (data(lambda p: {"_target_": "imago.evaluation.DinoV2"}), "constructed in data"),
     "nothing as data": (data(lambda p: None), "what it was trained on"),
     # sizes
     "nested deep": (model(latent=nested(3000)), "nested deeper"),
@@ -494,14 +494,14 @@ SETTINGS: dict[str, tuple[Callable[[Content, Place], None], str]] = {
     "larger than they are": (put("state_dict", "x", value=torch.zeros(1).expand(10**12)), "larger than it is"),
     "of another network": (put("state_dict", "x", value=torch.zeros(1)), "not of the network"),
     "averages of another network": (
-        put("callbacks", "WeightAveraging", "weights", value={"generator.first.bias": torch.zeros(1)}),
+        put("callbacks", "EMA", "weights", value={"generator.first.bias": torch.zeros(1)}),
         "not of the network",
     ),
     "averages of nothing": (
-        put("callbacks", "WeightAveraging", "weights", value={"generator.x": torch.zeros(1)}),
+        put("callbacks", "EMA", "weights", value={"generator.x": torch.zeros(1)}),
         "no generator.x to be averaged",
     ),
-    "averages of no network": (put("callbacks", "WeightAveraging", value={"weights": [3]}), "not tensors"),
+    "averages of no network": (put("callbacks", "EMA", value={"weights": [3]}), "not tensors"),
     # counters
     "a count of words": (put("progress", "images_seen", value="\x1b[31mmany"), "images_seen: not a count"),
     "a count below zero": (put("progress", "updates", value=-1), "updates: not a count"),

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from helpers import TINY, configuration
-from imago.callbacks.averaging import WeightAveraging
-from imago.callbacks.common import find
-from imago.callbacks.log import DivergedError
-from imago.callbacks.measuring import Measuring
 from imago.checkpoints import load, read
 from imago.models.base import GenerativeModel
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.runs import Run
-from imago.training import train
+from imago.training.callbacks.common import find
+from imago.training.callbacks.ema import EMA
+from imago.training.callbacks.log import DivergedError
+from imago.training.callbacks.measuring import Measuring
+from imago.training.run import train
 
 FEW = ["data=digits", "metrics=none", "trainer=cpu", "logger=csv", "data.batch_size=16"]
 FEW += ["max_images=320", "every.log=64", "every.samples=100000", "every.checkpoints=64", "every.likelihood=64"]
@@ -31,11 +31,11 @@ def settings(tmp_path: Path, model: str, *more: str) -> dict[str, Any]:
 
 
 def weight(model: GenerativeModel, value: float) -> None:
-    next(iter(model.players.values())).get_parameter(first_of(model)).data.view(-1)[0] = value
+    next(iter(model.networks.values())).get_parameter(first_of(model)).data.view(-1)[0] = value
 
 
 def first_of(model: GenerativeModel) -> str:
-    return next(name for name, _ in next(iter(model.players.values())).named_parameters())
+    return next(name for name, _ in next(iter(model.networks.values())).named_parameters())
 
 
 def buffer(model: GenerativeModel, value: float) -> None:
@@ -49,7 +49,7 @@ def optimizer(model: GenerativeModel, value: float) -> None:
 
 
 def average(model: GenerativeModel, value: float) -> None:
-    averaging = find(model.trainer, WeightAveraging)
+    averaging = find(model.trainer, EMA)
     assert averaging is not None
     next(iter(averaging.weights.values())).view(-1)[0] = value
 
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, Poison, float, str]] = {
     "weight of a GAN": ("gan", weight, math.inf, "= nan or inf"),
     "buffer": ("dcgan", buffer, math.nan, "running_mean = nan or inf"),
     "optimiser": ("gan", optimizer, math.inf, r"optimizer_states.*exp_avg = nan or inf"),
-    "average": ("made", average, math.nan, r"callbacks\.WeightAveraging\.weights.* = nan or inf"),
+    "average": ("made", average, math.nan, r"callbacks\.EMA\.weights.* = nan or inf"),
 }
 
 
@@ -94,7 +94,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
     descend = GenerativeModel.descend
 
     def spoilt(self: GenerativeModel, name: str, loss: torch.Tensor) -> None:
-        bad = self.images_seen == 160 and name == list(self.players)[player]
+        bad = self.images_seen == 160 and name == list(self.networks)[player]
         descend(self, name, loss * value if bad else loss)
 
     monkeypatch.setattr(GenerativeModel, "descend", spoilt)

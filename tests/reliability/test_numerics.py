@@ -61,7 +61,7 @@ def test_numbers_do_not_change_unasked_nor_by_a_stop(model: str, tmp_path: Path)
         del checkpoint["random"]["python"]  # beartype, which checks types while tests run, draws from it
     for key in ("state_dict", "optimizer_states", "progress", "random"):
         assert_equal(one[key], other[key], key)
-    assert_equal(one["callbacks"]["WeightAveraging"], other["callbacks"]["WeightAveraging"])
+    assert_equal(one["callbacks"]["EMA"], other["callbacks"]["EMA"])
     assert rows(whole.metrics) == rows(second.metrics)
 
 

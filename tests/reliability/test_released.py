@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import released
-from imago.compare import read_record
+from imago.board import read_record
 from imago.runs import Run
-from imago.training import train
+from imago.training.run import train
 
 VERSIONS = sorted(path.name for path in released.FOLDER.iterdir())
 CASES = [(version, path.stem) for version in VERSIONS for path in sorted((released.FOLDER / version).glob("*.ckpt"))]

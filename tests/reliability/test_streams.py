@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imago import streams
-from imago.streams import Forgiving, make_forgiving
+from imago.cli.streams import Forgiving, make_forgiving
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ["model=gan", "model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "max_images=640", "every.log=64"]

@@ -90,7 +90,7 @@ class FolderFiles(Container):
         self._again: list[str] = []  # links and files that lead to what is there already
         for folder in Path(self.place).parents:  # a link to one of them would bring in everything beside this folder
             self._seen.add(self._identity(folder.stat()))
-        links = self._walk("")
+        links = self._trajectory("")
         while links:
             links += self._follow(links.pop(0))
         if self._again:
@@ -108,7 +108,7 @@ class FolderFiles(Container):
     def _identity(status: os.stat_result) -> tuple[int, ...]:
         return status.st_dev, status.st_ino
 
-    def _walk(self, folder: str) -> list[str]:
+    def _trajectory(self, folder: str) -> list[str]:
         """Take in a folder and what is below it; returns the links met."""
         pending, files, links = [folder], [], []
         try:
@@ -142,7 +142,7 @@ class FolderFiles(Container):
             self.special[link] = f"a link that leads nowhere ({error.strerror})"
             return []
         if stat.S_ISDIR(status.st_mode):
-            return self._walk(link)
+            return self._trajectory(link)
         self._take(link, status)
         return []
 

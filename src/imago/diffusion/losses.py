@@ -40,7 +40,7 @@ class Simple(Loss):
         return squared
 
 
-class FullBound(Loss):
+class VLB(Loss):
     """The bound (Ho et al. 2020, eq. 5): best likelihood, worse samples, noisier gradient."""
 
     def __call__(self, squared: Tensor, bits: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from imago.diffusion.schedules import NoiseSchedule
-from imago.images import Signal
+from imago.images import Normalized
 
 Times = Int[Tensor, " #n"]  # 1..T, of each image or one of all
 Column = Float[Tensor, "#n 1 1 1"]
@@ -74,11 +74,11 @@ class Process(nn.Module):
         """Entries of a table for each image: ``signal`` √ᾱ_t, ``noise`` √(1 − ᾱ_t), those of the posterior, …"""
         return self.get_buffer(table)[t].view(-1, 1, 1, 1)
 
-    def diffuse(self, x: Signal, t: Times, noise: Signal) -> Signal:
+    def diffuse(self, x: Normalized, t: Times, noise: Normalized) -> Normalized:
         """x_t ~ q(x_t | x_0), equation 4, from standard normal ``noise``."""
         return self.at("signal", t) * x + self.at("noise", t) * noise
 
-    def step(self, x: Signal, t: int, noise: Signal) -> Signal:
+    def step(self, x: Normalized, t: int, noise: Normalized) -> Normalized:
         """x_t ~ q(x_t | x_{t−1}), equation 2."""
         alpha = float(self.alpha_bar[t] / self.alpha_bar[t - 1])
         return math.sqrt(alpha) * x + math.sqrt(1 - alpha) * noise

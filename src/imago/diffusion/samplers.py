@@ -17,26 +17,26 @@ from pydantic import Field, PositiveInt
 from imago.diffusion.process import Process
 from imago.diffusion.variances import Variance
 from imago.errors import UserError
-from imago.images import Signal
+from imago.images import Normalized
 
 
 class Estimate(NamedTuple):
     """What the network makes of x_t: x̂, and its output for a learned variance."""
 
-    image: Signal
-    raw_variance: Signal | None
+    image: Normalized
+    raw_variance: Normalized | None
 
 
 class State(NamedTuple):
     """A station on the way: the images x_t, and what x_0 the network expects of them (at t = 0, themselves)."""
 
     t: int
-    noisy: Signal
-    image: Signal
+    noisy: Normalized
+    image: Normalized
 
 
 @dataclass
-class Way:
+class Context:
     """What a walk has at hand.
 
     Attributes:
@@ -47,12 +47,12 @@ class Way:
     """
 
     process: Process
-    draw: Callable[[], Signal]
+    draw: Callable[[], Normalized]
     variance: Variance
-    previous: tuple[int, Signal] | None = None
+    previous: tuple[int, Normalized] | None = None
 
 
-Denoiser = Callable[[Signal, int], Estimate]  # (x_t, t) → x̂, …
+Denoiser = Callable[[Normalized, int], Estimate]  # (x_t, t) → x̂, …
 
 
 class Sampler(ABC):
@@ -97,23 +97,23 @@ class Sampler(ABC):
             times.append(max(exact, times[-1] + 1))
         return times[::-1]
 
-    def walk(self, denoise: Denoiser, x: Signal, way: Way) -> Iterator[State]:
+    def trajectory(self, denoise: Denoiser, x: Normalized, context: Context) -> Iterator[State]:
         """The states at each time, the first of them at t = T, the last at t = 0.
 
         Args:
             denoise: the network.
             x: x_T, standard normal (n, channels, height, width).
-            way: the process, the noise, the variances.
+            context: the process, the noise, the variances.
         """
-        for t, s in pairwise(self.times(way.process.steps)):
+        for t, s in pairwise(self.times(context.process.steps)):
             estimate = denoise(x, t)
             yield State(t, x, estimate.image)
-            x = estimate.image if s == 0 else self.move(x, estimate, t, s, way)
-            way.previous = (t, estimate.image)
+            x = estimate.image if s == 0 else self.step(x, estimate, t, s, context)
+            context.previous = (t, estimate.image)
         yield State(0, x, x)
 
     @abstractmethod
-    def move(self, x: Signal, estimate: Estimate, t: int, s: int, way: Way) -> Signal:
+    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
         """x_s from x_t, for s ≥ 1."""
 
 
@@ -125,13 +125,13 @@ class Ancestral(Sampler):
 
     uses_variance = True
 
-    def move(self, x: Signal, estimate: Estimate, t: int, s: int, way: Way) -> Signal:
+    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
         """See :class:`Sampler`."""
-        q = way.process.posterior(s, t)
+        q = context.process.posterior(s, t)
         # Tensors of no dimension on the CPU join any device's without a copy to wait for.
         log_beta, log_tilde = (torch.tensor(math.log(v), dtype=torch.float32) for v in (q.beta, q.variance))
-        scale = torch.exp(0.5 * way.variance.log(log_beta, log_tilde, estimate.raw_variance))
-        return q.image * estimate.image + q.noisy * x + scale * way.draw()
+        scale = torch.exp(0.5 * context.variance.log(log_beta, log_tilde, estimate.raw_variance))
+        return q.image * estimate.image + q.noisy * x + scale * context.draw()
 
 
 class DDIM(Sampler):
@@ -156,14 +156,14 @@ class DDIM(Sampler):
         """With η."""
         return f"{super().__str__()}, eta {self.eta:g}"
 
-    def move(self, x: Signal, estimate: Estimate, t: int, s: int, way: Way) -> Signal:
+    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
         """See :class:`Sampler`."""
-        before, now = float(way.process.alpha_bar[s]), float(way.process.alpha_bar[t])
-        sigma = self.eta * math.sqrt(way.process.posterior(s, t).variance)  # eq. 16
+        before, now = float(context.process.alpha_bar[s]), float(context.process.alpha_bar[t])
+        sigma = self.eta * math.sqrt(context.process.posterior(s, t).variance)  # eq. 16
         # One formula for both directions of the estimate: ε̂ is put in where it belongs.
         towards = math.sqrt(max(0.0, 1 - before - sigma**2) / (1 - now))
         x = (math.sqrt(before) - math.sqrt(now) * towards) * estimate.image + towards * x
-        return x + sigma * way.draw() if self.eta else x
+        return x + sigma * context.draw() if self.eta else x
 
 
 class DPMSolver(Sampler):
@@ -173,13 +173,13 @@ class DPMSolver(Sampler):
     give its slope. DDIM is the first-order rule.
     """
 
-    def move(self, x: Signal, estimate: Estimate, t: int, s: int, way: Way) -> Signal:
+    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
         """See :class:`Sampler`."""
-        process = way.process
+        process = context.process
         h = process.log_snr(s) - process.log_snr(t)
         image = estimate.image
-        if way.previous is not None:
-            previous, older = way.previous
+        if context.previous is not None:
+            previous, older = context.previous
             ratio = h / (process.log_snr(t) - process.log_snr(previous))  # 1 / r
             image = image + 0.5 * ratio * (image - older)
         a, sigma = math.sqrt(process.alpha_bar[s]), math.sqrt(1 - process.alpha_bar[s])

@@ -30,7 +30,7 @@ class Variance(ABC):
         """
 
 
-class Large(Variance):
+class FixedLarge(Variance):
     """β; samples of fewer steps are better with it, likelihoods worse."""
 
     def log(self, log_beta: Tensor, log_tilde: Tensor, raw: Tensor | None) -> Tensor:
@@ -38,7 +38,7 @@ class Large(Variance):
         return log_beta
 
 
-class Small(Variance):
+class FixedSmall(Variance):
     """β̃."""
 
     def log(self, log_beta: Tensor, log_tilde: Tensor, raw: Tensor | None) -> Tensor:

@@ -10,9 +10,9 @@ from imago.capacity import Cells
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
-from imago.images import Images, Signal, to_bytes, to_images
+from imago.images import Images, Normalized, quantize, to_bytes
 from imago.models.diffusion import Diffusion
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 
 
 class Chains(Figure):
@@ -22,7 +22,7 @@ class Chains(Figure):
 
     Args:
         images: rows of each part.
-        stations: moments of each chain.
+        snapshots: moments of each chain.
         seed: of the noise.
         label: the class, conditional models only; ``None`` is its first.
     """
@@ -32,12 +32,12 @@ class Chains(Figure):
     def __init__(
         self,
         images: Cells = 3,
-        stations: Annotated[int, Field(ge=2, le=256)] = 11,
+        snapshots: Annotated[int, Field(ge=2, le=256)] = 11,
         seed: NonNegativeInt = 0,
         label: NonNegativeInt | None = None,
     ) -> None:
         self.images = images
-        self.stations = stations
+        self.snapshots = snapshots
         self.seed = seed
         self.label = label
 
@@ -53,15 +53,15 @@ class Chains(Figure):
         if not len(part):
             raise UserError(f"figure.label={label}: {data.name} test has no image of this class; give another one")
         steps = model.process.steps
-        times = sorted(set(torch.linspace(0, steps, self.stations).round().long().tolist()))
+        times = sorted(set(torch.linspace(0, steps, self.snapshots).round().long().tolist()))
         forward = model.chain(part.images, times, PerImageGenerator(self.seed, device=model.device))
         generator = PerImageGenerator(self.seed, device=model.device)
         labels = None if label is None else repeated(label, self.images)
-        back = model.sample_chain(self.images, self.stations, generator, labels, progress)
+        back = model.sample_chain(self.images, self.snapshots, generator, labels, progress)
         assert back.image is not None
 
-        def shown(chain: Signal) -> Images:
-            return to_bytes(to_images(chain, model.spec.levels), model.spec.levels).cpu()
+        def shown(chain: Normalized) -> Images:
+            return to_bytes(quantize(chain, model.spec.levels), model.spec.levels).cpu()
 
         above = shown(forward.noisy.transpose(0, 1).flatten(0, 1))
         of = of_class(model, label)

@@ -15,8 +15,8 @@ from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
-from imago.noise import PerImageGenerator
 from imago.pictures import picture_of
+from imago.rng import PerImageGenerator
 
 Side = Literal["bottom", "right", "top", "left"]
 GRAY = 128

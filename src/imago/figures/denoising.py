@@ -7,9 +7,9 @@ from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
 
 from imago.figures.base import Figure, Progress, Trained, held_out, needed
-from imago.images import bits_per_dim, to_signal
+from imago.images import bits_per_dim, normalize
 from imago.models.diffusion import Diffusion
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 
 
 class Denoising(Figure):
@@ -47,7 +47,7 @@ class Denoising(Figure):
             nats = model.term(images, t, labels, lambda n, *shape: generator.normal(n, *shape).to(model.device))
             bits.append(float(bits_per_dim(nats.mean(), model.spec)))
             progress(k + 1, len(times))
-        last = float(bits_per_dim(model.regularisation(to_signal(images, model.spec.levels)).mean(), model.spec))
+        last = float(bits_per_dim(model.regularisation(normalize(images, model.spec.levels)).mean(), model.spec))
         drawing = Drawing(figsize=(9, 3.6), layout="constrained")
         left, right = drawing.subplots(1, 2)
         left.loglog(times[1:], bits[1:], marker=".", markersize=3, label="denoising")

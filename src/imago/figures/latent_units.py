@@ -11,9 +11,9 @@ from torch import Tensor
 from imago.data.base import ImageSet
 from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, codes_of, variances
-from imago.images import to_signal
+from imago.images import normalize
 from imago.models.latent import EncodingModel, Variational
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 
 ACTIVE = 0.01
 
@@ -75,7 +75,7 @@ def kl_of_units(model: Variational, part: ImageSet, seed: int, progress: Progres
         def normal(n: int, *shape: int, generator: PerImageGenerator = generator) -> Tensor:
             return generator.normal(n, *shape).to(model.device)
 
-        draw = model.infer(model.observe(to_signal(images, model.spec.levels), labels), labels, normal)
+        draw = model.rsample(model.encoder_features(normalize(images, model.spec.levels), labels), labels, normal)
         total = total + draw.kl.cpu().double().sum(0)  # in this order: not every device has float64
         progress(first + len(images), len(part))
     return total / len(part)

@@ -12,11 +12,11 @@ from torch import Tensor
 from imago.data.base import ImageSet
 from imago.errors import UserError
 from imago.figures.base import Progress
-from imago.images import Images, Labels, to_images
+from imago.images import Images, Labels, quantize
 from imago.models.base import GenerativeModel
 from imago.models.latent import EncodingModel, LatentModel, Latents
-from imago.noise import PerImageGenerator
 from imago.pictures import picture_of
+from imago.rng import PerImageGenerator
 
 AT_ONCE = 250  # vectors or images that pass through a network together
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -61,7 +61,7 @@ def decoded(model: LatentModel, z: Latents, label: int | None, progress: Progres
         part = z[first : first + AT_ONCE].to(model.device)
         labels = repeated(label, len(part))
         signal = model.decode(part, None if labels is None else labels.to(model.device))
-        images.append(to_images(signal, 256).cpu())
+        images.append(quantize(signal, 256).cpu())
         if progress is not None:
             progress(first + len(part), len(z))
     return torch.cat(images)

@@ -10,14 +10,14 @@ from torch import Tensor
 from imago.capacity import Cells, Drawn
 from imago.data import ImageDataModule
 from imago.errors import UserError
+from imago.evaluation.choices import Auto
+from imago.evaluation.neighbours import among, nearest
+from imago.evaluation.reference import KnownFeatures
 from imago.figures.base import Figure, Progress, Trained, needed
 from imago.figures.latents import labelled
 from imago.images import to_bytes
-from imago.metrics.choices import Auto
-from imago.metrics.neighbours import among, nearest
-from imago.metrics.reference import KnownFeatures
 from imago.models.base import GenerativeModel
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 
 AT_ONCE = 100  # images drawn together
 
@@ -27,7 +27,7 @@ class Neighbours(Figure):
 
     Beside a row stand the distance d between the sample and its nearest training image and, in brackets, how far that
     is from its own nearest other one, r: a sample with d ≤ r is not authentic (Alaa et al. 2022;
-    :mod:`imago.metrics.neighbours`). Copies come first, value by value, then what ``order`` says. The title has the
+    :mod:`imago.evaluation.neighbours`). Copies come first, value by value, then what ``order`` says. The title has the
     share of authentic ones among all samples drawn. Labels, where the model draws them, play no part.
 
     Args:

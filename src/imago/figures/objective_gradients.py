@@ -19,7 +19,7 @@ from torch import Tensor
 
 from imago.figures.base import Figure, Progress, Trained
 from imago.models.gan import GAN, Logits, Objective
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 
 POINTS = 399  # of a curve; an odd number has D(G(z)) = 1/2 among them
 BINS = 25

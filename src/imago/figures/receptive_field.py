@@ -23,7 +23,7 @@ from torch import Tensor
 
 from imago.errors import UserError
 from imago.figures.base import Figure, Progress, Trained
-from imago.images import ImageSpec, to_signal
+from imago.images import ImageSpec, normalize
 from imago.models.autoregressive import Autoregressive
 
 ModelFactory = Callable[..., Autoregressive]
@@ -105,7 +105,7 @@ def influence(model: Autoregressive, inputs: int, seed: int) -> Float[Tensor, "h
     images = torch.randint(spec.levels, (inputs, *spec.shape), generator=generator, dtype=torch.uint8)
     trained = torch.tensor(spec.trained)
     labels = trained[torch.randint(len(trained), (inputs,), generator=generator)] if model.conditional else None
-    signal = to_signal(images, spec.levels, torch.float64).requires_grad_()
+    signal = normalize(images, spec.levels, torch.float64).requires_grad_()
     parameters = net(signal, labels)[:, :, spec.height // 2, spec.width // 2]
     direction = torch.randn(parameters.shape, generator=generator, dtype=torch.float64)
     (gradient,) = torch.autograd.grad((parameters * direction).sum(), signal)

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from pydantic import PositiveInt
 
-from imago.callbacks.reconstructions import pairs, reconstruct
 from imago.capacity import Cells
+from imago.evaluation.reconstructions import pairs, reconstruct
 from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, labelled
-from imago.images import to_signal
+from imago.images import normalize
 from imago.models.latent import EncodingModel
 
 
@@ -51,7 +51,7 @@ class Reconstruction(Figure):
         total = 0.0
         for first in range(0, len(measured), AT_ONCE):
             few = measured.part(slice(first, first + AT_ONCE))
-            signal = to_signal(few.images, model.spec.levels)
+            signal = normalize(few.images, model.spec.levels)
             total += float((reconstruct(model, few) - signal).double().square().sum())
             progress(first + len(few), len(measured))
         error = total / (len(measured) * model.spec.dimensions)

@@ -24,8 +24,8 @@ from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.completion import GRAY
 from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
-from imago.noise import PerImageGenerator
 from imago.pictures import grid
+from imago.rng import PerImageGenerator
 from imago.statistics import Estimate, explained_share
 
 Depth = Annotated[float, Field(ge=0, lt=1)]

@@ -19,11 +19,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imago.capacity import Width
-from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
-from imago.likelihoods import sampling_dtype
+from imago.distributions import sampling_dtype
+from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
 from imago.models.base import OptimizerFactory
 from imago.models.latent import EncodingModel, Latents
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 
 
@@ -79,14 +79,14 @@ class Autoencoder(EncodingModel):
         self.register_buffer("code_square", torch.zeros(latent, latent))
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """Encoder and decoder, optimised together."""
         return {"net": self.net}
 
     def learn(self, batch: Batch) -> None:
         """Minimise the squared error of the signal, per dimension."""
         labels = batch.labels if self.conditional else None
-        signal = to_signal(batch.images, self.spec.levels)
+        signal = normalize(batch.images, self.spec.levels)
         z = self.net["encoder"](signal, labels)
         # Of the decoder as it is: squashed into the range of a signal, outputs at its ends would no longer learn.
         error = (self.net["decoder"](z, labels).squeeze(-1) - signal).square().mean()
@@ -119,14 +119,14 @@ class Autoencoder(EncodingModel):
         means = torch.where(counts > 0, sums / counts.clamp(min=1e-300), sums.sum(0) / n)
         return means, (self.code_square.cpu().double() - means.T @ (counts * means)) / n
 
-    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+    def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         """The decoder's output, clipped to [-1, 1]; see :meth:`LatentModel.decode`."""
         return self.net["decoder"](z.to(self.device), labels).squeeze(-1).clamp(-1, 1)
 
     def encode(self, images: Images, labels: Labels | None = None) -> Latents:
         """The code of each image, (n, latent)."""
         images, labels = self.checked(images, labels)
-        return self.net["encoder"](to_signal(images, self.spec.levels), labels)
+        return self.net["encoder"](normalize(images, self.spec.levels), labels)
 
     def draw_latents(self, n: int, generator: PerImageGenerator, labels: Labels | None = None) -> Latents:
         """From the normal distribution fitted to the codes, or from N(0, I)."""
@@ -148,4 +148,4 @@ class Autoencoder(EncodingModel):
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """Decoded draws of z."""
-        return to_images(self.decode(self.draw_latents(n, generator, labels), labels), self.spec.levels)
+        return quantize(self.decode(self.draw_latents(n, generator, labels), labels), self.spec.levels)

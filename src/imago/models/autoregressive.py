@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imago.distributions import DistributionFactory, distribution_of, sampling_dtype
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, to_signal
-from imago.likelihoods import DistributionFactory, distribution_of, sampling_dtype
+from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, normalize
 from imago.models.base import ExplicitModel, OptimizerFactory, evaluating
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Incremental, Recomputed
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 from imago.threads import suitable_threads
 
@@ -76,12 +76,12 @@ class Autoregressive(ExplicitModel, ABC):
         self.incremental = True
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """One network."""
         return {"net": self.net}
 
     @property
-    def network_calls(self) -> int:
+    def nfe(self) -> int:
         """One for each value, one after the other."""
         return self.spec.dimensions
 
@@ -97,7 +97,7 @@ class Autoregressive(ExplicitModel, ABC):
 
     def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:
         """Equation 1: Σ_i log p(x_i | x_1, …, x_{i-1}), in nats."""
-        parameters = self.net(to_signal(images, self.spec.levels), labels)
+        parameters = self.net(normalize(images, self.spec.levels), labels)
         return self.distribution.log_prob(parameters, images).flatten(1).sum(1)
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class Autoregressive(ExplicitModel, ABC):
             UserError: images or labels that the model was not made for.
         """
         images, labels = self.checked(images, labels)
-        return self.distribution.logits(self.net(to_signal(images, self.spec.levels), labels))
+        return self.distribution.logits(self.net(normalize(images, self.spec.levels), labels))
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The contract of every model: what it is told, what it can do, and how it takes a step.
 
-A model is built from an :class:`~imago.images.ImageSpec` and sees ``uint8`` images only. It declares its *players*, the
-modules that have an optimiser each: one for most families, two for a GAN. All models step through
+A model is built from an :class:`~imago.images.ImageSpec` and sees ``uint8`` images only. It declares its *networks*,
+the modules that have an optimiser each: one for most families, two for a GAN. All models step through
 :meth:`GenerativeModel.descend`, with Lightning's manual optimisation, so that gradient clipping, learning-rate
 schedules and counters mean the same for one player and for many. (Lightning's own clipping and schedulers are silently
 skipped in manual optimisation, and its step counter counts every player.)
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -76,7 +76,7 @@ class GenerativeModel(LightningModule, ABC):
         self.batches_seen = 0
         self.updates = 0
         self.batches_per_update = 1
-        self.observed = True
+        self.log_grad_norm = True
         self.gradient_skip: float | None = None
         self._optimizer_factories = dict(optimizer)
         self._terms: dict[str, tuple[Tensor, int | Tensor]] = {}
@@ -86,7 +86,7 @@ class GenerativeModel(LightningModule, ABC):
 
     @property
     @abstractmethod
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """The modules that are optimised, by name; ``optimizer`` has an entry for each."""
 
     @abstractmethod
@@ -98,7 +98,7 @@ class GenerativeModel(LightningModule, ABC):
         """Draw images; called by :meth:`sample`, which has checked the labels and switched to evaluation mode."""
 
     @property
-    def network_calls(self) -> int:
+    def nfe(self) -> int:
         """How often one sample asks the network, or a part of it, after another: what makes sampling slow."""
         return 1
 
@@ -237,7 +237,7 @@ class GenerativeModel(LightningModule, ABC):
             self.manual_backward(loss)  # tells DDP's reducer what is coming
         else:
             loss.backward()  # the same, without a third of a millisecond of hooks
-        if self.gradient_clip is not None or self.gradient_skip is not None or self.observed:
+        if self.gradient_clip is not None or self.gradient_skip is not None or self.log_grad_norm:
             gradients = [p.grad for p in parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             if self.gradient_clip is not None:
@@ -255,14 +255,14 @@ class GenerativeModel(LightningModule, ABC):
         optimizer.step()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for each player, in the order of :attr:`players` (Lightning's entry)."""
-        players = self.players
-        if set(players) != set(self._optimizer_factories):
+        """One optimiser for each player, in the order of :attr:`networks` (Lightning's entry)."""
+        networks = self.networks
+        if set(networks) != set(self._optimizer_factories):
             raise UserError(
-                f"model.optimizer has entries for {sorted(self._optimizer_factories)}, the model's players are "
-                f"{sorted(players)}: give exactly one optimiser for each"
+                f"model.optimizer has entries for {sorted(self._optimizer_factories)}, the model's networks are "
+                f"{sorted(networks)}: give exactly one optimiser for each"
             )
-        self._parameters_of = {name: list(module.parameters()) for name, module in players.items()}
+        self._parameters_of = {name: list(module.parameters()) for name, module in networks.items()}
         self._optimizers = {name: self._optimizer_factories[name](p) for name, p in self._parameters_of.items()}
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
@@ -332,7 +332,7 @@ class ExplicitModel(GenerativeModel, ABC):
         """
         raise NotImplementedError
 
-    def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
+    def nll_terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """−log p(x), or its bound, as a sum of named parts in nats, (n,) each. Differentiable, in any mode.
 
         Args:
@@ -358,10 +358,10 @@ class ExplicitModel(GenerativeModel, ABC):
         Raises:
             UserError: images or labels that the model was not made for.
         """
-        return -sum_of(self.measured_terms(images, labels, generator))
+        return -sum_of(self.measured_nll_terms(images, labels, generator))
 
     @torch.no_grad()
-    def measured_terms(
+    def measured_nll_terms(
         self,
         images: Images,
         labels: Labels | None = None,
@@ -381,7 +381,7 @@ class ExplicitModel(GenerativeModel, ABC):
         self._progress = progress
         try:
             with evaluating(self):
-                return self.terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))
+                return self.nll_terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))
         finally:
             self._progress = None
 

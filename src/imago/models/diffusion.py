@@ -41,14 +41,14 @@ from imago.capacity import Steps
 from imago.diffusion.losses import Loss
 from imago.diffusion.predictions import Prediction
 from imago.diffusion.process import Process, Times
-from imago.diffusion.samplers import Estimate, Sampler, State, Way
+from imago.diffusion.samplers import Context, Estimate, Sampler, State
 from imago.diffusion.schedules import NoiseSchedule
 from imago.diffusion.variances import Variance
+from imago.distributions import discretised_normal
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Labels, Signal, bits_per_dim, to_images, to_signal
-from imago.likelihoods import discretised_normal
+from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize, quantize
 from imago.models.base import ExplicitModel, Normal, OptimizerFactory, Terms, evaluating
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 
 
@@ -58,13 +58,13 @@ class Chain:
 
     Attributes:
         times: t of each.
-        noisy: signals x_t, (stations, n, channels, height, width); not confined to [-1, 1].
+        noisy: signals x_t, (snapshots, n, channels, height, width); not confined to [-1, 1].
         image: on the way back, the x_0 that the network expects of each, the same shape; ``None`` on the way forward.
     """
 
     times: list[int]
-    noisy: Float[Tensor, "stations n channels height width"]
-    image: Float[Tensor, "stations n channels height width"] | None
+    noisy: Float[Tensor, "snapshots n channels height width"]
+    image: Float[Tensor, "snapshots n channels height width"] | None
 
 
 class Diffusion(ExplicitModel):
@@ -75,14 +75,14 @@ class Diffusion(ExplicitModel):
         network: from the spec, the number of outputs for each value, and the number of labels, to the network; called
             with x_t (n, channels, height, width), t / T (n,) and labels.
         steps: T.
-        noise: schedule of the forward process.
+        noise_schedule: of the forward process.
         prediction: what the network is asked for.
         variance: σ_t² of (1).
         loss: of training.
         sampler: how :meth:`sample` walks back.
         guidance: weight w of classifier-free guidance (Ho & Salimans 2022, eq. 6), conditional models with
-            ``drop_labels`` only: (1 + w) ε(x, label) − w ε(x). 0 for none.
-        drop_labels: share of training images whose label is hidden, so that the network knows ε(x) too.
+            ``p_uncond`` only: (1 + w) ε(x, label) − w ε(x). 0 for none.
+        p_uncond: share of training images whose label is hidden, so that the network knows ε(x) too.
         optimizer: of the player ``net``.
         conditional: model p(x | label).
         schedule: factor on the learning rate as a function of the images seen.
@@ -107,14 +107,14 @@ class Diffusion(ExplicitModel):
         *,
         network: Callable[[ImageSpec, int, int], nn.Module],
         steps: Steps,
-        noise: NoiseSchedule,
+        noise_schedule: NoiseSchedule,
         prediction: Prediction,
         variance: Variance,
         loss: Loss,
         sampler: Sampler,
         optimizer: Mapping[str, OptimizerFactory],
         guidance: NonNegativeFloat = 0.0,
-        drop_labels: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        p_uncond: Annotated[float, Field(ge=0, le=1)] = 0.0,
         conditional: bool = False,
         schedule: Schedule | None = None,
         gradient_clip: PositiveFloat | None = None,
@@ -123,41 +123,41 @@ class Diffusion(ExplicitModel):
         super().__init__(
             spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
         )
-        if guidance and not (conditional and drop_labels):
+        if guidance and not (conditional and p_uncond):
             raise UserError(
                 f"model.guidance={guidance}: needs a network that knows images with and without a label; give "
-                "conditional=true and model.drop_labels=0.1, or guidance=0"
+                "conditional=true and model.p_uncond=0.1, or guidance=0"
             )
-        if drop_labels and not conditional:
+        if p_uncond and not conditional:
             raise UserError(
-                f"model.drop_labels={drop_labels}: there are no labels to hide; give conditional=true, or drop_labels=0"
+                f"model.p_uncond={p_uncond}: there are no labels to hide; give conditional=true, or p_uncond=0"
             )
         if variance.learned and not loss.needs_bound:
             raise UserError(
                 f"model.variance: a learned one gets no gradient from the loss {type(loss).__name__}; choose "
                 "loss@model.loss=hybrid or full_bound, or a fixed variance"
             )
-        self.process = Process(noise, steps)
+        self.process = Process(noise_schedule, steps)
         self.prediction = prediction
         self.variance = variance
         self.loss = loss
         self.sampler = sampler
         self.sampler.times(steps)  # refuses what cannot be walked
         self.guidance = guidance
-        self.drop_labels = drop_labels
+        self.p_uncond = p_uncond
         self.bound_steps: int | None = None
         # A label more stands for none.
-        self.net = network(spec, 1 + variance.learned, self.classes + bool(self.drop_labels))
+        self.net = network(spec, 1 + variance.learned, self.classes + bool(self.p_uncond))
         if compile:  # in place: the names of the weights stay, and checkpoints fit with and without
             self.net.compile()
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """The network."""
         return {"net": self.net}
 
     @property
-    def network_calls(self) -> int:
+    def nfe(self) -> int:
         """Steps of the sampler, twice as many with guidance."""
         return (len(self.sampler.times(self.process.steps)) - 1) * (2 if self.guidance else 1)
 
@@ -186,7 +186,7 @@ class Diffusion(ExplicitModel):
 
     # --- the network --------------------------------------------------------------------------------------------------
 
-    def ask(self, noisy: Signal, t: Times, labels: Tensor | None) -> tuple[Signal, Signal | None]:
+    def predict(self, noisy: Normalized, t: Times, labels: Tensor | None) -> tuple[Normalized, Normalized | None]:
         """What the network says of x_t, float32: its prediction, and its output for a learned variance.
 
         ``t`` is of each image, (n,), or of all, (1,).
@@ -194,13 +194,13 @@ class Diffusion(ExplicitModel):
         out = self.net(noisy, t.float() / self.process.steps, labels).float()
         return out[:, 0], (out[:, 1] if self.variance.learned else None)
 
-    def estimate(self, noisy: Signal, t: Times, labels: Tensor | None) -> Estimate:
+    def estimate(self, noisy: Normalized, t: Times, labels: Tensor | None) -> Estimate:
         """x̂_0, clipped to what an image can be."""
-        output, raw = self.ask(noisy, t, labels)
+        output, raw = self.predict(noisy, t, labels)
         a, s = self.process.at("signal", t), self.process.at("noise", t)
         return Estimate(self.prediction.image(output, noisy, a, s).clamp(-1, 1), raw)
 
-    def guided(self, noisy: Signal, t: Times, labels: Tensor | None) -> Estimate:
+    def guided(self, noisy: Normalized, t: Times, labels: Tensor | None) -> Estimate:
         """As :meth:`estimate`, moved away from what the network would say without the label.
 
         Every prediction is linear in ε at given x_t, so that ε and x̂_0 may be extrapolated alike.
@@ -208,7 +208,7 @@ class Diffusion(ExplicitModel):
         if not self.guidance or labels is None:
             return self.estimate(noisy, t, labels)
         both = torch.cat([labels, torch.full_like(labels, self.classes)])
-        output, raw = self.ask(torch.cat([noisy, noisy]), t if len(t) == 1 else torch.cat([t, t]), both)
+        output, raw = self.predict(torch.cat([noisy, noisy]), t if len(t) == 1 else torch.cat([t, t]), both)
         known, unknown = output.chunk(2)
         a, s = self.process.at("signal", t), self.process.at("noise", t)
         image = self.prediction.image(known + self.guidance * (known - unknown), noisy, a, s)
@@ -218,15 +218,15 @@ class Diffusion(ExplicitModel):
 
     def learn(self, batch: Batch) -> None:
         """Ask about every image at a random time, and descend on the error."""
-        x = to_signal(batch.images, self.spec.levels)
+        x = normalize(batch.images, self.spec.levels)
         n = len(x)
         t = self._uniform(n).mul(self.process.steps).long().add(1).clamp(max=self.process.steps)
         noise = self.noise(n, *self.spec.shape)
         labels = batch.labels if self.conditional else None
-        if self.drop_labels and labels is not None:
-            labels = torch.where(self._uniform(n) < self.drop_labels, self.classes, labels)
+        if self.p_uncond and labels is not None:
+            labels = torch.where(self._uniform(n) < self.p_uncond, self.classes, labels)
         noisy = self.process.diffuse(x, t, noise)
-        output, raw = self.ask(noisy, t, labels)
+        output, raw = self.predict(noisy, t, labels)
         a, s = self.process.at("signal", t), self.process.at("noise", t)
         squared = (output - self.prediction.target(x, noise, a, s)).square().mean((1, 2, 3))
         bits = squared
@@ -251,7 +251,7 @@ class Diffusion(ExplicitModel):
 
     # --- the bound ----------------------------------------------------------------------------------------------------
 
-    def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
+    def nll_terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """The three parts of (2) in nats.
 
         With :attr:`bound_steps` m the sum over t is (T − 1) / m times the sum over m times, spread evenly from a random
@@ -259,7 +259,7 @@ class Diffusion(ExplicitModel):
         """
         steps = self.process.steps
         n = len(images)
-        x = to_signal(images, self.spec.levels)
+        x = normalize(images, self.spec.levels)
         if self.bound_steps is None or self.bound_steps >= steps - 1:
             times = [torch.full((n,), t, device=x.device) for t in range(2, steps + 1)]
             weight = 1.0
@@ -279,7 +279,7 @@ class Diffusion(ExplicitModel):
             "elbo/reconstruction": self.term(images, 1, labels, normal),
         }
 
-    def regularisation(self, x: Signal) -> Float[Tensor, " n"]:
+    def regularisation(self, x: Normalized) -> Float[Tensor, " n"]:
         """L_T = KL(N(√ᾱ_T x_0, 1 − ᾱ_T) ‖ N(0, 1)), in nats."""
         alpha_bar = float(self.process.alpha_bar[-1])
         constant = -alpha_bar - math.log1p(-alpha_bar)  # σ² − 1 − log σ²
@@ -287,13 +287,13 @@ class Diffusion(ExplicitModel):
 
     def term(self, images: Images, t: int, labels: Tensor | None, normal: Normal) -> Float[Tensor, " n"]:
         """L_{t−1} of (2) in nats, at one x_t ~ q(x_t | x_0) for each image; at t = 1 the reconstruction."""
-        x = to_signal(images, self.spec.levels)
+        x = normalize(images, self.spec.levels)
         at = torch.full((1,), t, device=x.device)
         noisy = self.process.diffuse(x, at, normal(len(x), *self.spec.shape))
         estimate = self.estimate(noisy, at, labels)
         return self._reconstruction(images, noisy, at, estimate) if t == 1 else self._denoising(x, at, estimate)
 
-    def _denoising(self, x: Signal, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
+    def _denoising(self, x: Normalized, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
         """KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t)) for t ≥ 2."""
         log_tilde = self.process.at("log_tilde", t)
         log_variance = self.variance.log(self.process.at("log_beta", t), log_tilde, estimate.raw_variance)
@@ -301,7 +301,7 @@ class Diffusion(ExplicitModel):
         kl = 0.5 * (log_variance - log_tilde + torch.exp(log_tilde - log_variance) - 1)
         return (kl + 0.5 * step.square() * torch.exp(-log_variance)).flatten(1).sum(1)
 
-    def _reconstruction(self, images: Images, noisy: Signal, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
+    def _reconstruction(self, images: Images, noisy: Normalized, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
         """−log p_θ(x_0|x_1), of images at t = 1."""
         at = self.process.at
         log_tilde = at("log_tilde", t)
@@ -315,18 +315,18 @@ class Diffusion(ExplicitModel):
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """Walk back from x_T ~ N(0, I)."""
-        (last,) = deque(self._walk(n, labels, generator), maxlen=1)
-        return to_images(last.noisy, self.spec.levels)
+        (last,) = deque(self._trajectory(n, labels, generator), maxlen=1)
+        return quantize(last.noisy, self.spec.levels)
 
-    def _walk(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[State]:
-        def draw() -> Signal:
+    def _trajectory(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[State]:
+        def draw() -> Normalized:
             return generator.normal(n, *self.spec.shape).to(self.device)
 
-        def denoise(noisy: Signal, t: int) -> Estimate:
+        def denoise(noisy: Normalized, t: int) -> Estimate:
             return self.guided(noisy, torch.full((1,), t, device=self.device), labels)
 
         calls = len(self.sampler.times(self.process.steps)) - 1
-        for k, state in enumerate(self.sampler.walk(denoise, draw(), Way(self.process, draw, self.variance))):
+        for k, state in enumerate(self.sampler.trajectory(denoise, draw(), Context(self.process, draw, self.variance))):
             self.report(min(k + 1, calls), calls)
             yield state
 
@@ -340,7 +340,7 @@ class Diffusion(ExplicitModel):
         images, _ = self.checked(images, torch.zeros(len(images), dtype=torch.long) if self.conditional else None)
         if not times or sorted(set(times)) != times or times[0] < 0 or times[-1] > self.process.steps:
             raise UserError(f"times={times}: give ascending times in 0..{self.process.steps}")
-        x = to_signal(images, self.spec.levels)
+        x = normalize(images, self.spec.levels)
         found = [x] if times[0] == 0 else []
         for t in range(1, times[-1] + 1):
             x = self.process.step(x, t, generator.normal(len(x), *self.spec.shape).to(self.device))
@@ -352,7 +352,7 @@ class Diffusion(ExplicitModel):
     def sample_chain(
         self,
         n: int,
-        stations: int,
+        snapshots: int,
         generator: PerImageGenerator,
         labels: Labels | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -361,27 +361,27 @@ class Diffusion(ExplicitModel):
 
         Args:
             n: number of samples.
-            stations: at least 2; fewer are returned where the sampler takes fewer steps.
+            snapshots: at least 2; fewer are returned where the sampler takes fewer steps.
             generator: the random stream of each image.
             labels: int64 (n,), conditional models only; drawn without it.
             progress: called with (steps done, steps in all).
 
         Raises:
-            UserError: less than two stations, or labels that the model was not made for.
+            UserError: less than two snapshots, or labels that the model was not made for.
         """
-        if stations < 2:
-            raise UserError(f"stations={stations}: the chain has at least its two ends; give 2 or more")
+        if snapshots < 2:
+            raise UserError(f"snapshots={snapshots}: the chain has at least its two ends; give 2 or more")
         if labels is None and self.conditional:
             labels = self.draw_labels(n, generator)
         if labels is not None:
             self.check_labels(labels, n)
             labels = labels.to(self.device)
         moments = len(self.sampler.times(self.process.steps))
-        wanted = set(torch.linspace(0, moments - 1, min(stations, moments)).round().long().tolist())
+        wanted = set(torch.linspace(0, moments - 1, min(snapshots, moments)).round().long().tolist())
         self._progress = progress
         try:
             with evaluating(self):
-                kept = [state for k, state in enumerate(self._walk(n, labels, generator)) if k in wanted]
+                kept = [state for k, state in enumerate(self._trajectory(n, labels, generator)) if k in wanted]
         finally:
             self._progress = None
         return Chain([s.t for s in kept], torch.stack([s.noisy for s in kept]), torch.stack([s.image for s in kept]))

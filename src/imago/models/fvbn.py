@@ -22,8 +22,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from imago.images import ImageSpec, Labels, Signal
-from imago.likelihoods import DistributionFactory
+from imago.distributions import DistributionFactory
+from imago.images import ImageSpec, Labels, Normalized
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import OptimizerFactory
 from imago.nets.masked import MaskedLinear, OrderedIncremental, OrderedNet, check_size, stripes_of
@@ -82,7 +82,7 @@ class FVBNNet(OrderedNet):
         check_size(spec, parameters, weights + classes * len(reach))
         self.regression = MaskedLinear(spec.dimensions, reach, classes=classes, gain=0.1)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Tensor:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Tensor:
         """(n, channels, height, width) → (n, channels, height, width, parameters): the a of σ(a) in equation 1."""
         return self.as_image(self.regression(self.ordered(x), labels))
 

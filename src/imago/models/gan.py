@@ -1,6 +1,6 @@
 """Generative adversarial networks (Goodfellow et al. 2014; lecture chapter 4).
 
-Two players. The generator G turns noise z ~ N(0, I) into an image; the discriminator D says how likely an image is
+Two networks. The generator G turns noise z ~ N(0, I) into an image; the discriminator D says how likely an image is
 real. They play
 
     min_G max_D  V(D, G) = E_x[log D(x)] + E_z[log(1 − D(G(z)))]                                  (eq. 1)
@@ -29,10 +29,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from imago.capacity import Width
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Labels, Signal, to_images, to_signal
+from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
 from imago.models.base import OptimizerFactory, frozen
 from imago.models.latent import LatentModel, Latents
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 
 Logits = Float[Tensor, " n"]
@@ -136,11 +136,11 @@ class Penalty(ABC):
     """A price on the discriminator's gradient with respect to single images."""
 
     @abstractmethod
-    def __call__(self, discriminator: Discriminator, real: Signal, fake: Signal) -> Logits:
+    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized) -> Logits:
         """The penalty of each image, (n,), differentiable in the discriminator's parameters."""
 
     @staticmethod
-    def gradients(discriminator: Discriminator, x: Signal) -> Float[Tensor, "n dimensions"]:
+    def gradients(discriminator: Discriminator, x: Normalized) -> Float[Tensor, "n dimensions"]:
         """∇_x D(x) of every image, as a function of the parameters."""
         x = x.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
@@ -153,7 +153,7 @@ class R1(Penalty):
     def __init__(self, gamma: PositiveFloat = 10.0) -> None:
         self.gamma = gamma
 
-    def __call__(self, discriminator: Discriminator, real: Signal, fake: Signal) -> Logits:
+    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized) -> Logits:
         """See the class."""
         return 0.5 * self.gamma * self.gradients(discriminator, real).square().sum(1)
 
@@ -164,7 +164,7 @@ class GradientPenalty(Penalty):
     def __init__(self, weight: PositiveFloat = 10.0) -> None:
         self.weight = weight
 
-    def __call__(self, discriminator: Discriminator, real: Signal, fake: Signal) -> Logits:
+    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized) -> Logits:
         """See the class."""
         mix = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
         between = mix * real + (1 - mix) * fake.detach()
@@ -222,19 +222,19 @@ class GAN(LatentModel):
             )
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """The discriminator and the generator."""
         return {"discriminator": self.discriminator, "generator": self.generator}
 
     def learn(self, batch: Batch) -> None:
         """A step of D; after every k-th of them a step of G (Goodfellow et al. 2014, algorithm 1)."""
         labels = batch.labels if self.conditional else None
-        self.discriminator_step(to_signal(batch.images, self.spec.levels), labels)
+        self.discriminator_step(normalize(batch.images, self.spec.levels), labels)
         if (self.batches_seen + 1) % self.discriminator_steps == 0:
             self.generator_step(len(batch.images), labels)
             self.updates += 1
 
-    def discriminator_step(self, real: Signal, labels: Labels | None) -> None:
+    def discriminator_step(self, real: Normalized, labels: Labels | None) -> None:
         """D descends the objective's terms on m real and m generated images."""
         with torch.no_grad():
             fake = self.generator(self.noise(len(real), self.latent), labels)
@@ -259,10 +259,10 @@ class GAN(LatentModel):
             self.record("loss/generator", loss)
             self.descend("generator", loss)
 
-    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+    def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         """G(z); see :meth:`LatentModel.decode`."""
         return self.generator(z.to(self.device), labels)
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """G(z) for z ~ N(0, I)."""
-        return to_images(self.decode(self.draw_latents(n, generator, labels), labels), self.spec.levels)
+        return quantize(self.decode(self.draw_latents(n, generator, labels), labels), self.spec.levels)

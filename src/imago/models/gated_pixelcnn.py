@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.images import ImageSpec, Labels, Signal
-from imago.likelihoods import DistributionFactory
+from imago.distributions import DistributionFactory
+from imago.images import ImageSpec, Labels, Normalized
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import OptimizerFactory
 from imago.models.pixelcnn import FirstKernel, OddInt
@@ -113,7 +113,7 @@ class GatedPixelCNNNet(AutoregressiveNet):
         )
         self.head = Head(spec.channels, features, head, parameters, classes)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Tensor:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Tensor:
         """(n, channels, height, width) → (n, channels, height, width, parameters)."""
         v: Map | None = x
         h = x

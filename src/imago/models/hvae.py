@@ -43,11 +43,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, channels_last, nn
 
 from imago.capacity import Width
+from imago.distributions import DistributionFactory, Parameters
 from imago.errors import UserError
-from imago.images import Images, ImageSpec, Labels, Signal, to_signal
-from imago.likelihoods import DistributionFactory, Parameters
+from imago.images import Images, ImageSpec, Labels, Normalized, normalize
 from imago.models.base import Normal, OptimizerFactory
-from imago.models.latent import Inference, Latents, Variational, gaussian_kl
+from imago.models.latent import Latents, PosteriorSample, Variational, gaussian_kl
 from imago.nets.dcgan import size_ladder
 from imago.nets.residual import channels_of
 from imago.schedules import Schedule
@@ -136,7 +136,7 @@ class BottomUp(nn.Module):
         )
         self.embed = nn.Embedding(classes, channels[0]) if classes else None
 
-    def forward(self, x: Signal, labels: Labels | None) -> list[Tensor]:
+    def forward(self, x: Normalized, labels: Labels | None) -> list[Tensor]:
         """Features (n, channels, height, width), from the smallest map to the largest."""
         h = self.first(F.pixel_unshuffle(F.pad(x, self.padding), self.patch).contiguous(memory_format=channels_last))
         features = []
@@ -350,22 +350,22 @@ class HierarchicalVAE(Variational):
         self.net = nn.ModuleDict({"bottom_up": bottom_up, "top_down": top_down}).to(memory_format=channels_last)
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """Both ways, optimised together."""
         return {"net": self.net}
 
-    def observe(self, signal: Signal, labels: Labels | None) -> list[Tensor]:
+    def encoder_features(self, signal: Normalized, labels: Labels | None) -> list[Tensor]:
         """Features of the images at each map size, the smallest first."""
         return self.net["bottom_up"](signal, labels)
 
-    def infer(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> Inference:
+    def rsample(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> PosteriorSample:
         """z group by group. The KL terms are those of the whitened variables, whose prior is N(0, I)."""
         noise = normal(len(observed[0]), self.latent)
         parameters, (mean, log_scale) = self.net["top_down"](noise, labels, observed)
         e = mean + torch.exp(log_scale) * noise
         # log q − log p: the constants of the normal densities cancel, and so do the σ_l of the change of variables.
         log_ratio = (0.5 * (e.square() - noise.square()) - log_scale).sum(1)
-        return Inference(parameters, gaussian_kl(mean, log_scale), log_ratio)
+        return PosteriorSample(parameters, gaussian_kl(mean, log_scale), log_ratio)
 
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
         """The way down, with the whitened z in place of noise."""
@@ -374,6 +374,6 @@ class HierarchicalVAE(Variational):
     def encode(self, images: Images, labels: Labels | None = None) -> Latents:
         """The means of q(e_l | e_<l, x), whitened (n, latent), each e_<l being at its mean."""
         images, labels = self.checked(images, labels)
-        observed = self.observe(to_signal(images, self.spec.levels), labels)
+        observed = self.encoder_features(normalize(images, self.spec.levels), labels)
         none = torch.zeros(len(images), self.latent, device=self.device)
         return self.net["top_down"](none, labels, observed)[1].mean

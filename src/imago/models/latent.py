@@ -14,7 +14,7 @@ first two are a lower bound of log p(x), the ELBO. With k draws from q a tighter
 
 (Burda et al. 2016, eq. 8), which grows to log p(x) with k: its distance to the ELBO estimates the third term, from
 below. Where a lower bound b(x, z) stands for log p(x|z), as for the dequantised values of a
-:class:`~imago.likelihoods.Gaussian`, both are bounds of log ∫ p(z) exp b(x, z) dz: that is where (2) grows to, and it
+:class:`~imago.distributions.Gaussian`, both are bounds of log ∫ p(z) exp b(x, z) dz: that is where (2) grows to, and it
 stays below log p(x) however many draws there are.
 """
 
@@ -27,8 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imago.images import Batch, Images, ImageSpec, Labels, Signal, bits_per_dim, to_signal
-from imago.likelihoods import DistributionFactory, Parameters, distribution_of, sampling_dtype
+from imago.distributions import DistributionFactory, Parameters, distribution_of, sampling_dtype
+from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize
 from imago.models.base import (
     ExplicitModel,
     GenerativeModel,
@@ -38,7 +38,7 @@ from imago.models.base import (
     evaluating,
     sum_of,
 )
-from imago.noise import PerImageGenerator
+from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 
 Latents = Float[Tensor, "n latent"]
@@ -54,7 +54,7 @@ class LatentModel(GenerativeModel, ABC):
     latent: int
 
     @abstractmethod
-    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+    def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         """The images (n, channels, height, width) in [-1, 1] that latent vectors stand for, in the networks' mode.
 
         Where p(x|z) is a distribution, its mean.
@@ -81,7 +81,7 @@ class EncodingModel(LatentModel, ABC):
 
 
 @dataclass(frozen=True)
-class Inference:
+class PosteriorSample:
     """One draw of z ~ q(z|x) for each image, and what it says.
 
     Attributes:
@@ -140,11 +140,11 @@ class Variational(ExplicitModel, EncodingModel, ABC):
     # --- what a model writes ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def observe(self, signal: Signal, labels: Labels | None) -> list[Tensor]:
+    def encoder_features(self, signal: Normalized, labels: Labels | None) -> list[Tensor]:
         """What q(z|x) needs to know of the images: tensors (n, ...), computed once however many z are drawn."""
 
     @abstractmethod
-    def infer(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> Inference:
+    def rsample(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> PosteriorSample:
         """Draw z ~ q(z|x) with noise from ``normal``."""
 
     @abstractmethod
@@ -156,7 +156,9 @@ class Variational(ExplicitModel, EncodingModel, ABC):
     def learn(self, batch: Batch) -> None:
         """Maximise the ELBO, per dimension, with the KL term weighted as the settings say."""
         labels = batch.labels if self.conditional else None
-        draw = self.infer(self.observe(to_signal(batch.images, self.spec.levels), labels), labels, self.noise)
+        draw = self.rsample(
+            self.encoder_features(normalize(batch.images, self.spec.levels), labels), labels, self.noise
+        )
         terms = self._elbo(draw, batch.images)
         for name, nats in terms.items():
             self.record(name, nats.mean())
@@ -184,13 +186,15 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         """beta, or the part of it that the warm-up has reached."""
         return self.beta * (min(1.0, self.images_seen / self.kl_warmup) if self.kl_warmup else 1.0)
 
-    def _elbo(self, draw: Inference, images: Images) -> Terms:
+    def _elbo(self, draw: PosteriorSample, images: Images) -> Terms:
         log_prob = self.distribution.log_prob(draw.parameters, images).flatten(1).sum(1)
         return {"elbo/reconstruction": -log_prob, "elbo/kl": draw.kl.sum(1)}
 
-    def terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
+    def nll_terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """−ELBO in its two parts (equation 1), with one z for each image and the KL in closed form."""
-        return self._elbo(self.infer(self.observe(to_signal(images, self.spec.levels), labels), labels, normal), images)
+        return self._elbo(
+            self.rsample(self.encoder_features(normalize(images, self.spec.levels), labels), labels, normal), images
+        )
 
     @torch.no_grad()
     def importance_weighted(
@@ -220,7 +224,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         n = len(images)
         total = torch.full((n,), -math.inf, dtype=torch.float64)  # on the CPU: not every device has float64
         with evaluating(self):
-            observed = self.observe(to_signal(images, self.spec.levels), labels)
+            observed = self.encoder_features(normalize(images, self.spec.levels), labels)
             at_once = max(1, rows // max(1, n))
             for first in range(0, k, at_once):
                 count = min(at_once, k - first)
@@ -231,7 +235,9 @@ class Variational(ExplicitModel, EncodingModel, ABC):
                 def normal(m: int, *shape: int, count: int = count) -> Tensor:
                     return generator.normal(m // count, count, *shape).flatten(0, 1).to(self.device)
 
-                draw = self.infer([repeated(t) for t in observed], None if labels is None else repeated(labels), normal)
+                draw = self.rsample(
+                    [repeated(t) for t in observed], None if labels is None else repeated(labels), normal
+                )
                 log_prob = self.distribution.log_prob(draw.parameters, repeated(images)).flatten(1).sum(1)
                 weights = (log_prob - draw.log_ratio).cpu().double().view(n, count)
                 total = torch.logaddexp(total, weights.logsumexp(1))
@@ -241,7 +247,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
     # --- samples ------------------------------------------------------------------------------------------------------
 
-    def decode(self, z: Latents, labels: Labels | None = None) -> Signal:
+    def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         """The mean of p(x|z); see :meth:`LatentModel.decode`."""
         mean = self.distribution.mean(self.parameters_at(z.to(self.device), labels))
         return mean * (2 / (self.spec.levels - 1)) - 1

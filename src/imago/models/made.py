@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.images import ImageSpec, Labels, Signal
-from imago.likelihoods import DistributionFactory
+from imago.distributions import DistributionFactory
+from imago.images import ImageSpec, Labels, Normalized
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import OptimizerFactory
 from imago.models.fvbn import reach_of_values
@@ -121,7 +121,7 @@ class MADENet(OrderedNet):
         self.output = MaskedLinear(widths[-1], reaches[-1], classes=classes, gain=0.1)
         self.direct = MaskedLinear(*layouts[-1], gain=0.1, bias=False) if direct else None
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Tensor:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Tensor:
         """(n, channels, height, width) → (n, channels, height, width, parameters)."""
         values = self.ordered(x)
         h = values

@@ -36,14 +36,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.images import ImageSpec, Labels, Signal
-from imago.likelihoods import DistributionFactory
+from imago.distributions import DistributionFactory
+from imago.images import ImageSpec, Labels, Normalized
+from imago.kernels.recurrence import diagonal_sweep, row_sweep, sweep_lstm
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import OptimizerFactory
 from imago.models.pixelcnn import FirstKernel, OddInt
 from imago.nets.causal import AutoregressiveNet, CausalConv2d, Head, check_features, from_above, grouped_order
 from imago.nets.incremental import Operation, Row, RowProgram
-from imago.nets.recurrence import diagonal_sweep, row_sweep, sweep_lstm
 from imago.schedules import Schedule
 
 #: A map with the pixels in raster order in front, so that the pixels of a step lie together.
@@ -155,7 +155,7 @@ class PixelRNNNet(AutoregressiveNet):
         self.skips = nn.ModuleList(widen(bias=False) for _ in (layers if skip else []))
         self.head = Head(channels, 2 * features, head, parameters, classes)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Tensor:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Tensor:
         """(n, channels, height, width) → (n, channels, height, width, parameters)."""
         n, channels, height, width = x.shape
         image = x.permute(2, 3, 0, 1).reshape(height * width, n, channels)
@@ -217,7 +217,7 @@ def pointwise(layer: CausalConv2d, x: PixelMap, labels: Labels | None = None) ->
     return y if layer.class_bias is None else y + layer.class_bias(labels)
 
 
-def windowed(layer: CausalConv2d, x: Signal, labels: Labels | None = None) -> PixelMap:
+def windowed(layer: CausalConv2d, x: Normalized, labels: Labels | None = None) -> PixelMap:
     """A convolution of an image, (n, channels, height, width) → (height * width, n, features)."""
     rows, columns = layer.weight.shape[2:]
     padded = F.pad(x, (layer.left, layer.right, layer.above, 0))
@@ -255,7 +255,7 @@ def unroll_product(
 
 
 def cell(gates: Tensor, memory: Tensor, state: Tensor) -> list[Operation]:
-    """Operations for equations 1 (its nonlinearities) to 3 of :mod:`imago.nets.recurrence` on fixed buffers.
+    """Operations for equations 1 (its nonlinearities) to 3 of :mod:`imago.kernels.recurrence` on fixed buffers.
 
     Args:
         gates: (n, 4 * features), the sums of i, f, o, g; overwritten.

@@ -20,10 +20,10 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from imago.capacity import Width
-from imago.images import Images, ImageSpec, Labels, Signal, to_signal
-from imago.likelihoods import DistributionFactory, Parameters
+from imago.distributions import DistributionFactory, Parameters
+from imago.images import Images, ImageSpec, Labels, Normalized, normalize
 from imago.models.base import Normal, OptimizerFactory
-from imago.models.latent import Inference, Latents, Variational, gaussian_kl
+from imago.models.latent import Latents, PosteriorSample, Variational, gaussian_kl
 from imago.schedules import Schedule
 
 LARGE = 3.0  # a log σ beyond anything that a posterior of use has
@@ -92,23 +92,23 @@ class VAE(Variational):
         )
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """Encoder and decoder, optimised together."""
         return {"net": self.net}
 
-    def observe(self, signal: Signal, labels: Labels | None) -> list[Tensor]:
+    def encoder_features(self, signal: Normalized, labels: Labels | None) -> list[Tensor]:
         """μ and log σ of q(z|x), (n, latent) each."""
         mean, log_scale = self.net["encoder"](signal, labels).float().chunk(2, 1)
         return [mean, not_huge(log_scale)]
 
-    def infer(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> Inference:
+    def rsample(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> PosteriorSample:
         """z = μ + σ ε (section 2.4), and the KL of appendix B."""
         mean, log_scale = observed
         epsilon = normal(len(mean), self.latent)
         z = mean + torch.exp(log_scale) * epsilon
         # log q − log p: the constants of the two normal densities cancel.
         log_ratio = (0.5 * (z.square() - epsilon.square()) - log_scale).sum(1)
-        return Inference(self.parameters_at(z, labels), gaussian_kl(mean, log_scale), log_ratio)
+        return PosteriorSample(self.parameters_at(z, labels), gaussian_kl(mean, log_scale), log_ratio)
 
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
         """The decoder."""
@@ -117,4 +117,4 @@ class VAE(Variational):
     def encode(self, images: Images, labels: Labels | None = None) -> Latents:
         """The mean of q(z|x), (n, latent)."""
         images, labels = self.checked(images, labels)
-        return self.observe(to_signal(images, self.spec.levels), labels)[0]
+        return self.encoder_features(normalize(images, self.spec.levels), labels)[0]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.errors import UserError
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.incremental import Incremental, Operation, Row, RowProgram, parts_of
 
 Map = Float[Tensor, "n _ height width"]
@@ -30,7 +30,9 @@ class AutoregressiveNet(nn.Module, ABC):
     """A network that predicts every value of an image from the values before it."""
 
     @abstractmethod
-    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, "n channels height width parameters"]:
+    def forward(
+        self, x: Normalized, labels: Labels | None = None
+    ) -> Float[Tensor, "n channels height width parameters"]:
         """Parameters of the distribution of every value; those of a value depend on earlier values only."""
 
     @abstractmethod

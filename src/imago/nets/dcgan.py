@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from imago.capacity import Width
 from imago.errors import UserError
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.mlp import normalise_spectrally
 
 
@@ -100,7 +100,7 @@ class DCGANGenerator(nn.Module):
             nn.init.normal_(self.embed.weight, 0.0, 0.02 * math.sqrt(latent))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Signal:
+    def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Normalized:
         """Signals in [-1, 1], (n, channels, height, width)."""
         h = self.project(z)
         if self.embed is not None:
@@ -157,7 +157,7 @@ class DCGANDiscriminator(nn.Module):
             normalise_spectrally(self)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, " n"]:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, " n"]:
         """Logits (n,): large for images taken to be real."""
         if self.plane is not None:
             x = torch.cat([x, self.plane(labels).view(-1, 1, *x.shape[2:])], dim=1)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from imago.errors import UserError
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Incremental
 
@@ -208,7 +208,7 @@ class OrderedNet(AutoregressiveNet):
         self.spec = spec
         self.parameters_of_value = parameters
 
-    def ordered(self, x: Signal) -> Ordered:
+    def ordered(self, x: Normalized) -> Ordered:
         """Signals (n, channels, height, width) in [-1, 1] → values in order (n, values) in [0, 1].
 
         Most pixels are black in many data sets; as zeros they leave their weights alone, so training is faster.

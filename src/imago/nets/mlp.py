@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from imago.capacity import Width
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 
 Widths = Annotated[list[Width], Field(min_length=1)]
 
@@ -37,7 +37,7 @@ class MLPGenerator(nn.Module):
             layers += [nn.LeakyReLU(0.2), nn.Linear(wide, next_wide)]
         self.rest = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Linear(hidden[-1], spec.dimensions), nn.Tanh())
 
-    def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Signal:
+    def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Normalized:
         """Signals in [-1, 1], (n, channels, height, width)."""
         h = self.first(z)
         if self.embed is not None:
@@ -77,7 +77,7 @@ class MLPDiscriminator(nn.Module):
         if spectral_norm:
             normalise_spectrally(self)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, " n"]:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, " n"]:
         """Logits (n,): large for images taken to be real."""
         h = self.first(x.flatten(1))
         if self.embed is not None:
@@ -111,7 +111,7 @@ class MLPEncoder(nn.Module):
             layers += [nn.ReLU(), nn.Linear(wide, next_wide)]
         self.rest = nn.Sequential(*layers)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
         """The vectors."""
         h = self.first(x.flatten(1))
         if self.embed is not None:

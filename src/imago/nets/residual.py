@@ -14,7 +14,7 @@ from torch import Tensor, channels_last, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.dcgan import size_ladder
 
 
@@ -70,7 +70,7 @@ class ResidualEncoder(nn.Module):
         self.last = nn.Linear(channels[-1] * math.prod(sizes[-1]), outputs)
         self.to(memory_format=channels_last)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
         """The vectors."""
         h = self.first(x).contiguous(memory_format=channels_last)
         for halve, blocks in zip(self.halvings, self.blocks, strict=True):

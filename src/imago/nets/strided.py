@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from imago.errors import UserError
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.dcgan import size_ladder
 from imago.nets.mlp import Widths
 
@@ -165,7 +165,7 @@ class StridedEncoder(nn.Module):
         self.last = nn.Linear(hidden[-1] * height * width, outputs)
         self.to(memory_format=channels_last)
 
-    def forward(self, x: Signal, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
+    def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
         """The vectors.
 
         Raises:

@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from imago.capacity import Width
 from imago.errors import UserError
-from imago.images import ImageSpec, Labels, Signal
+from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.dcgan import size_ladder
 
 Maps = Float[Tensor, "n channels height width"]
@@ -283,7 +283,7 @@ class UNet(nn.Module):
         return [b for stack in [*self.down, self.middle, *self.up] for b in stack]
 
     def forward(
-        self, x: Signal, position: Float[Tensor, " #n"], labels: Labels | None = None
+        self, x: Normalized, position: Float[Tensor, " #n"], labels: Labels | None = None
     ) -> Float[Tensor, "n outputs channels height width"]:
         """The network's answer.
 

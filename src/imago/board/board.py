@@ -1,0 +1,313 @@
+"""Which runs may be compared, in which numbers, and who leads."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from imago.board.records import VERSIONS, Data, Measured, Record
+from imago.measures import Better, better
+
+MISSING = "–"
+# What samples are measured by, in the order of the columns: beginnings of the names (an extractor may follow), titles,
+# and what the number is.
+QUALITIES = {
+    "fid": ("FID", "Fréchet distance of samples to the training images"),
+    "fd_": ("FD", "Fréchet distance of samples to the training images"),
+    "kid": ("KID", "Kernel distance of samples to the training images"),
+    "kd_": ("KD", "Kernel distance of samples to the training images"),
+    "precision": ("Precision", "Share of the samples that lie among the training images"),
+    "recall": ("Recall", "Share of the training images that lie among the samples"),
+    "density": ("Density", "How many training images have a sample in their neighbourhood, over those expected"),
+    "coverage": ("Coverage", "Share of the training images that have a sample in their neighbourhood"),
+    "inception_score": ("IS", "How certain and how varied a classifier finds the samples"),
+    "authenticity": ("Authentic", "Share of the samples that are no near copies; as that of held-out images is best"),
+    "copies": ("Copies", "Share of the samples that are a training image, pixel by pixel"),
+}
+FRECHET = ("fid", "fd_")
+LOW = (*FRECHET, "kid", "kd_")
+# Always there, so that one sees what was not measured.
+EXPECTED = {"fid": FRECHET, "kid": ("kid", "kd_"), "precision": ("precision",), "recall": ("recall",)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as it is shown.
+
+    Args:
+        value: the number, ``nan`` where there is none.
+        text: the number for people; an en dash where there is none.
+        tag: what one must know beside it: the split and the count.
+        note: everything else: the exact value and the protocol.
+        comparison_key: only cells of a column with the same comparison_key are ranked together.
+        block: the place of the comparison_key among those of its column and group, from 0.
+        best: whether it leads its block, which has others.
+        source: what it shows, where it is a measurement.
+    """
+
+    value: float = math.nan
+    text: str = MISSING
+    tag: str = ""
+    note: str = ""
+    comparison_key: str = ""
+    block: int = 0
+    best: bool = False
+    source: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the board.
+
+    Args:
+        key: its name in board.csv.
+        title: for people.
+        cell: of a run.
+        better: which numbers lead; ``None`` where none do.
+        help: what the number is.
+    """
+
+    key: str
+    title: str
+    cell: Callable[[Record], Cell]
+    better: Better = None
+    help: str = ""
+
+
+@dataclass
+class Row:
+    """A run and its cells by the keys of their columns."""
+
+    record: Record
+    cells: dict[str, Cell]
+
+
+@dataclass
+class Group:
+    """Runs on the same data in the same form: the only ones whose numbers compare."""
+
+    data: Data
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def labels(self) -> dict[Record, str]:
+        """Names of the runs, each once and as short as it can be."""
+        records = [row.record for row in self.rows]
+        ways = [
+            [r.model for r in records],
+            [r.name for r in records],
+            [f"{r.model}, seed {r.seed}" for r in records],
+            [f"{r.model} {r.when.rsplit(' ', 1)[-1]}" for r in records],
+            [f"{r.name} {r.when}" for r in records],
+            [r.place for r in records],
+        ]
+        counts = [Counter(way) for way in ways]
+        return {
+            record: next((way[k] for way, count in zip(ways, counts, strict=True) if count[way[k]] == 1), f"run {k}")
+            for k, record in enumerate(records)
+        }
+
+
+class Board:
+    """All runs, grouped by their data, sorted by what compares.
+
+    Args:
+        records: the runs.
+
+    Attributes:
+        columns: of numbers, from left to right.
+        groups: the one with the most runs first.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        records = list(records)
+        self.columns = columns_for(records)
+        groups: dict[Data, Group] = {}
+        for record in sorted(records, key=lambda r: r.data.shape is None):
+            data = record.data
+            if data.shape is None:  # it broke before it knew: to the runs that it would have been compared with
+                data = next((d for d in groups if replace(d, shape=None) == data), data)
+            group = groups.setdefault(data, Group(data))
+            group.rows.append(Row(record, {column.key: column.cell(record) for column in self.columns}))
+        self.groups = sorted(groups.values(), key=lambda g: (-len(g.rows), str(g.data)))
+        for group in self.groups:
+            _note_versions(group)
+            for column in self.columns:
+                _rank(group, column)
+            group.rows.sort(key=self._place)
+
+    @property
+    def records(self) -> list[Record]:
+        """All runs in the order of the board."""
+        return [row.record for group in self.groups for row in group.rows]
+
+    def _place(self, row: Row) -> tuple[object, ...]:
+        """By likelihood; where there is none by the first distance of samples; then by name."""
+        leading = [c.key for c in self.columns if c.key == "nats" or c.key.startswith(LOW)]
+        cells = [row.cells[key] for key in leading]
+        order = [(math.isnan(cell.value), cell.block, 0 if math.isnan(cell.value) else cell.value) for cell in cells]
+        return (*order, row.record.name, row.record.started)
+
+
+def _rank(group: Group, column: Column) -> None:
+    """Number the comparison_keys of a column, test before validation, the most common first; mark the leaders."""
+    cells = [row.cells[column.key] for row in group.rows]
+    present = [cell for cell in cells if not math.isnan(cell.value)]
+    common = Counter(cell.comparison_key for cell in present)
+    validation = {cell.comparison_key: cell.source is not None and cell.source.split == "val" for cell in present}
+    order = sorted(
+        common, key=lambda comparison_key: (validation[comparison_key], -common[comparison_key], comparison_key)
+    )
+    for row, cell in zip(group.rows, cells, strict=True):
+        if math.isnan(cell.value):
+            continue
+        rivals = [other.value for other in present if other.comparison_key == cell.comparison_key]
+        lead = {"low": min(rivals), "high": max(rivals), None: math.nan}[column.better]
+        best = len(rivals) > 1 and cell.value == lead
+        row.cells[column.key] = replace(cell, block=order.index(cell.comparison_key), best=best)
+
+
+def _note_versions(group: Group) -> None:
+    """Name the runs that were measured on another version of the data than most of their group."""
+    versions = {
+        row.record: str(version)
+        for row in group.rows
+        for m in row.record.measured
+        for key in VERSIONS
+        if (version := m.protocol.get(key)) is not None
+    }
+    usual = Counter(versions.values()).most_common(1)
+    for row in group.rows:
+        version = versions.get(row.record)
+        if version is not None and version != usual[0][0]:
+            row.record.defects.append(
+                f"another version of {group.data.name} ({version}) than in most runs ({usual[0][0]}): its numbers are "
+                "not ranked with theirs"
+            )
+
+
+def columns_for(records: list[Record]) -> list[Column]:
+    """The columns: those that every board has, and one for every kind of sample quality that was measured."""
+    measured = {m.name for record in records for m in record.measured if not m.changes}
+    return [
+        Column("nats", "nats", lambda r: _likelihood(r, "nats", 2), "low", "Negative log-likelihood of an image."),
+        Column("bpd", "bits/dim", lambda r: _likelihood(r, "bpd", 3), "low", "The same in bits per dimension."),
+        *(_quality(name) for name in _quality_names(measured)),
+        Column("parameters", "Parameters", _parameters, None, "Learned numbers of all networks."),
+        Column("images_seen", "Images", _images, None, "Training images seen, repetitions included."),
+        Column("training_seconds", "Training", _training, None, "Time spent training, without measurements."),
+        Column("seconds_per_sample", "Per sample", _per_sample, "low", "Time to draw one image."),
+        Column("nfe", "Calls", _calls, None, "Network calls to draw an image, one after another."),
+        Column("peak_memory_mib", "Memory", _memory, None, "Peak while training: of the GPU, or of the process."),
+    ]
+
+
+def _quality_names(measured: set[str]) -> list[str]:
+    """Names of sample quality in the order of their columns, with the expected ones where nothing like them is."""
+    names = {name for name in measured if name.startswith(tuple(QUALITIES))}
+    names |= {name for name, alike in EXPECTED.items() if not any(other.startswith(alike) for other in measured)}
+    return sorted(names, key=lambda name: (list(QUALITIES).index(_kind(name)), name))
+
+
+def _kind(name: str) -> str:
+    return next(beginning for beginning in QUALITIES if name.startswith(beginning))
+
+
+def _quality(name: str) -> Column:
+    title, explained = QUALITIES[_kind(name)]
+    extractor = name.removeprefix(_kind(name)).strip("_").replace("_", " ")
+    return Column(
+        name,
+        f"{title} {extractor}".strip(),
+        lambda record: _samples(record, name),
+        better(name),
+        f"{explained}." if name == "copies" else f"{explained}, in the features of {extractor or 'Inception'}.",
+    )
+
+
+def _likelihood(record: Record, name: str, digits: int) -> Cell:
+    m = record.headline(name)
+    if m is None:
+        return Cell()
+    if m.error is not None and 0 < m.error < 10**-digits:
+        digits = min(math.ceil(-math.log10(m.error)), 12)  # one digit of the error at least
+    error = "" if m.error is None else f" ± {m.error:.{digits}f}"
+    return _measured(m, f"{m.relation} {m.value:,.{digits}f}{error}".strip())
+
+
+def _samples(record: Record, name: str) -> Cell:
+    m = record.headline(name)
+    if m is None:
+        return Cell()
+    error = "" if m.error is None else f" ± {m.error:.2g}"
+    doubt = "" if m.protocol.get("caveat", "none") == "none" else " †"
+    return _measured(m, f"{m.value:.4g}{error}{doubt}")
+
+
+def _measured(m: Measured, text: str) -> Cell:
+    tag = m.split if m.count is None else f"{m.split} {si(m.count)}"
+    return Cell(m.value, text, tag, f"{m.value:.8g}; {m.told}", m.comparison_key, source=m)
+
+
+def _parameters(record: Record) -> Cell:
+    total = record.parameters.get("total")
+    if total is None:
+        return Cell()
+    networks = [f"{player} {count:,}" for player, count in record.parameters.items()]
+    return Cell(total, si(total), note="; ".join(networks))
+
+
+def _images(record: Record) -> Cell:
+    if record.images_seen is None:
+        return Cell()
+    return Cell(record.images_seen, si(record.images_seen), note=f"{record.images_seen:,} images")
+
+
+def _training(record: Record) -> Cell:
+    if record.training_seconds is None:
+        return Cell()
+    return Cell(
+        record.training_seconds,
+        f"{record.training_seconds:,.0f} s",
+        note=f"{record.training_seconds:,.1f} s; {record.machine or 'machine unknown'}",
+    )
+
+
+def _memory(record: Record) -> Cell:
+    if record.peak_memory_mib is None:
+        return Cell()
+    note = f"{record.peak_memory_mib:,.1f} MiB; {record.machine or 'machine unknown'}"
+    return Cell(record.peak_memory_mib, f"{record.peak_memory_mib:,.0f} MiB", note=note)
+
+
+def _per_sample(record: Record) -> Cell:
+    m = record.sampling
+    if m is None or m.seconds_per_sample is None:
+        return Cell()
+    note = f"{m.seconds_per_sample:.4g} s; {record.machine or 'machine unknown'}; {m.told}"
+    return Cell(
+        m.seconds_per_sample, duration(m.seconds_per_sample), note=note, comparison_key=record.machine or "unknown"
+    )
+
+
+def _calls(record: Record) -> Cell:
+    m = record.sampling
+    if m is None or m.nfe is None:
+        return Cell()
+    return Cell(m.nfe, f"{m.nfe:,}", note=f"{m.nfe:,} calls, one after another; {m.told}")
+
+
+def si(count: float) -> str:
+    """A count with three digits: 1.36M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= 0.9995 * size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:.3g}" if count % 1 else f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits: 12.3 ms."""
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:,.3g} {unit}" if seconds < 1000 else f"{seconds:,.0f} s"
+    return f"{seconds / 1e-6:.3g} µs"

@@ -1,0 +1,531 @@
+"""One run as the board sees it, read from whatever its directory still holds."""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from imago.board.checkpoint import peek
+from imago.board.table import Table, read_table
+from imago.config import CONF
+from imago.errors import printable
+from imago.legacy import today
+from imago.measures import comparison_key
+from imago.untrusted import read_json, read_yaml, shortened
+
+RELATIONS = {"exact": "=", "lower_bound": "≤"}
+# Where protocols say which version of the data they are about.
+VERSIONS = ("data_fingerprint", "reference_fingerprint")
+# Two hours: longer than any grid or measurement takes in which a run writes nothing.
+SILENCE = 2 * 3600.0
+# Characters of a text that are shown, pixels of a side, and numbers that a run can have counted or taken.
+LONGEST = 300
+WIDEST = 100_000
+LARGEST = 1e18
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number and how it came about.
+
+    Args:
+        name: "nats", "fd_classifier", ...; without the split.
+        value: the number.
+        split: of a likelihood "test" or "val"; of samples "eval" if evaluate.py drew them, "val" if training did.
+        protocol: as it was written; empty where there is none.
+        checkpoint: its file, where that is known.
+        images_seen: by the model then, where that is known.
+        changes: of the model's settings for this measurement.
+    """
+
+    name: str
+    value: float
+    split: str
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    images_seen: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def relation(self) -> str:
+        """``=`` for an exact likelihood, ``≤`` for a bound, else nothing: parts of a bound are neither."""
+        likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd")
+        return RELATIONS.get(str(self.protocol.get("likelihood")), "") if likelihood else ""
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the mean, or the deviation over seeds, where there is one."""
+        for name in ("standard_error", "deviation"):
+            error = self.protocol.get(name)
+            if isinstance(error, int | float) and math.isfinite(error):
+                return float(error)
+        return None
+
+    @property
+    def count(self) -> int | None:
+        """How many images or samples it is a mean of."""
+        return _whole(self.protocol.get("images", self.protocol.get("samples")))
+
+    @property
+    def seconds_per_sample(self) -> float | None:
+        """Of a measurement of samples: how long drawing one took, in the batches that were drawn."""
+        return _largest([self.protocol.get("seconds_per_sample")])
+
+    @property
+    def nfe(self) -> int | None:
+        """Of a measurement of samples: how often one asks the network."""
+        return _whole(self.protocol.get("nfe"))
+
+    @property
+    def comparison_key(self) -> str:
+        """Numbers of one name may be ranked together if this is the same."""
+        return comparison_key(self.protocol) or f"unknown {self.split}"
+
+    @property
+    def told(self) -> str:
+        """The protocol in one line."""
+        entries = dict(self.protocol)
+        caveat = entries.pop("caveat", "none")
+        said = [f"{key.replace('_', ' ')} {_short(entry)}" for key, entry in entries.items()]
+        if not entries.keys() - {"likelihood"}:
+            said.append("protocol unknown: from metrics.csv alone")
+        if self.checkpoint:
+            said.append(f"checkpoint {self.checkpoint}")
+        if self.images_seen is not None:
+            said.append(f"after {self.images_seen:,} images")
+        said += [f"with {key}={value}" for key, value in flat(self.changes)]
+        if caveat != "none":
+            said.append(f"caveat: {caveat}")
+        return "; ".join(said)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run was trained on. Likelihoods compare where all of it is equal.
+
+    Args:
+        name: "mnist".
+        binarize: "dynamic", "threshold", or ``None`` for gray and colours.
+        shape: channels, height, width, levels; ``None`` where the run broke before it was known.
+        own: whether they are somebody's own images, which may have any name.
+    """
+
+    name: str
+    binarize: str | None
+    shape: tuple[int, int, int, int] | None
+    own: bool = False
+
+    def __str__(self) -> str:
+        said = [self.name, *["own images"] * self.own]
+        if self.shape:
+            channels, height, width, _ = self.shape
+            said.append(f"{height}×{width} {'gray' if channels == 1 else 'RGB' if channels == 3 else f'×{channels}'}")
+        if self.binarize:
+            said.append(f"binarised ({self.binarize})")
+        return ", ".join(said)
+
+
+@dataclass(eq=False)
+class Record:
+    """One run; equal to itself alone.
+
+    Attributes:
+        path: the directory.
+        name: the run's own name, or its directory's.
+        started: the name of the directory, which is the time of its start unless someone renamed it.
+        model: the choice of the model group, such as "diagonal_bilstm", or the class where none is like it.
+        data: what it was trained on.
+        status: "completed", "running", "interrupted", "failed", or "unknown".
+        seed: of the run.
+        likelihood: its kind, "exact", "lower_bound" or "none"; "unknown" where no summary says it.
+        parameters: learned numbers by player, and their "total".
+        images_seen: so far.
+        training_seconds: so far, without measuring, drawing and writing.
+        peak_memory_mib: of the GPU, or of the process.
+        machine: what it ran on.
+        measured: every number that was measured, oldest first.
+        table: the curves.
+        grid: the newest picture of samples.
+        settings: the configuration, flat.
+        defects: what is wrong with the directory, a line each.
+    """
+
+    path: Path
+    name: str
+    started: str
+    model: str = "unknown"
+    data: Data = Data("unknown", None, None)
+    status: str = "unknown"
+    seed: int | None = None
+    likelihood: str = "unknown"
+    parameters: dict[str, int] = field(default_factory=dict)
+    images_seen: int | None = None
+    training_seconds: float | None = None
+    peak_memory_mib: float | None = None
+    machine: str = ""
+    measured: list[Measured] = field(default_factory=list)
+    table: Table = field(default_factory=Table)
+    grid: Path | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    defects: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """The directory as one can show it."""
+        return _line(str(self.path))
+
+    @property
+    def when(self) -> str:
+        """The start, to the minute, where the directory's name is a time; else that name."""
+        time_of = re.fullmatch(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d(-\d+)?", self.started)
+        return f"{time_of[1]} {time_of[2]}:{time_of[3]}{time_of[4] or ''}" if time_of else self.started
+
+    def headline(self, name: str) -> Measured | None:
+        """The measurement of a name that a table shows.
+
+        Of the model as it was trained; on the test split rather than the validation split, and by evaluate.py rather
+        than during training; of as many images as possible; the newest of those.
+        """
+        return _first(self.plain(name))
+
+    def plain(self, name: str) -> list[Measured]:
+        """All measurements of a name of the model as it was trained."""
+        return [m for m in self.measured if m.name == name and not m.changes]
+
+    def by_ruler(self, name: str) -> dict[str, Measured]:
+        """Of each protocol by which a name was measured the one that :meth:`headline` would choose."""
+        comparison_keys: dict[str, list[Measured]] = {}
+        for m in self.plain(name):
+            comparison_keys.setdefault(m.comparison_key, []).append(m)
+        return {
+            comparison_key: best
+            for comparison_key, found in comparison_keys.items()
+            if (best := _first(found)) is not None
+        }
+
+    @property
+    def sampling(self) -> Measured | None:
+        """The measurement of samples that tells what it takes to draw one, chosen as by :meth:`headline`."""
+        return _first([m for m in self.measured if m.seconds_per_sample is not None and not m.changes])
+
+
+def _first(measured: list[Measured]) -> Measured | None:
+    return max(reversed(measured), key=lambda m: (m.split != "val", m.count or 0), default=None)
+
+
+def read_record(path: Path) -> Record:
+    """Read a run directory; whatever is missing or damaged is left out and named in ``defects``."""
+    record = Record(path, name=_line(path.parent.name or path.name), started=_line(path.name))
+    try:
+        _read_into(record)
+    except Exception as error:  # of what nobody thought of, one line; the other runs are shown
+        record.defects.append(f"cannot be read further ({_line(f'{type(error).__name__}: {error}')})")
+    record.defects = [_line(defect) for defect in record.defects]
+    return record
+
+
+def _read_into(record: Record) -> None:
+    config = today(_read(record, "config.yaml", read_yaml))
+    summary = today(_read(record, "summary.json", read_json))
+    checkpoint = _checkpoint(record)
+    if not config and checkpoint["config"]:
+        record.defects.append("the configuration is the checkpoint's")
+        config = checkpoint["config"]
+    spec = _mapping(summary.get("spec")) or checkpoint["spec"]
+    record.name = str(summary.get("name") or record.name)
+    record.data = _data(config, summary, spec)
+    record.model = _model(config, summary)
+    record.seed = _whole(summary.get("seed", config.get("seed")))
+    record.likelihood = str(summary.get("likelihood", "unknown"))
+    record.settings = dict(flat(config)) | _classes(spec)
+    record.parameters = {
+        player: count
+        for player, found in _mapping(summary.get("parameters")).items()
+        if (count := _whole(found)) is not None
+    }
+    record.machine = _machine(summary)
+    _read_table(record)
+    _progress(record, summary, checkpoint)
+    _measurements(record, summary)
+    _status(record, summary)
+    _identity(record, config, spec, checkpoint)
+    record.grid = newest(record, "images-")
+
+
+def newest(record: Record, name: str) -> Path | None:
+    """The last of a run's pictures whose name begins so."""
+    try:
+        return max((record.path / "samples").glob(f"{name}*.png"), default=None)
+    except OSError:
+        return None
+
+
+def _classes(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the classes as one more setting; of many the first ones."""
+    names = spec.get("class_names")
+    if not isinstance(names, list) or not names:
+        return {}
+    more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
+    return {"data.classes": ", ".join(str(name)[:40] for name in names[:20]) + more}
+
+
+def _machine(summary: Mapping[str, Any]) -> str:
+    device, threads = str(summary.get("device", "")), summary.get("threads")
+    return f"{device}, {threads} of them used" if "CPU" in device and threads is not None else device
+
+
+def _read(record: Record, name: str, parse: Any) -> dict[str, Any]:
+    try:
+        content = _cleaned(parse(record.path / name))
+    except FileNotFoundError:
+        record.defects.append(f"{name} is missing")
+        return {}
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        record.defects.append(f"{name} cannot be read ({reason})")
+        return {}
+    if not isinstance(content, dict):
+        record.defects.append(f"{name} holds no settings" if name.endswith("yaml") else f"{name} holds no summary")
+        return {}
+    return content
+
+
+def _checkpoint(record: Record) -> dict[str, Any]:
+    folder = record.path / "checkpoints"
+    nothing: dict[str, Any] = {"config": {}, "spec": {}, "progress": {}}
+    for path in (folder / "last.ckpt", folder / "best.ckpt"):
+        if os.path.lexists(path):
+            try:
+                return _cleaned(peek(path))
+            except (OSError, ValueError) as error:
+                reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                record.defects.append(f"checkpoints/{path.name} {reason}")
+                return nothing
+    record.defects.append("no checkpoint")
+    return nothing
+
+
+def _read_table(record: Record) -> None:
+    path = record.path / "metrics.csv"
+    try:
+        record.table = read_table(path)
+    except FileNotFoundError:
+        record.defects.append("metrics.csv is missing")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        record.defects.append(f"metrics.csv cannot be read ({reason})")
+    record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
+
+
+def _progress(record: Record, summary: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """How far a run came. The summary tells it of one that ended; the table goes on while it runs."""
+    last = record.table.last
+    if record.parameters and "total" not in record.parameters:
+        record.parameters["total"] = sum(record.parameters.values())
+    seen = [summary.get("images_seen"), last.get("images_seen"), checkpoint["progress"].get("images_seen")]
+    record.images_seen = _whole(_largest(seen))
+    record.training_seconds = _largest([summary.get("training_seconds"), last.get("time/training_seconds")])
+    record.peak_memory_mib = _largest([summary.get("peak_memory_mib"), last.get("time/peak_memory_mib")])
+
+
+def _measurements(record: Record, summary: Mapping[str, Any]) -> None:
+    """What training measured, then what evaluate.py did; from the table where an older run has no protocols."""
+    for name, result in _mapping(summary.get("metrics")).items():
+        if _is_number(_mapping(result).get("value"), finite=False):
+            protocol, seen = _mapping(result.get("protocol")), _whole(result.get("images_seen"))
+            record.measured.append(Measured(_bare(name), result["value"], "val", protocol, None, seen))
+    known = {m.name for m in record.measured}
+    kind = {"likelihood": record.likelihood} if record.likelihood in RELATIONS else {}
+    for name, value in record.table.last.items():
+        untrained = record.table.last_at[name] == 0 and record.images_seen
+        if name.startswith("val/") and _bare(name) not in known and not untrained:
+            likelihood = kind if _bare(name) in ("nats", "bpd") else {}
+            record.measured.append(Measured(_bare(name), value, "val", likelihood))
+    try:
+        entries = today(_cleaned(read_json(record.path / "evaluation.json")))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        record.defects.append("evaluation.json cannot be read; evaluate again")
+        return
+    unusable = 0
+    for entry in entries if isinstance(entries, list) else [None]:
+        if not isinstance(entry, dict) or not _is_number(entry.get("value"), finite=False) or "name" not in entry:
+            unusable += 1
+            continue
+        name = str(entry["name"])
+        split = name.split("/")[0] if name.startswith(("test/", "val/")) else "eval"
+        record.measured.append(
+            Measured(
+                _bare(name),
+                float(entry["value"]),
+                split,
+                _mapping(entry.get("protocol")),
+                str(entry["checkpoint"]) if "checkpoint" in entry else None,
+                _whole(entry.get("images_seen")),
+                _mapping(entry.get("changes")),
+            )
+        )
+    if unusable:
+        record.defects.append(f"evaluation.json: {unusable} without name and number, left out")
+
+
+def _status(record: Record, summary: Mapping[str, Any]) -> None:
+    record.status = str(summary.get("status", "unknown"))
+    if record.status == "failed":
+        reason = str(summary.get("error", "without a word")).splitlines() or [""]
+        record.defects.append(f"failed: {reason[0]}")
+    if record.status == "running":
+        written = [stood for name in ("metrics.csv", "summary.json") if (stood := _changed(record.path / name))]
+        silent = time.time() - max(written, default=time.time())
+        record.defects = [f"{d} yet" if d == "no checkpoint" else d for d in record.defects]
+        if silent > SILENCE:
+            record.defects.append(f"says running, but has written nothing for {silent / 3600:.0f} hours: killed?")
+
+
+def _identity(
+    record: Record, config: Mapping[str, Any], spec: Mapping[str, Any], checkpoint: Mapping[str, Any]
+) -> None:
+    """Whether checkpoint and measurements belong to this run and to one version of its data."""
+    theirs = checkpoint["config"]
+    if theirs:
+        other = _data(theirs, {}, checkpoint["spec"])
+        own = _data(config, {}, spec)
+        if other != own:
+            record.defects.append(f"the checkpoint is of another data set ({other}; the run: {own})")
+        elif _model(theirs, {}) != _model(config, {}):
+            record.defects.append(f"the checkpoint is of another model ({_model(theirs, {})})")
+    foreign = {m.name: data for m in record.measured if (data := _data_of(m)) not in (None, record.data.name)}
+    for name, data in foreign.items():
+        record.defects.append(f"{name} was measured on {data}, the run is of {record.data.name}: left out")
+    record.measured = [m for m in record.measured if _data_of(m) in (None, record.data.name)]
+    versions = {str(m.protocol[key]): None for m in record.measured for key in VERSIONS if key in m.protocol}
+    if len(versions) > 1:
+        record.defects.append(f"measured on different versions of {record.data.name} ({', '.join(versions)})")
+    record.defects += _too_few(record)
+    stands = _whole(checkpoint["progress"].get("images_seen"))
+    measured = [m.images_seen for m in record.measured if m.checkpoint == "last.ckpt" and m.images_seen is not None]
+    if stands is not None and measured and max(measured) < stands:
+        record.defects.append(
+            f"evaluated after {max(measured):,} images, but last.ckpt has seen {stands:,}; evaluate again"
+        )
+
+
+def _too_few(record: Record) -> list[str]:
+    """Numbers that the table shows though they were measured on fewer images than their metric needs, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name in dict.fromkeys(m.name for m in record.measured):
+        m = record.headline(name)
+        caveat = "" if m is None else str(m.protocol.get("caveat", ""))
+        if caveat.startswith("unreliable") or "too few" in caveat:
+            reasons.setdefault(caveat, []).append(name)
+    return [f"{', '.join(names)}: {caveat}" for caveat, names in reasons.items()]
+
+
+def _data_of(measured: Measured) -> str | None:
+    """The data set that a number is about; its protocol says it with the split."""
+    said = measured.protocol.get("data", measured.protocol.get("reference"))
+    return None if said is None else str(said).rsplit(" ", 1)[0]
+
+
+def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[str, Any]) -> Data:
+    node = _mapping(config.get("data"))
+    source = str(_mapping(node.get("source")).get("_target_", node.get("_target_", "unknown"))).rsplit(".", 1)[-1]
+    place = str(node.get("path") or "").rstrip("/").rsplit("/", 1)[-1]
+    sizes = [spec.get(key) for key in ("channels", "height", "width", "levels")]
+    known = all(type(size) is int and 0 < size <= WIDEST for size in sizes)
+    shape = (sizes[0], sizes[1], sizes[2], sizes[3]) if known else None
+    binarize = node.get("binarize")
+    return Data(
+        str(summary.get("data") or place or source.lower()),
+        None if binarize is None else str(binarize),
+        shape,  # type: ignore[arg-type]
+        own="path" in node,
+    )
+
+
+def _model(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The choice of the model group that a configuration is most like; the class where none has it."""
+    node = _mapping(config.get("model"))
+    made = str(node.get("_target_") or summary.get("model") or "unknown")
+    settings, choices = dict(flat(node)), _choices(made)
+    if not choices:
+        return made.rsplit(".", 1)[-1]
+    return max(choices, key=lambda name: sum(settings.get(key) == value for key, value in choices[name].items()))
+
+
+@cache
+def _choices(made: str) -> dict[str, dict[str, str]]:
+    """The choices of the model group that construct a class, flat."""
+    found = {}
+    for path in sorted((CONF / "model").glob("*.yaml")):
+        node = read_yaml(path)
+        if node.get("_target_") == made:
+            found[path.stem] = dict(flat(node))
+    return found
+
+
+def flat(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """A configuration as (dotted key, value as text); a class by its name."""
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            if name != "_partial_":
+                yield from flat(value, f"{key}.{name}" if key else str(name))
+    elif key.endswith("_target_"):
+        yield key.removesuffix("._target_"), str(node).rsplit(".", 1)[-1]
+    elif key:
+        yield key, _short(node)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _bare(name: str) -> str:
+    return name.split("/", 1)[1] if name.startswith(("test/", "val/")) else name
+
+
+def _line(text: str) -> str:
+    """Text of whatever origin as one line that can be shown anywhere."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return shortened(printable(first.replace("\t", " ")), LONGEST)
+
+
+def _cleaned(value: Any) -> Any:
+    """Plain data with every text and name as :func:`_line`."""
+    if isinstance(value, dict):
+        return {_line(str(name)): _cleaned(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return _line(value) if isinstance(value, str) else value
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _largest(values: list[Any]) -> float | None:
+    return max((float(value) for value in values if _is_number(value)), default=None)
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if _is_number(value) else None
+
+
+def _is_number(value: Any, finite: bool = True) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and (not finite or abs(value) < LARGEST)

@@ -1,0 +1,210 @@
+"""Images as files for people and other programs: grids, arrays, folders that can be continued."""
+
+import io
+import json
+import math
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from imago.errors import UserError
+from imago.files import remove_litter, replacing, write_text
+from imago.images import Images, ImageSpec, Labels
+from imago.legacy import today
+from imago.paths import SETTINGS, unwritable
+from imago.pictures import picture_of, to_pillow
+from imago.runs import differences
+from imago.untrusted import read_bytes, read_json
+
+
+class Output(ABC):
+    """Where numbered images go.
+
+    Args:
+        path: of the file or folder, which :func:`~imago.paths.check_sample_place` has seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
+        """Say what is coming.
+
+        Args:
+            settings: all that the images depend on, beside their numbers; plain types.
+            spec: their shape.
+            n: how many images there shall be.
+            labels: the class of each, (n,), of a conditional model.
+
+        Returns:
+            The numbers of the images that are not there yet, rising.
+
+        Raises:
+            UserError: images of other settings or of another shape are there.
+        """
+
+    @abstractmethod
+    def add(self, numbers: list[int], images: Images) -> None:
+        """Take images, uint8 (n, C, H, W) with values 0..255, which are numbered as :meth:`begin` said."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """All have been added."""
+
+
+class File(Output):
+    """One file of all images, which are kept in memory until the end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.images: list[Images] = []
+        self.labels: Labels | None = None
+        self.class_names: tuple[str, ...] = ()
+
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
+        """See :meth:`Output.begin`; a file is always written anew."""
+        self.labels = labels
+        self.class_names = tuple(spec.class_names)
+        return list(range(n))
+
+    def add(self, numbers: list[int], images: Images) -> None:
+        """See :meth:`Output.add`."""
+        self.images.append(images.cpu())
+
+    def end(self) -> None:
+        """Write the file; an older one stays until the new one is complete."""
+        try:
+            with replacing(self.path) as file:
+                self.write(file, torch.cat(self.images))
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    @abstractmethod
+    def write(self, file: BinaryIO, images: Images) -> None:
+        """Write all images, (n, C, H, W)."""
+
+
+class Grid(File):
+    """One picture, about square, of all images."""
+
+    def write(self, file: BinaryIO, images: Images) -> None:
+        """See :meth:`File.write`."""
+        picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
+
+
+class Arrays(File):
+    """A NumPy archive: ``images`` uint8 (n, height, width, channels).
+
+    For a conditional model also ``labels`` (n,) and, where they are known, the names of all ``classes``.
+    """
+
+    def write(self, file: BinaryIO, images: Images) -> None:
+        """See :meth:`File.write`."""
+        arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
+        if self.labels is not None:
+            arrays["labels"] = self.labels.cpu().numpy()
+            if self.class_names:
+                arrays["classes"] = np.array(self.class_names)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
+
+
+class Folder(Output):
+    """A PNG for each image, named by its number and, for a conditional model, in a subfolder of its class,
+    ``3-cat``: read as a folder of images, classes have the labels that they have here, if none is missing.
+
+    Every image is written when it is added, whole or not at all. ``settings.json`` says what the images depend on; a
+    folder is continued with the same settings only, and what is there is not drawn again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.labels: Labels | None = None
+        self.class_folders: dict[int, str] = {}
+
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
+        """See :meth:`Output.begin`."""
+        self.labels = labels
+        self.class_folders = {
+            label: spec.class_folder(label) for label in set([] if labels is None else labels.tolist())
+        }
+        file, new = self.path / SETTINGS, json.loads(json.dumps(settings))
+        if file.exists():
+            try:
+                old = today(read_json(file))
+            except (ValueError, OSError):
+                old = None
+            if not isinstance(old, dict):
+                raise UserError(f"out={self.path}: its {SETTINGS} cannot be read; choose another folder")
+            changed = differences(old, new)
+            if changed:
+                raise UserError(
+                    f"out={self.path}: its images were drawn with other settings ({'; '.join(changed[:5])}); give "
+                    "those to continue there, or choose another folder"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(new, indent=2) + "\n")
+            remove_litter(self.path)
+            for name in self.class_folders.values():
+                (self.path / name).mkdir(exist_ok=True)
+                remove_litter(self.path / name)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        return [number for number in range(n) if not self._is_there(number, spec)]
+
+    def add(self, numbers: list[int], images: Images) -> None:
+        """See :meth:`Output.add`."""
+        try:
+            for number, image in zip(numbers, images.cpu(), strict=True):
+                with replacing(self._file(number), durable=False) as file:
+                    to_pillow(image).save(file, "PNG")
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def end(self) -> None:
+        """Every image is there already."""
+
+    def _is_there(self, number: int, spec: ImageSpec) -> bool:
+        """Whether an image has been drawn: damaged ones are drawn again, somebody's other pictures are not touched."""
+        path = self._file(number)
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            what = "a folder" if path.is_dir() else "a pipe or a device"
+            raise UserError(
+                f"out={self.path}: {path.relative_to(self.path)} is {what}; move it away, or choose another folder"
+            )
+        found = _whole(path)
+        expected = (spec.width, spec.height), "L" if spec.channels == 1 else "RGB"
+        if found is not None and found != expected:
+            there, wanted = (f"{w}x{h} pixels, {mode}" for (w, h), mode in (found, expected))
+            raise UserError(
+                f"out={self.path}: {path.relative_to(self.path)} is another picture ({there}) than the model's images "
+                f"({wanted}); move it away, or choose another folder"
+            )
+        return found is not None
+
+    def _file(self, number: int) -> Path:
+        folder = self.path if self.labels is None else self.path / self.class_folders[int(self.labels[number])]
+        return folder / f"{number:06d}.png"
+
+
+def _whole(path: Path) -> tuple[tuple[int, int], str] | None:
+    """Of a PNG with all its parts and their check sums: (width, height) and Pillow's mode; else ``None``."""
+    try:
+        content = read_bytes(path)
+        with Image.open(io.BytesIO(content)) as picture:
+            found = picture.size, picture.mode
+            picture.verify()
+    except (OSError, SyntaxError, ValueError, struct.error):  # Pillow says the latter of damaged files
+        return None
+    return found if content.endswith(b"IEND\xaeB`\x82") else None  # its check sum is not looked at
+
+
+# By the ending of the path; :data:`imago.paths.ENDINGS` are these.
+OUTPUTS: dict[str, type[Output]] = {".png": Grid, ".npz": Arrays, "": Folder}

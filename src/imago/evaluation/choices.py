@@ -1,0 +1,517 @@
+"""Which extractor a run measures with, and where its weights come from.
+
+A choice is made before training starts: :meth:`ExtractorChoice.build` either gives an extractor that is ready, or
+raises a :class:`~imago.errors.UserError` with the remedies.
+"""
+
+import os
+import socket
+import sys
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat
+from torch import nn
+from torch_fidelity import feature_extractor_clip, feature_extractor_dinov2
+
+from imago.checkpoints import unpacked
+from imago.data import ImageDataModule, Source
+from imago.data.base import seen_in_training
+from imago.data.sources import CIFAR10, MNIST, Digits
+from imago.downloads import DownloadError, download, sha256_of
+from imago.errors import UserError
+from imago.evaluation.cache import Cache
+from imago.evaluation.extractors import (
+    ClassifierExtractor,
+    ClipExtractor,
+    DinoV2Extractor,
+    FeatureExtractor,
+    InceptionExtractor,
+    in_one_line,
+)
+from imago.evaluation.network import ClassifierNetwork, accuracy, train_classifier
+from imago.evaluation.progress import progress_bar
+from imago.images import ImageSpec, to_bytes
+from imago.untrusted import first_line, limited_memory
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# The code that torch.hub executes: this commit, however the repository goes on.
+DINOV2_HUB = "facebookresearch/dinov2:e1277af2ba9496fbadf7aec6eba56e8d882d1e35"
+SHIPPED = Path(__file__).parent / "weights"
+# Whose images they were trained on; somebody's own folder may have any name.
+SHIPPED_FOR: dict[type[Source], str] = {Digits: "digits", MNIST: "mnist", CIFAR10: "cifar10"}
+
+_FIRST_USE_IMAGES = 150_000  # length of a training at first use: one to three minutes of a CPU core
+_CPU_SECONDS = 0.12  # of one core for the Inception features of one image (measured, AVX-512)
+_failed_downloads: dict[str, str] = {}  # address -> why it failed: one process asks a dead network once
+
+Notify = Callable[[str], None]
+ClipEncoder = Literal[
+    "clip-rn50", "clip-rn101", "clip-rn50x4", "clip-rn50x16", "clip-rn50x64",
+    "clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "clip-vit-l-14-336px",
+]  # fmt: skip
+DinoV2Encoder = Literal["dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14", "dinov2-vit-g-14"]
+
+
+class ExtractorChoice(ABC):
+    """A way to get a feature extractor for a data set."""
+
+    @abstractmethod
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> FeatureExtractor | None:
+        """The extractor, in memory on the CPU.
+
+        Args:
+            data: prepared.
+            device: where a classifier is trained, should that be necessary.
+            weights: path of a weight file that the user chose, ``metrics.weights``.
+            notify: called with whatever the user has to know about the choice.
+
+        Returns:
+            the extractor, or ``None`` where this choice allows that nothing is measured.
+
+        Raises:
+            UserError: there is no such extractor for these data; the text says why and what to do.
+        """
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """Weights that somebody publishes, which are downloaded once, or replaced by a file of the user's.
+
+    Args:
+        choice: which ``metrics=`` they belong to.
+        owner: whose weights they are.
+        name: of the file in ``<data.dir>/weights``.
+        url: where it is downloaded from.
+        sha256: its digest.
+        timeout: seconds to wait for the network.
+    """
+
+    choice: str
+    owner: str
+    name: str
+    url: str
+    sha256: str
+    timeout: float
+
+    def locate(self, data: ImageDataModule, weights: str | None, notify: Notify) -> tuple[Path, bool]:
+        """The place of the weights, and whether they are the published ones.
+
+        Args:
+            data: whose directory the download goes to.
+            weights: path of the user's file instead.
+            notify: told when the user's file is another one.
+
+        Raises:
+            UserError: no such file, a damaged one, or no way to have it.
+        """
+        path = self._downloaded(Cache(data.directory, "weights")) if weights is None else Path(weights)
+        if not path.is_file():
+            raise UserError(f"metrics.weights={weights}: there is no such file. {self.remedies()}")
+        published = sha256_of(path) == self.sha256
+        if not published and weights is None:
+            raise UserError(f"{path}: damaged, its SHA-256 is not {self.sha256}. Delete it. {self.remedies(path)}")
+        if not published:
+            notify(
+                f"metrics.weights={weights}: not the published {self.owner} weights; the numbers compare with no "
+                "others."
+            )
+        return path, published
+
+    def _downloaded(self, cache: Cache) -> Path:
+        """The published file, downloaded if it is not there."""
+        path = cache.find(self.name)
+        if path is not None:
+            return path
+        path = cache.place(self.name)
+        if self.url not in _failed_downloads:
+            try:
+                with progress_bar(f"Downloading the {self.owner} weights, once") as progress:
+                    download(self.url, path, self.sha256, timeout=self.timeout, progress=progress)
+            except DownloadError as error:
+                _failed_downloads[self.url] = str(error)
+            else:
+                return path
+        with suppress(OSError):  # other files lie there
+            path.parent.rmdir()
+        reason = _failed_downloads[self.url]
+        raise UserError(
+            f"metrics={self.choice}: the {self.owner} weights cannot be had ({reason}). {self.remedies(path)}"
+        )
+
+    def remedies(self, path: Path | None = None) -> str:
+        """What the user can do; ``path``: where the file would be found."""
+        place = f"put it at {path}, or " if path else ""
+        return (
+            f"Download {self.url} (SHA-256 {self.sha256}) and {place}give its place as metrics.weights=PATH; "
+            "or set metrics=classifier, or metrics=none."
+        )
+
+
+class Inception(ExtractorChoice):
+    """TensorFlow's Inception: from the file ``metrics.weights``, or the published one, which is downloaded once.
+
+    Args:
+        url: where the published file is downloaded from.
+        sha256: its digest.
+        timeout: seconds to wait for the network.
+    """
+
+    def __init__(self, url: str = INCEPTION_URL, sha256: str = INCEPTION_SHA256, timeout: PositiveFloat = 5.0) -> None:
+        self.published = PublishedFile("inception", "Inception", INCEPTION_FILE, url, sha256, timeout)
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> InceptionExtractor:
+        """See :meth:`ExtractorChoice.build`."""
+        path, _ = self.published.locate(data, weights, notify)
+        if device.type == "cpu":
+            notify(
+                f"Inception takes about {_CPU_SECONDS} s per image and CPU core: lower metrics.samples, or set "
+                "metrics=classifier."
+            )
+        try:
+            return InceptionExtractor(str(path))
+        except ValueError as error:
+            raise UserError(f"metrics.weights={path}: {error}. {self.published.remedies()}") from error
+
+
+class Clip(ExtractorChoice):
+    """CLIP's image encoder: from the file ``metrics.weights``, or the published one, which is downloaded once.
+
+    Args:
+        encoder: torch-fidelity's name of the published file.
+        url: where that is downloaded from; ``None``: from OpenAI.
+        timeout: seconds to wait for the network.
+    """
+
+    def __init__(
+        self, encoder: ClipEncoder = "clip-vit-b-32", url: str | None = None, timeout: PositiveFloat = 5.0
+    ) -> None:
+        self.encoder = encoder
+        told = feature_extractor_clip.MODEL_METADATA[encoder]
+        url = url or feature_extractor_clip.MODEL_URLS[encoder]
+        self.published = PublishedFile("clip", encoder, f"{encoder}.pt", url, told["hash"], timeout)
+
+    def build(self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify) -> ClipExtractor:
+        """See :meth:`ExtractorChoice.build`."""
+        path, published = self.published.locate(data, weights, notify)
+        if not published:
+            notify(f"metrics.weights={weights}: a TorchScript archive is a program, and loading it runs it.")
+        try:
+            extractor = ClipExtractor(str(path), self.encoder if published else f"clip ({path.name})")
+        except ValueError as error:
+            raise UserError(f"metrics.weights={path}: {error}. {self.published.remedies()}") from error
+        _tell_cost(extractor, data, device, notify)
+        return extractor
+
+
+class DinoV2(ExtractorChoice):
+    """DINOv2: code and weights from torch.hub, which downloads both once from GitHub and from Meta.
+
+    Args:
+        encoder: torch-fidelity's name of the network: small, base, large or giant.
+        timeout: seconds to wait for the network.
+    """
+
+    def __init__(self, encoder: DinoV2Encoder = "dinov2-vit-l-14", timeout: PositiveFloat = 5.0) -> None:
+        self.encoder = encoder
+        self.entry = feature_extractor_dinov2.MODEL_METADATA[encoder]
+        self.timeout = timeout
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> DinoV2Extractor:
+        """See :meth:`ExtractorChoice.build`."""
+        if weights is not None:
+            raise UserError(
+                f"metrics.weights={weights}: metrics=dinov2 takes no file, torch.hub keeps network and weights. Leave "
+                f"metrics.weights out. {self._remedies()}"
+            )
+        repository, commit = DINOV2_HUB.split(":")
+        notify(
+            f"metrics=dinov2 executes code of github.com/{repository} (commit {commit[:7]}) on this machine; it and "
+            f"its weights lie in {torch.hub.get_dir()}, downloaded if they were not there; the weights are not "
+            "verified."
+        )
+        key = f"{DINOV2_HUB} {self.entry}"
+        if key not in _failed_downloads:
+            try:
+                extractor = DinoV2Extractor(self._backbone(), self.encoder)
+            except Exception as error:
+                # The code of others, over a network, from a cache that may be half full: anything may be raised.
+                _failed_downloads[key] = in_one_line(error)
+            else:
+                _tell_cost(extractor, data, device, notify)
+                return extractor
+        reason = _failed_downloads[key]
+        raise UserError(f"metrics=dinov2: {self.encoder} cannot be had ({reason}). {self._remedies()}")
+
+    def _backbone(self) -> nn.Module:
+        """What torch.hub gives; the random state stays as it is, and torch.hub's talk goes to standard error."""
+        os.environ.setdefault("XFORMERS_DISABLED", "1")  # as torch-fidelity does: the same numbers with and without it
+        with (
+            _network_timeout(self.timeout),
+            torch.random.fork_rng(devices=[]),
+            redirect_stdout(sys.stderr),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of xFormers
+            # Validation asks GitHub's interface whether a branch ends there; a whole commit hash needs none.
+            return torch.hub.load(DINOV2_HUB, self.entry, trust_repo=True, skip_validation=True, verbose=False)
+
+    def _remedies(self) -> str:
+        call = f"torch.hub.load('{DINOV2_HUB}', '{self.entry}', skip_validation=True)"
+        return (
+            f'Without a network, run python -c "import torch; {call}" elsewhere, where there is one, and copy its '
+            f"~/.cache/torch/hub to {torch.hub.get_dir()} (TORCH_HOME moves that); or set metrics=classifier, or "
+            "metrics=none."
+        )
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """For code that opens connections without saying how long it is ready to wait."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _tell_cost(extractor: FeatureExtractor, data: ImageDataModule, device: torch.device, notify: Notify) -> None:
+    """On a CPU, measure how long an image takes here: the sizes of the encoders differ by a factor of fifty."""
+    if device.type != "cpu":
+        return
+    start = time.perf_counter()
+    extractor(to_bytes(data.training_images()[:1], data.spec.levels))
+    seconds = time.perf_counter() - start
+    notify(
+        f"{extractor.name} takes about {seconds:.2g} s per image on this CPU: lower metrics.samples, or set "
+        "metrics=classifier."
+    )
+
+
+class Classifier(ExtractorChoice):
+    """A small network trained on the data set.
+
+    The file ``metrics.weights``, or the weights shipped for this data set and shape, or, for labelled data, weights
+    trained at first use and kept in the cache.
+    """
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> ClassifierExtractor:
+        """See :meth:`ExtractorChoice.build`."""
+        if weights is not None:
+            return self._load(Path(weights), data)
+        shipped = SHIPPED_FOR.get(type(data.source))
+        if shipped is not None:
+            content = torch.load(SHIPPED / f"{shipped}.pt", weights_only=True)
+            if content["shape"] == list(data.spec.shape):
+                return ClassifierExtractor(network_from(content), f"{data.name}, shipped")
+        check_learnable(
+            data,
+            "metrics=classifier",
+            "Set metrics=inception, give a file written by src/train_classifier.py as metrics.weights=PATH, or set "
+            "metrics=none.",
+        )
+        return self._trained_at_first_use(data, device, notify)
+
+    @staticmethod
+    def _load(path: Path, data: ImageDataModule) -> ClassifierExtractor:
+        remedy = "Give a file written by src/train_classifier.py, or leave metrics.weights out."
+        if not path.is_file():
+            raise UserError(f"metrics.weights={path}: there is no such file. {remedy}")
+        try:
+            with limited_memory(2**30):
+                network = network_from(unpacked(path))
+        except Exception as error:
+            # Whatever a wrong file makes the unpickler do, the user needs to know one thing.
+            objects = type(error).__name__ == "UnpicklingError"
+            reason = "it holds more than numbers and text" if objects else first_line(error)
+            raise UserError(f"metrics.weights={path}: not the weights of a classifier ({reason}). {remedy}") from error
+        if network.channels != data.spec.channels:
+            raise UserError(
+                f"metrics.weights={path}: trained on {network.channels} channels, but {data.name} has "
+                f"{data.spec.channels}. {remedy}"
+            )
+        return ClassifierExtractor(network, path.name)
+
+    @staticmethod
+    def _trained_at_first_use(data: ImageDataModule, device: torch.device, notify: Notify) -> ClassifierExtractor:
+        cache = Cache(data.directory)
+        called = str(data.name).encode()[:100].decode(errors="ignore")  # leaves room for the rest
+        name = f"classifier-{called}-{data.fingerprint}.pt"
+
+        def check(found: dict[str, Any]) -> None:
+            network = network_from(found)
+            if not 0 <= found["validation_accuracy"] <= 1:
+                raise ValueError("an accuracy that is none")
+            if network.channels != data.spec.channels:
+                raise ValueError(f"for images of {network.channels} channels")
+            if not all(weight.isfinite().all() for weight in network.state_dict().values()):
+                raise ValueError("weights that are not finite")
+
+        content = cache.load(name, check)
+        if content is None:
+            with progress_bar(f"Training a classifier of {data.name} for the metrics, once") as progress:
+                content = train_on(
+                    data,
+                    images_seen=min(_FIRST_USE_IMAGES, 200 * len(data.train)),
+                    seed=0,
+                    device=device,
+                    progress=progress,
+                )
+            cache.save(name, content)
+        notify(
+            f"val/fd_classifier is measured with a classifier of {data.name} trained on this machine "
+            f"(accuracy {content['validation_accuracy']:.1%}): compare its values with this machine's only."
+        )
+        doubt = doubt_of(content["validation_accuracy"], data.spec)
+        if doubt:
+            notify(f"val/fd_classifier is {doubt}")
+        return ClassifierExtractor(network_from(content), f"{data.name}, trained at first use", doubt)
+
+
+class Auto(ExtractorChoice):
+    """The default: Inception for colour data, the classifier for gray data.
+
+    Colour data fall back to the classifier where Inception's weights cannot be had, and on a CPU where the training
+    split alone would take more than 20 minutes; ``metrics.weights`` or ``metrics=inception`` overrule that. Where no
+    classifier is possible, nothing is measured. Either is said loudly.
+
+    Args:
+        inception: how Inception's weights are found.
+    """
+
+    def __init__(self, inception: Inception | None = None) -> None:
+        self.inception = inception or Inception()
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> FeatureExtractor | None:
+        """See :meth:`ExtractorChoice.build`."""
+        colour = data.spec.channels == 3
+        if weights is not None:
+            choice = self.inception if colour else Classifier()
+            return choice.build(data, device, weights, notify)
+        hours = len(data.train) * _CPU_SECONDS / 3600
+        if colour and device.type == "cpu" and hours > 1 / 3:
+            notify(
+                "metrics=auto: val/fd_classifier is measured instead of val/fid, because Inception would take "
+                f"{hours:.1f} hours of a CPU core for the {len(data.train):,} training images alone. Set "
+                "metrics=inception to have it."
+            )
+        elif colour:
+            try:
+                return self.inception.build(data, device, None, notify)
+            except UserError as error:
+                notify(f"metrics=auto: val/fd_classifier is measured instead of val/fid. {error}")
+        try:
+            return Classifier().build(data, device, None, notify)
+        except UserError as error:
+            notify(f"metrics=auto: sample quality is not measured. {error}")
+            return None
+
+
+def check_learnable(data: ImageDataModule, key: str, remedy: str) -> None:
+    """Refuse data that no classifier can be trained on.
+
+    Raises:
+        UserError: they have no labels, or all training images are of one class.
+    """
+    if data.train.labels is None:
+        raise UserError(f"{key}: {data.name} has no labels to train a classifier with. {remedy}")
+    if len(data.spec.trained) < 2:
+        only = data.spec.class_name(data.spec.trained[0])
+        raise UserError(
+            f"{key}: all training images of {data.name} are of one class, {only}: a classifier would learn nothing. "
+            f"{remedy}"
+        )
+
+
+def doubt_of(accuracy: float, spec: ImageSpec) -> str:
+    """What is wrong with a classifier that is no better than naming the largest class; empty where it is better."""
+    chance = max(spec.class_counts) / sum(spec.class_counts)
+    if accuracy > chance:
+        return ""
+    return (
+        f"unreliable: the classifier learned nothing, it is right in {accuracy:.1%} of validation images, and the "
+        f"largest class alone is {chance:.1%} of the training images"
+    )
+
+
+def train_on(
+    data: ImageDataModule,
+    *,
+    images_seen: int,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train a classifier on the training split; the global random generators are not touched.
+
+    Args:
+        data: prepared, and such as :func:`check_learnable` passes.
+        images_seen: length of the training.
+        seed: of the weights, the order and the augmentation.
+        device: where to train.
+        progress: called with (images seen, ``images_seen``).
+
+    Returns:
+        what a weight file holds: ``network`` (constructor arguments), ``shape``, ``weights`` (float16),
+        ``images_seen``, ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights, of classes
+        that have training images; 0 where there are no others.
+    """
+    spec = data.spec
+    assert data.train.labels is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ClassifierNetwork.for_images(*spec.shape, classes=spec.classes)
+    train_classifier(
+        network,
+        to_bytes(data.training_images(), spec.levels),
+        data.train.labels,
+        images_seen=images_seen,
+        flip=data.flip,
+        generator=torch.Generator().manual_seed(seed),
+        device=device,
+        progress=progress,
+    )
+    weights = network.state_dict()
+    content: dict[str, Any] = {
+        "network": network.arguments,
+        "shape": list(spec.shape),
+        "weights": {name: value.half().cpu() for name, value in weights.items() if value.is_floating_point()},
+        "images_seen": images_seen,
+        "seed": seed,
+    }
+    packed = network_from(content)
+    for name, split in (("validation", data.val), ("test", data.test)):
+        known = seen_in_training(spec, split)
+        assert known.labels is not None
+        right = accuracy(packed, to_bytes(known.images, spec.levels), known.labels, device) if len(known) else 0.0
+        content[f"{name}_accuracy"] = right
+    return content
+
+
+def network_from(content: dict[str, Any]) -> ClassifierNetwork:
+    """The trained network that a weight file describes, in float32 and evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        network = ClassifierNetwork(**content["network"])
+    # num_batches_tracked, the only integer, plays no part in evaluation and is not stored
+    network.load_state_dict({**network.state_dict(), **content["weights"]})
+    return network.eval()

@@ -1,0 +1,198 @@
+"""The likelihood of a split of the data under a model that knows it, exactly or by a bound."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+
+from imago.config import choices_of
+from imago.data import ImageDataModule
+from imago.data.base import ImageSet, seen_by
+from imago.errors import UserError
+from imago.evaluation.network import Progress
+from imago.evaluation.quality import Measurement, Protocol
+from imago.images import Images, Labels, bits_per_dim
+from imago.models.base import ExplicitModel, sum_of
+from imago.models.diffusion import Diffusion
+from imago.models.latent import Variational
+from imago.rng import PerImageGenerator
+
+
+@torch.no_grad()
+def measure_likelihood(
+    model: ExplicitModel,
+    data: ImageDataModule,
+    split: Literal["train", "val", "test"],
+    *,
+    averaged: bool,
+    batch_size: int = 128,
+    images: int | None = None,
+    importance: int | None = None,
+    bound_steps: int | None = None,
+    progress: Progress | None = None,
+    before_batch: Callable[[], None] = lambda: None,
+) -> list[Measurement]:
+    """The mean negative log-likelihood of images that are what training saw: the same levels, the same binarisation.
+
+    The global random generators are left as they were; a bound that is estimated with noise gets the same noise for an
+    image every time.
+
+    Args:
+        model: with the weights to be judged. A conditional one is given the labels: log p(x | label). Of a class
+            without training images it knows nothing, so images of it are left out, which the caveat says.
+        data: prepared.
+        split: its images in their fixed order, a dynamically binarised split in its one fixed draw.
+        averaged: whether the model has averaged weights; for the protocol.
+        batch_size: images at a time; changes no number beyond rounding.
+        images: take the first ones only; ``None`` takes all. (Splits are cut from a permutation: the first are random.)
+        importance: also the importance-weighted bound with so many draws of z for each image, for variational models.
+        bound_steps: of a diffusion's bound only so many terms for each image, drawn at random; ``None`` for all.
+        progress: called with (images so far, images in all).
+        before_batch: called before each batch; may raise to abandon the measurement.
+
+    Returns:
+        ``bpd``, bits per dimension, nats / (dimensions ln 2), and ``nats`` per image; lower is better. Where a bound
+        has parts, each in nats, and as ``<name>_bpd``. With ``importance`` also ``iw/bpd``, ``iw/nats`` and
+        ``elbo/gap``, the nats between the two bounds. Protocols have the standard error of the mean over the images.
+
+    Raises:
+        UserError: images or labels that the model was not made for, none that it knows the class of, or importance
+            weights of a model without them.
+    """
+    if importance is not None and not isinstance(model, Variational):
+        able = ", ".join(choices_of("model", Variational))
+        raise UserError(
+            f"importance={importance}: a {type(model).__name__} has no importance-weighted bound; models that have one "
+            f"are {able}; leave importance=null"
+        )
+    whole = data.split(split)
+    part = seen_by(model, whole)
+    if not len(part):
+        raise UserError(
+            f"{data.name} {split}: no image is of a class that has training images; measure another split, or train "
+            "with conditional=false"
+        )
+    count = len(part) if images is None else min(images, len(part))
+    terms_visited: Protocol = {}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
+        if isinstance(model, Diffusion):
+            stack.enter_context(model.visiting(bound_steps))
+            terms_visited = {"bound_terms": model.bound_terms}
+        torch.manual_seed(0)
+        work = _Work(count, importance or 1, progress, before_batch)
+        parts = [
+            _nats(model, shown, labels, first, importance, work)
+            for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional)
+        ]
+    protocol: Protocol = {
+        "data": f"{data.name} {split}",
+        "data_fingerprint": data.fingerprint,
+        "images": count,
+        "likelihood": model.likelihood,
+        "binarization": _BINARIZATION[data.binarize],
+        "conditional": model.conditional,
+        **terms_visited,
+        "weights": "averaged" if averaged else "last",
+        "caveat": _caveat(model, data, count, len(part), len(whole) - len(part)),
+    }
+    measured = []
+    for name in parts[0]:
+        nats = torch.cat([part[name] for part in parts])
+        more: Protocol = {"draws": importance or 0} if name.startswith("iw/") or name == "elbo/gap" else {}
+        more |= {"likelihood": "part", "caveat": PARTS.get(name, "none")} if "elbo/" in name else {}
+        bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
+        measured += [_mean(bits, bits_per_dim(nats, model.spec), protocol | more), _mean(name, nats, protocol | more)]
+    return measured
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How far a measurement has come, told after each step, which may be abandoned.
+
+    Args:
+        images: in all.
+        each: steps of an image that are worth telling.
+        progress: called with (steps so far, steps in all).
+        before: called before each step; may raise.
+    """
+
+    images: int
+    each: int
+    progress: Progress | None
+    before: Callable[[], None]
+
+    def tell(self, steps: int) -> None:
+        if self.progress is not None:
+            self.progress(steps, self.images * self.each)
+        self.before()
+
+
+def _batches(part: ImageSet, batch_size: int, labelled: bool) -> Iterator[tuple[int, Images, Labels | None]]:
+    """Batch by batch the number of the first image, the images, and their labels."""
+    for first in range(0, len(part), batch_size):
+        few = part.part(slice(first, first + batch_size))
+        yield first, few.images, few.labels if labelled else None
+
+
+def _nats(
+    model: ExplicitModel, images: Images, labels: Labels | None, first: int, importance: int | None, work: _Work
+) -> dict[str, Float64[torch.Tensor, " n"]]:
+    """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound."""
+    work.before()
+
+    def step(part: int, parts: int) -> None:
+        if importance is None:
+            work.tell(first + len(images) * part // parts)
+        else:
+            work.before()
+
+    terms = model.measured_nll_terms(
+        images, labels, PerImageGenerator(0, first=first, device=model.device), progress=step
+    )
+    values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
+    if importance is not None and isinstance(model, Variational):
+        noise = PerImageGenerator(1, first=first, device=model.device)
+        bound = model.importance_weighted(
+            images,
+            labels,
+            k=importance,
+            generator=noise,
+            progress=lambda draws, _: work.tell(first * importance + len(images) * draws),
+        )
+        values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
+    if work.progress is not None:
+        work.progress((first + len(images)) * work.each, work.images * work.each)
+    return {name: nats.cpu().double() for name, nats in values.items()}  # in this order: not every device has float64
+
+
+PARTS = {"elbo/gap": "the distance of two bounds: KL(q(z|x) || p(z|x)) is as large or larger"}
+_BINARIZATION = {
+    None: "none",
+    "threshold": "white above 127",
+    "dynamic": "white with probability intensity / 255, one fixed draw",
+}
+
+
+def _mean(name: str, values: torch.Tensor, protocol: Protocol) -> Measurement:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Measurement(name, float(values.mean()), protocol | {"standard_error": error})
+
+
+def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: int, unknown: int) -> str:
+    said = []
+    if model.likelihood == "lower_bound":
+        said.append("from a lower bound of the likelihood: the true value is smaller or equal")
+    if isinstance(model, Diffusion) and model.guidance:
+        said.append("of the model without guidance, which samples have")
+    if count < available:
+        said.append(f"of the first {count} of {available} images")
+    if unknown:
+        said.append(f"without {unknown} images of classes that have no training images")
+    if data.binarize:
+        said.append("compares with the same binarisation only")
+    return "; ".join(said) or "none"

@@ -1,0 +1,146 @@
+"""The other side of every distance: features of the training split, computed once per data set and extractor."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Float64, UInt8
+from torch import Tensor
+
+from imago.data import ImageDataModule
+from imago.evaluation.cache import Cache, check_tensors
+from imago.evaluation.extractors import FeatureExtractor
+from imago.evaluation.frechet import Moments
+from imago.evaluation.network import Progress
+from imago.evaluation.progress import progress_bar
+from imago.images import to_bytes
+
+_KEPT = 10_000  # feature vectors kept for the kernel distance
+_HELD_OUT = 10_000  # validation images that samples are compared with
+_AFFORDABLE = 2**28  # numbers, of 4 bytes, in the features of a training split that are kept whole
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """Mean and covariance of the features of a set of images, and some of the features themselves.
+
+    Args:
+        mean: float64 (d,).
+        covariance: float64 (d, d).
+        features: float32 (k, d), a fixed random choice of at most 10,000 of the feature vectors.
+        count: number of images.
+    """
+
+    mean: Float64[Tensor, " d"]
+    covariance: Float64[Tensor, "d d"]
+    features: Float32[Tensor, "k d"]
+    count: int
+
+    @classmethod
+    def compute(
+        cls,
+        images: UInt8[Tensor, "n c h w"],
+        levels: int,
+        extractor: FeatureExtractor,
+        batch_size: int,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> "ReferenceStatistics":
+        """Run all images, with values 0..levels-1, through the extractor; ``progress`` is called with (done, total)."""
+        return cls.of(batches_of_features(images, levels, extractor, batch_size, device, progress), len(images))
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor], count: int) -> "ReferenceStatistics":
+        """The statistics of ``count`` feature vectors that come in batches, float32 (b, d)."""
+        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_KEPT].sort().values
+        moments, kept, first = None, torch.empty(0), 0
+        for features in batches:
+            if moments is None:
+                moments, kept = Moments(features.shape[1]), torch.empty(len(chosen), features.shape[1])
+            moments.update(features)
+            start, end = torch.searchsorted(chosen, torch.tensor([first, first + len(features)])).tolist()
+            kept[start:end] = features[chosen[start:end] - first]
+            first += len(features)
+        assert moments is not None
+        return cls(moments.mean, moments.covariance, kept, count)
+
+    @classmethod
+    def load(cls, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> "ReferenceStatistics | None":
+        """The statistics of these data under this extractor, if the cache has them undamaged."""
+
+        def check(found: dict[str, Any]) -> None:
+            count, d = found.get("count"), extractor.dimensions
+            if type(count) is not int or count < 1:
+                raise ValueError("count is no number of images")
+            expected = {"mean": (torch.float64, (d,)), "covariance": (torch.float64, (d, d))}
+            check_tensors(found, {**expected, "features": (torch.float32, (min(count, _KEPT), d))})
+
+        content = cache.load(_file_name(data_fingerprint, extractor), check)
+        return None if content is None else cls(**{field.name: content[field.name] for field in fields(cls)})
+
+    def save(self, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> None:
+        """Keep the statistics for the next run."""
+        cache.save(_file_name(data_fingerprint, extractor), asdict(self))
+
+
+@dataclass(frozen=True)
+class KnownFeatures:
+    """The features of all training images, and of held-out ones: what tells copies from samples.
+
+    Args:
+        training: float32 (n, d), in the order of the split; of more than 2²⁸ numbers the first ones that are less.
+        held_out: float32 (h, d), of the first validation images, 10,000 at most.
+    """
+
+    training: Float32[Tensor, "n d"]
+    held_out: Float32[Tensor, "h d"]
+
+    @classmethod
+    def of(
+        cls, data: ImageDataModule, extractor: FeatureExtractor, batch_size: int, device: torch.device
+    ) -> "KnownFeatures":
+        """From the cache, or computed and kept there."""
+        held_out = data.val.images[:_HELD_OUT]
+        digest = hashlib.sha256(held_out.contiguous().numpy().tobytes()).hexdigest()  # the fingerprint is of training
+        cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, f"features-{digest[:8]}")
+        d = extractor.dimensions
+        most = max(2, _AFFORDABLE // d)
+        shapes = {"training": (min(len(data.train), most), d), "held_out": (len(held_out), d)}
+        content = cache.load(name, partial(check_tensors, expected={k: (torch.float32, v) for k, v in shapes.items()}))
+        if content is None:
+            training = data.training_images()[:most]
+            total, done, parts = len(training) + len(held_out), 0, []
+            with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
+                for images in (training, held_out):
+                    batches = []
+                    for batch in batches_of_features(images, data.spec.levels, extractor, batch_size, device):
+                        batches.append(batch)
+                        done += len(batch)
+                        progress(done, total)
+                    parts.append(torch.cat([torch.empty(0, d), *batches]))
+            content = {"training": parts[0], "held_out": parts[1]}
+            cache.save(name, content)
+        return cls(content["training"], content["held_out"])
+
+
+def batches_of_features(
+    images: UInt8[Tensor, "n c h w"],
+    levels: int,
+    extractor: FeatureExtractor,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """The features (b, d) of images with values 0..levels-1, on the CPU, batch by batch."""
+    for first in range(0, len(images), batch_size):
+        features = extractor(to_bytes(images[first : first + batch_size].to(device), levels)).cpu()
+        yield features
+        if progress is not None:
+            progress(first + len(features), len(images))
+
+
+def _file_name(data_fingerprint: str, extractor: FeatureExtractor, what: str = "statistics") -> str:
+    return f"{what}-{data_fingerprint[:16]}-{extractor.fingerprint[:16]}.pt"

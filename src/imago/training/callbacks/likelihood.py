@@ -1,0 +1,87 @@
+"""The likelihood of the validation split during training, for models that know it."""
+
+import sys
+from collections.abc import Callable
+
+from lightning import LightningModule, Trainer
+from pydantic import PositiveInt
+
+from imago.data import ImageDataModule
+from imago.data.base import seen_by
+from imago.evaluation import Measurement, measure_likelihood
+from imago.models.base import ExplicitModel, GenerativeModel
+from imago.runs import Run
+from imago.training.callbacks.measuring import Measuring
+
+
+class MeasureLikelihood(Measuring):
+    """Logs ``val/bpd`` and ``val/nats``, with averaged weights where the run keeps them.
+
+    Does nothing for models without a likelihood.
+
+    Args:
+        every: number of images between two measurements.
+        run: the run directory.
+        images: take only the first ones of the validation split; ``None`` takes all.
+        batch_size: images at a time; changes no number beyond rounding.
+        at_start: measure the untrained model too, for comparison.
+        bound_steps: of a diffusion's bound so many of its T terms for each image, drawn at random: right on average,
+            and the standard error knows it. ``None`` takes all.
+    """
+
+    doing = "measuring likelihood"
+
+    def __init__(
+        self,
+        every: PositiveInt,
+        run: Run,
+        images: PositiveInt | None = None,
+        batch_size: PositiveInt = 128,
+        at_start: bool = True,
+        bound_steps: PositiveInt | None = 10,
+    ) -> None:
+        super().__init__(every, run, at_start)
+        self.images = images
+        self.bound_steps = bound_steps
+        self.batch_size = batch_size
+        self.possible = True
+
+    def headline(self, model: GenerativeModel) -> str | None:
+        """Bits per dimension."""
+        return "val/bpd" if isinstance(model, ExplicitModel) and self.possible else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the untrained model, where there is something to measure it with."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, GenerativeModel)
+        if isinstance(pl_module, ExplicitModel) and not len(seen_by(pl_module, data.val)):
+            self.possible = False
+            if trainer.is_global_zero:
+                print(
+                    f"note: the likelihood is not measured during training: none of the {len(data.val)} validation "
+                    "images is of a class that has training images",
+                    file=sys.stderr,
+                )
+        super().on_train_start(trainer, pl_module)
+
+    def measure(
+        self,
+        trainer: Trainer,
+        model: GenerativeModel,
+        averaged: bool,
+        progress: Callable[[int, int], None] | None,
+        before_batch: Callable[[], None],
+    ) -> list[Measurement]:
+        """See :meth:`Measuring.measure`."""
+        assert isinstance(model, ExplicitModel)
+        return measure_likelihood(
+            model,
+            trainer.datamodule,  # type: ignore[attr-defined]
+            "val",
+            averaged=averaged,
+            batch_size=self.batch_size,
+            images=self.images,
+            bound_steps=self.bound_steps,
+            progress=progress,
+            before_batch=before_batch,
+        )

@@ -1,0 +1,128 @@
+"""What measurements during training share: when, with which weights, and where the numbers go."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from lightning import LightningModule, Trainer
+
+from imago.evaluation import Measurement
+from imago.measures import COMPARISON_KEYS, better, comparison_key, is_better
+from imago.models.base import GenerativeModel
+from imago.runs import Run, differences
+from imago.training.callbacks.common import Periodic, find, log_row
+from imago.training.callbacks.ema import sampling_weights
+from imago.training.callbacks.interruption import Abandoned, Interruption
+from imago.training.callbacks.log import clock_paused
+from imago.training.callbacks.progress import Progress
+
+
+class Measuring(Periodic, ABC):
+    """Measures the model, logs ``val/<name>`` for each number, and keeps value, best and protocol in the summary.
+
+    The best is of numbers of one protocol: where a continued run is measured otherwise, it starts anew.
+
+    Args:
+        every: number of images between two measurements.
+        run: the run directory.
+        at_start: measure the untrained model too, for comparison.
+
+    Attributes:
+        doing: what the progress bar says meanwhile.
+        latest: the last numbers by the names under which they are logged, on the first of several processes.
+        comparison_keys: what numbers must share to be compared with these.
+    """
+
+    doing: ClassVar[str]
+
+    def __init__(self, every: int, run: Run, at_start: bool) -> None:
+        super().__init__(every)
+        self.run = run
+        self.at_start = at_start
+        self.latest: dict[str, float] = {}
+        self.comparison_keys: dict[str, str] = {}
+
+    @abstractmethod
+    def headline(self, model: GenerativeModel) -> str | None:
+        """The name under which the most important number is logged; ``None`` if this model cannot be measured so."""
+
+    @abstractmethod
+    def measure(
+        self,
+        trainer: Trainer,
+        model: GenerativeModel,
+        averaged: bool,
+        progress: Callable[[int, int], None] | None,
+        before_batch: Callable[[], None],
+    ) -> list[Measurement]:
+        """Measure; called where there is a :meth:`headline`, on the first of several processes.
+
+        Args:
+            trainer: whose data may be needed.
+            model: with the weights to be judged.
+            averaged: whether these are averaged weights.
+            progress: called with (images so far, images in all).
+            before_batch: called before each batch; raises :class:`Abandoned` if the run was asked to stop.
+        """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the untrained model."""
+        assert isinstance(pl_module, GenerativeModel)
+        if self.at_start and pl_module.images_seen == 0 and self.headline(pl_module):
+            values = {f"val/{m.name}": m.value for m in self._measure(trainer, pl_module)}
+            self.run.update(untrained=self.run.summary.get("untrained", {}) | values)
+        super().on_train_start(trainer, pl_module)
+
+    def act(self, trainer: Trainer, model: GenerativeModel) -> None:
+        """Measure, log, and keep the results in the summary."""
+        if not self.headline(model):
+            return
+        measurements = self._measure(trainer, model)
+        results = self.run.summary.get("metrics", {})
+        anew: dict[str, list[str]] = {}
+        for m in measurements:
+            key = f"val/{m.name}"
+            old = results.get(key, {})
+            best, before = old.get("best"), old.get("protocol", {})
+            if best is not None and comparison_key(before) != comparison_key(m.protocol):
+                there, now = ({k: p.get(k) for k in COMPARISON_KEYS} for p in (before, m.protocol))
+                changed = "; ".join(differences(there, now))
+                anew.setdefault(changed, []).append(key)
+                best = None
+            best = m.value if is_better(m.name, m.value, best) else best if better(m.name) else None
+            results[key] = {"value": m.value, "images_seen": model.images_seen, "protocol": m.protocol}
+            results[key] |= {} if best is None else {"best": best}
+        if trainer.is_global_zero:
+            for changed, keys in anew.items():
+                text = f"note: {', '.join(keys)}: the best starts anew, measured otherwise now ({changed})"
+                print(text, file=sys.stderr)
+        self.run.update(metrics=results)
+
+    def _measure(self, trainer: Trainer, model: GenerativeModel) -> list[Measurement]:
+        interruption, progress = find(trainer, Interruption), find(trainer, Progress)
+
+        def stop_if_requested() -> None:
+            if interruption is not None:
+                interruption.stop_if_requested()
+
+        measurements: list[Measurement] = []
+        abandoned = False
+        if trainer.is_global_zero:
+            with clock_paused(trainer), sampling_weights(trainer, model) as averaged:
+                report = None if progress is None else progress.subtask(self.doing)
+                with self.run.beside(self.doing):
+                    try:
+                        measurements = self.measure(trainer, model, averaged, report, stop_if_requested)
+                    except Abandoned:
+                        abandoned = True
+                    finally:
+                        if progress is not None:
+                            progress.end_subtask()
+        if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
+            raise Abandoned
+        self.latest = {f"val/{m.name}": m.value for m in measurements}
+        self.comparison_keys = {f"val/{m.name}": comparison_key(m.protocol) for m in measurements}
+        if self.latest:
+            log_row(trainer, model, self.latest)
+        return measurements

@@ -1,0 +1,107 @@
+"""Sample quality during training: the metrics of the ``metrics`` group, every so many images."""
+
+import os
+import time
+from collections.abc import Callable
+
+import torch
+from lightning import Trainer
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from imago.evaluation import Evaluator, Measurement
+from imago.models.base import GenerativeModel
+from imago.rng import PerImageGenerator
+from imago.runs import Run
+from imago.training.callbacks.measuring import Measuring
+
+
+class MeasureQuality(Measuring):
+    """Measures samples against the training split and logs ``val/<metric>``.
+
+    Args:
+        every: number of images between two measurements.
+        run: the run directory.
+        metrics: what is measured, prepared for the data.
+        at_start: measure the untrained model too, for comparison.
+        seed: of the random streams of the samples; another one than the grids'.
+    """
+
+    doing = "measuring samples"
+
+    def __init__(
+        self, every: PositiveInt, run: Run, metrics: Evaluator, at_start: bool = True, seed: NonNegativeInt = 1
+    ) -> None:
+        super().__init__(every, run, at_start)
+        self.metrics = metrics
+        self.seed = seed
+
+    def headline(self, model: GenerativeModel) -> str | None:
+        """The evaluator's first metric."""
+        return f"val/{self.metrics.names[0]}" if self.metrics.names else None
+
+    def measure(
+        self,
+        trainer: Trainer,
+        model: GenerativeModel,
+        averaged: bool,
+        progress: Callable[[int, int], None] | None,
+        before_batch: Callable[[], None],
+    ) -> list[Measurement]:
+        """See :meth:`Measuring.measure`."""
+        return measure(self.metrics, model, self.seed, averaged, progress, before_batch)
+
+
+def measure(
+    metrics: Evaluator,
+    model: GenerativeModel,
+    seed: int,
+    averaged: bool,
+    progress: Callable[[int, int], None] | None = None,
+    before_batch: Callable[[], None] = lambda: None,
+) -> list[Measurement]:
+    """Measure a model's samples; the protocols say with which weights and seed, and how long drawing took, on what.
+
+    Args:
+        metrics: what is measured, prepared for the data.
+        model: with the weights to be judged.
+        seed: of the random streams of the samples.
+        averaged: whether these are averaged weights.
+        progress: called with (samples so far, samples in all).
+        before_batch: called before each batch of samples, and at each step of a model that draws them step by step;
+            may raise to abandon the measurement.
+    """
+
+    def sample(n: int, first: int) -> Tensor:
+        before_batch()
+        generator = PerImageGenerator(seed, first, device=model.device)
+        began = time.perf_counter()
+        images = model.sample(n, generator=generator, progress=lambda done, total: before_batch())
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        spent[0] += time.perf_counter() - began
+        spent[1] += n
+        return images
+
+    spent = [0.0, 0.0]  # seconds of sampling, and images
+    measurements = metrics.measure(sample, progress)
+    for m in measurements:
+        if model.conditional:
+            m.protocol.update(classes="as in training" if model.spec.class_counts else "uniform")
+        m.protocol.update(weights="averaged" if averaged else "last", seed=seed, nfe=model.nfe)
+        if model.sampling:
+            m.protocol.update(sampler=model.sampling)
+        if spent[1]:
+            m.protocol.update(seconds_per_sample=spent[0] / spent[1], device=machine_of(model.device))
+    return measurements
+
+
+def machine_of(device: torch.device) -> str:
+    """What the seconds of a measurement depend on: "NVIDIA H200", or "CPU, 2 cores, 1 thread"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    return f"CPU, {cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}"

@@ -1,0 +1,48 @@
+"""Grids of images and their reconstructions: the same images every time, so that one sees what z comes to hold."""
+
+from lightning import Trainer
+from pydantic import PositiveInt
+
+from imago.capacity import Cells
+from imago.data.base import seen_by
+from imago.evaluation.reconstructions import pairs
+from imago.models.base import GenerativeModel
+from imago.models.latent import EncodingModel
+from imago.pictures import picture_of, write_png
+from imago.runs import Run
+from imago.training.callbacks.common import Periodic, show_picture
+from imago.training.callbacks.ema import sampling_weights
+from imago.training.callbacks.log import clock_paused
+
+
+class ReconstructionGrid(Periodic):
+    """Draws the first validation images, each row above its reconstructions, into ``samples/`` and W&B.
+
+    Does nothing for models that cannot encode images.
+
+    Args:
+        every: number of images between two grids.
+        run: the run directory.
+        rows: pairs of rows of the grid.
+        columns: columns of the grid.
+    """
+
+    def __init__(self, every: PositiveInt, run: Run, rows: Cells = 4, columns: Cells = 10) -> None:
+        super().__init__(every)
+        self.run = run
+        self.rows = rows
+        self.columns = columns
+
+    def act(self, trainer: Trainer, model: GenerativeModel) -> None:
+        """Draw and write the grid."""
+        if not trainer.is_global_zero or not isinstance(model, EncodingModel):
+            return
+        part = seen_by(model, trainer.datamodule.val)  # type: ignore[attr-defined]
+        if not len(part):  # a conditional model of a class that has training images alone
+            return
+        with clock_paused(trainer), self.run.beside("reconstruction grid"), sampling_weights(trainer, model):
+            images, columns = pairs(model, part, self.rows, self.columns)
+            picture = picture_of(images, columns)
+            self.run.samples.mkdir(exist_ok=True)
+            write_png(picture, self.run.samples / f"reconstructions-{model.images_seen:010d}.png")
+            show_picture(trainer, model, "reconstructions", picture)
