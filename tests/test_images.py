@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from imago.images import ImageSpec, bits_per_dim, normalize, quantize, to_bytes
+from imago.errors import UserError
+from imago.images import Batch, ImageSpec, bits_per_dim, normalize, quantize, to_bytes
 
 
 @pytest.mark.parametrize("levels", range(2, 257))
@@ -70,6 +71,55 @@ def test_spec_names_its_classes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "kind", "dtype", "text"),
+    [
+        (ImageSpec(1, 4, 4), "pixels", torch.uint8, "1x4x4, 256 levels"),
+        (ImageSpec(1, 4, 4, 64, tokens=True), "tokens", torch.uint8, "1x4x4, 64 tokens"),
+        (ImageSpec(1, 4, 4, 1024, tokens=True), "tokens", torch.int32, "1x4x4, 1024 tokens"),
+        (ImageSpec(2, 1, 1, 0, embedding=5), "points", torch.float32, "points in R^2, embeddings of 5"),
+    ],
+)
+def test_spec_of_what_is_no_picture(spec: ImageSpec, kind: str, dtype: torch.dtype, text: str) -> None:
+    assert (spec.kind, spec.dtype, str(spec)) == (kind, dtype, text)
+    assert ImageSpec(**json.loads(json.dumps(spec.as_dict()))) == spec
+    images = torch.zeros(2, *spec.shape, dtype=dtype)
+    spec.check(images)
+    assert torch.equal(quantize(normalize(images, spec.levels), spec.levels), images)
+    assert quantize(normalize(images, spec.levels), spec.levels).dtype == dtype
+    assert to_bytes(images, spec.levels).dtype == torch.uint8
+    with pytest.raises(UserError, match=f"give {str(dtype).removeprefix('torch.')} "):
+        spec.check(images.half())
+    others = {"pixels", "tokens", "points"} - {kind}
+    spec.require([kind], "GAN")
+    with pytest.raises(UserError, match=rf"GAN is a model of .* or .*, these are {kind}.*choose other data"):
+        spec.require(sorted(others), "GAN")
+
+
+def test_tokens_outside_the_codebook_are_refused() -> None:
+    spec = ImageSpec(1, 1, 2, 1024, tokens=True)
+    for token, message in ((1024, "up to 1024 for a model of 1024"), (-1, r"down to -1: give values 0\.\.1023")):
+        with pytest.raises(UserError, match=message):
+            spec.check(torch.tensor([[[[0, token]]]], dtype=torch.int32))
+
+
+def test_every_token_survives_normalisation() -> None:
+    tokens = torch.arange(2**16, dtype=torch.int32).reshape(1, 1, 256, 256)
+    assert torch.equal(quantize(normalize(tokens, 2**16), 2**16), tokens)
+
+
+def test_a_batch_says_its_labels_only_where_the_condition_is_a_class() -> None:
+    images, classes, vectors = torch.zeros(2, 1, 1, 1), torch.tensor([3, 1]), torch.zeros(2, 5)
+    assert Batch(images).labels is None
+    assert Batch(images, classes).labels is classes
+    assert Batch(images, vectors).labels is None
+    assert [ImageSpec(1, 1, 1, **key).condition for key in ({}, {"classes": 4}, {"embedding": 5})] == [
+        "none",
+        "class",
+        "embedding",
+    ]
+
+
+@pytest.mark.parametrize(
     ("name", "shown", "folder"),
     [
         ("cat", "cat", "1-cat"),
@@ -101,8 +151,13 @@ def test_names_of_classes_print_and_stay_in_their_folder(name: str, shown: str, 
         ((0, 8, 8), "channels=0: must be at least 1"),
         ((1, 0, 8), "height=0: must be at least 1"),
         ((1, 8, -3), "width=-3: must be at least 1"),
-        ((1, 8, 8, 1), r"levels=1: must lie in 2\.\.256"),
-        ((1, 8, 8, 257), r"levels=257: must lie in 2\.\.256"),
+        ((1, 8, 8, 1), r"levels=1: must lie in 2\.\.256, or be 0 for points"),
+        ((1, 8, 8, 257), r"levels=257: must lie in 2\.\.256.*tokens=True"),
+        ((1, 8, 8, 0), "levels=0: must lie in"),
+        ((1, 8, 8, 1, 0, (), (), True), r"levels=1: must lie in 2\.\.16777216$"),
+        ((1, 1, 1, 0, 0, (), (), True), "levels=0: must lie in"),
+        ((1, 8, 8, 256, 0, (), (), False, -1), "embedding=-1"),
+        ((1, 8, 8, 256, 2, (), (), False, 5), "embedding=5: the condition is a class already"),
         ((1, 8, 8, 256, -1), "classes=-1"),
         ((1, 8, 8, 256, 2, ("a",)), "class_names has 1 entries for 2 classes"),
         ((1, 8, 8, 256, 0, (), (3,)), "class_counts has 1 entries for 0 classes"),

@@ -148,7 +148,8 @@ def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
     """
     try:
         spec = ImageSpec(**checkpoint["spec"])
-        whole = (spec.channels, spec.height, spec.width, spec.levels, spec.classes, *spec.class_counts)
+        shape = (spec.channels, spec.height, spec.width, spec.levels, spec.embedding)
+        whole = (*shape, spec.classes, *spec.class_counts)
         named = all(type(name) is str and len(name) <= LONGEST_NAME for name in spec.class_names)
         if not named or not all(type(number) is int for number in whole):
             raise ValueError("not whole numbers and names")
@@ -156,6 +157,8 @@ def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
             raise ValueError(
                 f"{spec.classes:,} classes of {sum(spec.class_counts):,} images are more than there can be"
             )
+        if type(spec.tokens) is not bool:
+            raise ValueError("tokens is neither true nor false")
         if spec.dimensions > LARGEST_IMAGE:
             raise ValueError(f"images of {spec.dimensions:,} values are larger than this program draws")
     except (TypeError, ValueError) as error:

@@ -1,31 +1,52 @@
 """What an image is, said once: its specification, its two representations and bits per dimension.
 
-Outside a model images are ``uint8`` tensors of shape ``(n, channels, height, width)`` with values ``0..levels-1``.
-Inside a model they may become a *signal*: floating point in [-1, 1]. The two functions below are the only way across.
+Outside a model images are integers of shape ``(n, channels, height, width)`` with values ``0..levels-1``: ``uint8``,
+or ``int32`` for the tokens of a codebook of more than 256 entries. Inside a model they may be *normalised*: floating
+point in [-1, 1]. :func:`normalize` and :func:`quantize` are the only way across. Points in R^d are float32 of shape
+``(n, d, 1, 1)`` on both sides.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, Int32, UInt8
 from torch import Tensor
+
+from imago.errors import UserError
 
 _LONGEST_NAME = 40  # letters of a class's name, where it is shown or becomes part of a file's
 
-Images = UInt8[Tensor, "n channels height width"]
+Images = (
+    UInt8[Tensor, "n channels height width"]
+    | Int32[Tensor, "n channels height width"]
+    | Float32[Tensor, "n channels height width"]
+)
 Labels = Int[Tensor, " n"]
+Condition = Int[Tensor, " n"] | Float[Tensor, "n features"]
 Normalized = Float[Tensor, "n channels height width"]
+Kind = Literal["pixels", "tokens", "points"]
 
 
 class Batch(NamedTuple):
-    """Images and, where the data set has them, their labels; ``labels`` is ``None`` for unlabelled data."""
+    """Images and what they are conditioned on.
+
+    Args:
+        images: (n, channels, height, width) of :attr:`ImageSpec.dtype`.
+        condition: ``None``, class labels (n,) int64, or embeddings (n, features) floating point, as
+            :attr:`ImageSpec.condition` says.
+    """
 
     images: Tensor
-    labels: Tensor | None
+    condition: Tensor | None = None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The condition where it is a class, int64 (n,); otherwise ``None``."""
+        return None if self.condition is None or self.condition.is_floating_point() else self.condition
 
 
 @dataclass(frozen=True)
@@ -33,13 +54,19 @@ class ImageSpec:
     """The shape of the data: known by the data set, handed to the model when it is built.
 
     Args:
-        channels: 1 for gray, 3 for RGB.
+        channels: 1 for gray, 3 for RGB; the dimension d of points in R^d, whose height and width are 1.
         height: pixels from top to bottom.
         width: pixels from left to right; images need not be square.
-        levels: number of values a pixel can take: 256, or 2 for binarised data.
+        levels: number of values a pixel can take: 256, or 2 for binarised data; the size of a codebook; 0 for points
+            in R^d.
         classes: number of classes, 0 for unlabelled data.
         class_names: of each class, in the order of the labels; empty where they are not known.
         class_counts: training images of each class; empty where they are not known, then all count the same.
+        tokens: the values are entries of a codebook, without an order among them.
+        embedding: features of the vector that each image is conditioned on, of a text for instance; 0 for none.
+
+    Raises:
+        ValueError: nothing can be of that shape.
     """
 
     channels: int
@@ -49,21 +76,86 @@ class ImageSpec:
     classes: int = 0
     class_names: Sequence[str] = ()
     class_counts: Sequence[int] = ()
+    tokens: bool = False
+    embedding: int = 0
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ImageSpec.{name}={getattr(self, name)}: must be at least 1")
-        if not 2 <= self.levels <= 256:
-            raise ValueError(f"ImageSpec.levels={self.levels}: must lie in 2..256")
-        if self.classes < 0:
-            raise ValueError(f"ImageSpec.classes={self.classes}: must be 0 (unlabelled) or more")
+        most = 2**24 if self.tokens else 256
+        if not 2 <= self.levels <= most and (self.levels or self.tokens or self.height * self.width > 1):
+            raise ValueError(
+                f"ImageSpec.levels={self.levels}: must lie in 2..{most}"
+                + ("" if self.tokens else ", or be 0 for points (d, 1, 1); more are tokens of a codebook, tokens=True")
+            )
+        for name in ("classes", "embedding"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ImageSpec.{name}={getattr(self, name)}: must be 0 (none) or more")
+        if self.classes and self.embedding:
+            raise ValueError(
+                f"ImageSpec.embedding={self.embedding}: the condition is a class already; give one of them"
+            )
         for name in ("class_names", "class_counts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from files
             if len(getattr(self, name)) not in (0, self.classes):
                 raise ValueError(f"ImageSpec.{name} has {len(getattr(self, name))} entries for {self.classes} classes")
         if self.class_counts and (min(self.class_counts) < 0 or not any(self.class_counts)):
             raise ValueError(f"ImageSpec.class_counts={self.class_counts}: must be 0 or more, one of them more")
+
+    @property
+    def kind(self) -> Kind:
+        """What one value is: an intensity, the number of a codebook's entry, or a coordinate."""
+        return "tokens" if self.tokens else "pixels" if self.levels else "points"
+
+    @property
+    def condition(self) -> Literal["none", "class", "embedding"]:
+        """What the data offer a model to be conditioned on."""
+        return "class" if self.classes else "embedding" if self.embedding else "none"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of images outside a model: uint8; int32 for more than 256 tokens, float32 for points."""
+        return torch.float32 if not self.levels else torch.uint8 if self.levels <= 256 else torch.int32
+
+    def require(self, kinds: Collection[Kind], model: str) -> None:
+        """Refuse data of another kind than a model can learn.
+
+        Args:
+            kinds: those that it can.
+            model: its name.
+
+        Raises:
+            UserError: naming both.
+        """
+        if self.kind not in kinds:
+            raise UserError(
+                f"data: {model} is a model of {' or '.join(kinds)}, these are {self.kind} ({self}); "
+                "choose other data or another model"
+            )
+
+    def check(self, images: Tensor) -> None:
+        """Refuse images that are not of this specification.
+
+        Raises:
+            UserError: another shape, type or range; the message has both.
+        """
+        if images.dtype != self.dtype or images.dim() != 4:
+            expected = str(self.dtype).removeprefix("torch.")
+            shape = tuple(images.shape)
+            raise UserError(f"images are {images.dtype} of shape {shape}: give {expected} (n, channels, height, width)")
+        if tuple(images.shape[1:]) != self.shape:
+            found = "x".join(map(str, images.shape[1:]))
+            raise UserError(f"images of {found} for a model of {self}: give images of the model's shape")
+        if not self.levels or not len(images):
+            return
+        if images.dtype != torch.uint8 and int(images.min()) < 0:
+            raise UserError(f"tokens down to {int(images.min())}: give values 0..{self.levels - 1}")
+        if int(images.max()) >= self.levels:
+            raise UserError(
+                f"pixel values up to {int(images.max())} for a model of {self.levels} levels: "
+                f"give values 0..{self.levels - 1}" + " (binarise the images as in training)" * (self.levels == 2)
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,24 +187,38 @@ class ImageSpec:
         return f"{label}-{name}" if name not in ("", "_", str(label)) else str(label)
 
     def __str__(self) -> str:
-        labels = f", {self.classes} classes" if self.classes else ""
-        return f"{self.channels}x{self.height}x{self.width}, {self.levels} levels{labels}"
+        if not self.levels:
+            text = f"points in R^{self.channels}"
+        else:
+            text = f"{self.channels}x{self.height}x{self.width}, {self.levels} {'tokens' if self.tokens else 'levels'}"
+        return (
+            text
+            + (f", {self.classes} classes" * (self.classes > 0))
+            + (f", embeddings of {self.embedding}" * (self.embedding > 0))
+        )
 
 
 def normalize(images: Images, levels: int, dtype: torch.dtype = torch.float32) -> Normalized:
-    """Integers 0..levels-1 to floating point in [-1, 1]; 0 goes to -1 and levels-1 to 1."""
+    """Integers 0..levels-1 to floating point in [-1, 1]; 0 goes to -1 and levels-1 to 1. Points (0 levels) stay."""
+    if not levels:
+        return images.to(dtype)
     return images.to(dtype).mul_(2 / (levels - 1)).sub_(1)
 
 
 def quantize(signal: Normalized, levels: int) -> Images:
     """The inverse of :func:`normalize`, rounding to the nearest level and clipping what lies outside [-1, 1]."""
-    return signal.float().add(1).mul_((levels - 1) / 2).round_().clamp_(0, levels - 1).to(torch.uint8)
+    if not levels:
+        return signal.float()
+    integers = signal.float().add(1).mul_((levels - 1) / 2).round_().clamp_(0, levels - 1)
+    return integers.to(torch.uint8 if levels <= 256 else torch.int32)
 
 
 def to_bytes(images: Images, levels: int) -> Images:
-    """Integers 0..levels-1 to the full range 0..255, for pictures and feature extractors."""
+    """Integers 0..levels-1 to the full range 0..255, for pictures and feature extractors; of points, [-1, 1]."""
     if levels == 256:
         return images
+    if not levels:
+        return quantize(images, 256)
     return images.float().mul_(255 / (levels - 1)).round_().to(torch.uint8)
 
 

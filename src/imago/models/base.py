@@ -18,7 +18,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Labels
+from imago.images import Batch, Images, ImageSpec, Kind, Labels
 from imago.rng import PerImageGenerator
 from imago.schedules import Schedule
 
@@ -41,6 +41,7 @@ class GenerativeModel(LightningModule, ABC):
         likelihood: ``exact``, ``lower_bound`` or ``none``: what the model can say about p(x).
         averaged: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
         usage: settings that say how a trained model is used. They alone may be changed once it is trained.
+        kinds: of data that it can learn: pixels, tokens of a codebook, points in R^d.
         images_seen: training images shown so far, over all devices.
         batches_seen: batches they came in; the position in the data stream.
         updates: optimiser steps of the model (of the generator, for a GAN).
@@ -52,6 +53,7 @@ class GenerativeModel(LightningModule, ABC):
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
     averaged: ClassVar[tuple[str, ...]]
     usage: ClassVar[tuple[str, ...]] = ()
+    kinds: ClassVar[tuple[Kind, ...]] = ("pixels",)
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class GenerativeModel(LightningModule, ABC):
         gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
+        spec.require(self.kinds, type(self).__name__)
         if conditional and not spec.classes:
             raise UserError("conditional=true: the data has no labels; choose labelled data or conditional=false")
         self.automatic_optimization = False
@@ -139,7 +142,7 @@ class GenerativeModel(LightningModule, ABC):
             self.check_labels(labels, n)
             labels = labels.to(self.device)
         if n == 0:
-            return torch.zeros(0, *self.spec.shape, dtype=torch.uint8, device=self.device)
+            return torch.zeros(0, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
         self._progress = progress
         try:
             with evaluating(self):
@@ -205,19 +208,7 @@ class GenerativeModel(LightningModule, ABC):
         Raises:
             UserError: another shape, type or range; the message has both.
         """
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise UserError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}: give uint8 (n, channels, height, width)"
-            )
-        shape = "x".join(map(str, images.shape[1:]))
-        if tuple(images.shape[1:]) != self.spec.shape:
-            raise UserError(f"images of {shape} for a model of {self.spec}: give images of the model's shape")
-        if len(images) and int(images.max()) >= self.spec.levels:
-            raise UserError(
-                f"pixel values up to {int(images.max())} for a model of {self.spec.levels} levels: "
-                f"give values 0..{self.spec.levels - 1}"
-                + (" (binarise the images as in training)" if self.spec.levels == 2 else "")
-            )
+        self.spec.check(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Learn from one batch and count it (Lightning's entry)."""
