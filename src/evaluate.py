@@ -24,10 +24,11 @@ from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import RunError, UserError, printable
 from imago.files import locked, write_text
 from imago.legacy import today
+from imago.measures import Measurement, Protocol
 from imago.paths import checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
-    from imago.evaluation import Measurement
+    from imago.evaluation import Evaluator
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
-    from imago.evaluation import Evaluator, measure_likelihood
+    from imago.evaluation import measure_likelihood
     from imago.evaluation.progress import progress_bar
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
@@ -129,11 +130,13 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     results = Results(path)
     print(f"{path}: {model.images_seen:,} images seen")
 
-    def conclude(measurements: "list[Measurement]", began: float) -> None:
+    def conclude(measurements: list[Measurement], began: float) -> None:
         made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
         made_at |= {"changes": settings.model} if settings.model else {}
         print("\n".join(table(measurements)), flush=True)
-        kept = results.add([made_at | {"name": m.name, "value": m.value, "protocol": m.protocol} for m in measurements])
+        kept = results.add(
+            [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol.as_dict()} for m in measurements]
+        )
         print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
 
     if settings.likelihood and isinstance(
@@ -168,7 +171,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         raise RunError(f"{results.path}: cannot be written ({results.lost.strerror}); results are printed alone")
 
 
-def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
+def over_seeds(repeated: list[list[Measurement]]) -> list[Measurement]:
     """The mean of each number over the seeds, with its standard deviation in the protocol of the first.
 
     Args:
@@ -178,10 +181,13 @@ def over_seeds(repeated: "list[list[Measurement]]") -> "list[Measurement]":
         return repeated[0]
     combined = []
     for same in zip(*repeated, strict=True):
-        values, protocol = [m.value for m in same], dict(same[0].protocol)
-        protocol |= {"repeats": len(values), "deviation": statistics.stdev(values)}
-        if "seconds_per_sample" in protocol:
-            protocol["seconds_per_sample"] = statistics.fmean(float(m.protocol["seconds_per_sample"]) for m in same)
+        values, seconds = [m.value for m in same], [m.protocol.seconds_per_sample for m in same]
+        protocol = replace(
+            same[0].protocol,
+            repeats=len(values),
+            deviation=statistics.stdev(values),
+            seconds_per_sample=None if None in seconds else statistics.fmean(filter(None, seconds)),
+        )
         combined.append(replace(same[0], value=statistics.fmean(values), protocol=protocol))
     return combined
 
@@ -206,12 +212,10 @@ SHOWN = {
 }
 
 
-def table(measurements: "list[Measurement]") -> list[str]:
+def table(measurements: list[Measurement]) -> list[str]:
     """A line for each measurement, with what holds of it alone; what holds of all is said once, above them."""
-    told = [
-        {key: text.format(m.protocol[key]) for key, text in SHOWN.items() if m.protocol.get(key) not in (None, "none")}
-        for m in measurements
-    ]
+    entries = [m.protocol.as_dict() for m in measurements]
+    told = [{key: text.format(e[key]) for key, text in SHOWN.items() if e.get(key, "none") != "none"} for e in entries]
     common = {key: text for key, text in told[0].items() if all(other.get(key) == text for other in told)}
     numbers = [number_of(m) for m in measurements]
     widths = [max(len(m.name) for m in measurements), max(map(len, numbers))]
@@ -221,21 +225,21 @@ def table(measurements: "list[Measurement]") -> list[str]:
         lines.append(f"    {m.name:<{widths[0]}}  {number:<{widths[1]}}  {alone}".rstrip())
     caveats: dict[str, list[str]] = {}
     for m in measurements:
-        caveats.setdefault(str(m.protocol["caveat"]), []).append(m.name)
-    return [*lines, *(f"  † {', '.join(names)}: {caveat}" for caveat, names in caveats.items() if caveat != "none")]
+        if m.protocol.doubtful:
+            caveats.setdefault(str(m.protocol.caveat), []).append(m.name)
+    return [*lines, *(f"  † {', '.join(names)}: {caveat}" for caveat, names in caveats.items())]
 
 
-def number_of(measurement: "Measurement") -> str:
+def number_of(measurement: Measurement) -> str:
     """A measurement with its error, = or ≤, what held-out images have, and a † if there is a caveat."""
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
-    doubt = "" if protocol["caveat"] == "none" else " †"
-    if "likelihood" not in protocol:
-        error = f" ± {protocol['deviation']:.2g}" if "deviation" in protocol else ""
-        held_out = f" (held-out {protocol['held_out_value']:.4g})" if "held_out_value" in protocol else ""
+    doubt = " †" if protocol.doubtful else ""
+    if protocol.likelihood is None:
+        error = "" if protocol.deviation is None else f" ± {protocol.deviation:.2g}"
+        held_out = "" if protocol.held_out_value is None else f" (held-out {protocol.held_out_value:.4g})"
         return f"{value:.4g}{error}{held_out}{doubt}"
-    sign = {"lower_bound": "≤ ", "exact": "= "}.get(str(protocol["likelihood"]), "  ")
     digits = 3 if name.endswith("bpd") else 2
-    return f"{sign}{value:,.{digits}f} ± {protocol['standard_error']:.{digits}f}{doubt}"
+    return f"{protocol.relation:1} {value:,.{digits}f} ± {protocol.standard_error:.{digits}f}{doubt}"
 
 
 class Results:
@@ -302,9 +306,8 @@ class Results:
 
 def what(result: dict[str, Any]) -> dict[str, Any]:
     """All of a result but what came out, and on which machine in what time."""
-    outcome = ("standard_error", "deviation", "seconds_per_sample", "device", "held_out_value", "caveat")
-    protocol = {key: entry for key, entry in result["protocol"].items() if key not in outcome}
-    return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": protocol}
+    question = Protocol.from_dict(result["protocol"]).question
+    return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": question}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from helpers import small
-from imago import dashboards
+from imago import loggers
 from imago.loggers import SECONDS, WandbRun, wandb_mode
 from imago.runs import Run
 from imago.training.run import train
@@ -88,7 +88,7 @@ def test_what_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
     monkeypatch.setenv("WANDB_MODE", mode)
     run = Run(tmp_path)
     run.update(wandb_id="earlier", likelihood="exact", parameters={"net": 3, "total": 3})
-    dashboards.wandb(run, "gan-digits", {"seed": 3}, ["a", "b"], "sweep", project="p", entity="e")
+    loggers.wandb(run, "gan-digits", {"seed": 3}, ["a", "b"], "sweep", project="p", entity="e")
     told = {key: options[key] for key in ("project", "entity", "name", "group", "tags", "config", "dir", "mode")}
     assert told == {
         "project": "p", "entity": "e", "name": "gan-digits", "group": "sweep", "tags": ["a", "b"],
@@ -121,14 +121,12 @@ def test_a_measurement_has_its_protocol_beside_it_as_soon_as_it_is_known(tmp_pat
     run.update(metrics={"val/bpd": {"value": 2.0, "protocol": protocol}}, spec={"class_names": ["cat", "dog"]})
     assert experiment.summary == {}
     logger.log_metrics({"images_seen": 100})
-    told = {"protocol/val/bpd": "data digits val; images 180; caveat none; network calls 64", "nfe": 64}
+    told = {"protocol/val/bpd": "data digits val; images 180; caveat none; nfe 64", "nfe": 64}
     told |= {"classes": "cat, dog"}
     assert experiment.summary == told
     run.update(metrics={"val/bpd": {"value": 1.0, "protocol": protocol | {"images": 100}}})
     logger.finalize("success")
-    assert experiment.summary == told | {
-        "protocol/val/bpd": "data digits val; images 100; caveat none; network calls 64"
-    }
+    assert experiment.summary == told | {"protocol/val/bpd": "data digits val; images 100; caveat none; nfe 64"}
 
 
 def records(directory: Path) -> Iterator[Any]:

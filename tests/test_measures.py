@@ -1,11 +1,12 @@
 """Which way is better, and what compares."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from imago.board.board import QUALITIES
-from imago.measures import BETTER, better, comparison_key, is_better
+from imago.measures import BETTER, Protocol, better, is_better
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,34 @@ def test_better_is_better_than_the_best_and_never_no_number() -> None:
 
 
 def test_numbers_compare_by_one_protocol() -> None:
-    protocol = {"samples": 100, "extractor": "x", "seed": 1, "weights": "last", "caveat": "none"}
-    assert comparison_key(protocol) == comparison_key(protocol | {"seed": 2, "weights": "averaged", "caveat": "some"})
+    protocol = Protocol(samples=100, extractor="x", seed=1, weights="last", caveat="none")
+    assert protocol.comparison_key == "extractor x; samples 100", "which checkpoints keep"
+    assert protocol.comparison_key == replace(protocol, seed=2, weights="averaged", caveat="some").comparison_key
     for change in ({"samples": 99}, {"extractor": "y"}, {"classes": "as in training"}):
-        assert comparison_key(protocol) != comparison_key(protocol | change)
+        assert protocol.comparison_key != replace(protocol, **change).comparison_key
+        assert protocol.question != replace(protocol, **change).question
+    assert protocol.question == replace(protocol, caveat="some", seconds_per_sample=1.0, device="a").question
+    assert protocol.question != replace(protocol, seed=2).question
+
+
+def test_a_protocol_is_read_as_it_was_written() -> None:
+    stored = {"data": "mnist val", "images": 5, "conditional": False, "standard_error": 1, "caveat": "none"}
+    protocol = Protocol.from_dict(stored)
+    assert (protocol.images, protocol.conditional, protocol.standard_error, protocol.doubtful) == (5, False, 1, False)
+    assert protocol.as_dict() == stored
+    assert Protocol.from_dict(protocol.as_dict()) == protocol
+
+
+def test_entries_of_other_versions_and_of_other_types_are_kept_and_not_believed() -> None:
+    stored = {"samples": True, "conditional": 1, "images": 2.5, "seed": None, "caveat": ["x"], "other": 1, "colour": 3}
+    protocol = Protocol.from_dict(stored)
+    assert protocol == Protocol(other=stored)
+    assert protocol.as_dict() == stored
+
+
+def test_a_protocol_tells_relation_and_error() -> None:
+    assert [Protocol(likelihood=kind).relation for kind in ("exact", "lower_bound", "part", None)] == ["=", "≤", "", ""]
+    assert Protocol(standard_error=0.5, deviation=2).error == 0.5
+    assert Protocol(standard_error=math.nan, deviation=2).error == 2
+    assert Protocol(standard_error=math.inf).error is None
+    assert Protocol().error is None

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,24 +272,24 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
 
 def test_what_holds_of_all_numbers_is_said_once_and_a_bound_is_printed_as_one() -> None:
     import evaluate
-    from imago.evaluation import Measurement
+    from imago.measures import Measurement, Protocol
 
-    protocol: dict[str, str | int | float | bool] = {
-        "data": "mnist test",
-        "images": 3000,
-        "binarization": "none",
-        "weights": "last",
-        "standard_error": 0.25,
-        "caveat": "none",
-        "likelihood": "exact",
-    }
-    bound = {"likelihood": "lower_bound", "caveat": "from a bound"}
+    protocol = Protocol(
+        data="mnist test",
+        images=3000,
+        binarization="none",
+        weights="last",
+        standard_error=0.25,
+        caveat="none",
+        likelihood="exact",
+    )
+    bound = replace(protocol, likelihood="lower_bound", caveat="from a bound")
     assert evaluate.table(
         [
             Measurement("test/nats", 1090.5, protocol),
-            Measurement("test/bpd", 1.5, protocol | bound),
-            Measurement("iw/nats", 80.0, protocol | bound | {"draws": 1000}),
-            Measurement("elbo/part", 0.5, protocol | {"likelihood": "part"}),
+            Measurement("test/bpd", 1.5, bound),
+            Measurement("iw/nats", 80.0, replace(bound, draws=1000)),
+            Measurement("elbo/part", 0.5, replace(protocol, likelihood="part")),
         ]
     ) == [
         "  of mnist test, 3,000 images, last weights",

@@ -1,8 +1,9 @@
-"""What the numbers mean that models are measured by: which way is better, and which of them compare."""
+"""What the numbers mean that models are measured by: which way is better, how they were obtained, which compare."""
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 Better = Literal["low", "high"] | None
 
@@ -24,8 +25,8 @@ BETTER: dict[str, Better] = {
     "copies": None,
 }
 
-# What makes two numbers of one name comparable: the protocol's entries about the comparison_key, not about the model.
-COMPARISON_KEYS = (
+# The entries of a protocol that two numbers of one name must share to be compared; stored keys have this order.
+COMPARED = (
     "data",
     "data_fingerprint",
     "images",
@@ -44,9 +45,151 @@ COMPARISON_KEYS = (
     "neighbours",
     "splits",
     "repeats",
-    "threads",
-    "batch_size",
 )
+# What came out of a measurement, and in what time on which machine: no part of the question that was asked.
+OUTCOME = ("standard_error", "deviation", "seconds_per_sample", "device", "held_out_value", "caveat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a number was obtained; ``None`` where an entry does not apply.
+
+    Args:
+        data: data set and split that a likelihood is of, such as "mnist test".
+        data_fingerprint: digest of that data set's training images.
+        images: number of images that a likelihood is the mean of.
+        likelihood: "exact", "lower_bound", or "part" for a part of a bound.
+        binarization: how the images were binarised; "none" for gray and colours.
+        conditional: whether a likelihood is log p(x | label).
+        bound_terms: how many terms of a diffusion's bound were evaluated for each image.
+        extractor: name of the feature extractor.
+        extractor_fingerprint: digest of its weights.
+        dimensions: length of a feature vector.
+        reference: data set and split that samples are compared with, such as "mnist train".
+        reference_fingerprint: digest of that data set's training images.
+        reference_images: number of reference images that take part.
+        samples: number of samples.
+        subsets: number of subsets of the kernel distance.
+        subset_size: images in each.
+        neighbours: k of precision, recall, density and coverage.
+        splits: of the Inception score.
+        held_out: data set and split of the held-out images that are judged like samples.
+        held_out_images: their number.
+        held_out_value: the metric's value for them.
+        classes: from which distribution the classes of conditional samples were drawn.
+        weights: "averaged" or "last".
+        draws: draws of the latent variable per image, of an importance-weighted bound.
+        standard_error: of the mean over images.
+        seed: of the random streams of the samples.
+        nfe: network evaluations that drawing one sample takes.
+        sampler: how samples were drawn, where there is a choice.
+        seconds_per_sample: time to draw one sample, in batches.
+        device: what that time depends on.
+        repeats: number of seeds that the number is the mean over.
+        deviation: standard deviation over seeds, or over the splits of the Inception score.
+        caveat: what to beware of; "none" for nothing.
+        other: entries of other versions, and those whose value has not the type it should have.
+    """
+
+    data: str | None = None
+    data_fingerprint: str | None = None
+    images: int | None = None
+    likelihood: str | None = None
+    binarization: str | None = None
+    conditional: bool | None = None
+    bound_terms: int | None = None
+    extractor: str | None = None
+    extractor_fingerprint: str | None = None
+    dimensions: int | None = None
+    reference: str | None = None
+    reference_fingerprint: str | None = None
+    reference_images: int | None = None
+    samples: int | None = None
+    subsets: int | None = None
+    subset_size: int | None = None
+    neighbours: int | None = None
+    splits: int | None = None
+    held_out: str | None = None
+    held_out_images: int | None = None
+    held_out_value: float | None = None
+    classes: str | None = None
+    weights: str | None = None
+    draws: int | None = None
+    standard_error: float | None = None
+    seed: int | None = None
+    nfe: int | None = None
+    sampler: str | None = None
+    seconds_per_sample: float | None = None
+    device: str | None = None
+    repeats: int | None = None
+    deviation: float | None = None
+    caveat: str | None = None
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Protocol":
+        """Read a stored protocol of any version, with today's names."""
+        types = {entry.name: entry.type for entry in fields(cls) if entry.name != "other"}
+        known = {name: value for name, value in stored.items() if name in types and _is_a(value, types[name])}
+        return cls(**known, other={name: value for name, value in stored.items() if name not in known})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entries that apply, as they are stored."""
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "other"}
+        return {name: value for name, value in own.items() if value is not None} | dict(self.other)
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The entries that two numbers of one name must share to be compared."""
+        entries = self.as_dict()
+        return {name: entries[name] for name in COMPARED if name in entries}
+
+    @property
+    def comparison_key(self) -> str:
+        """:attr:`compared` as one line."""
+        return "; ".join(f"{name} {value}" for name, value in self.compared.items())
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """All entries but what came out: measuring with the same ones again replaces a number."""
+        return {name: value for name, value in self.as_dict().items() if name not in OUTCOME}
+
+    @property
+    def relation(self) -> str:
+        """``=`` for an exact likelihood, ``≤`` for a bound, else nothing."""
+        return {"exact": "=", "lower_bound": "≤"}.get(self.likelihood or "", "")
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the mean, or the deviation over seeds or splits; ``None`` where neither is finite."""
+        errors = (self.standard_error, self.deviation)
+        return next((float(error) for error in errors if error is not None and abs(error) < math.inf), None)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there is a caveat."""
+        return self.caveat not in (None, "none")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a stored value may stand in a field of type ``X | None``; whole numbers are floats too."""
+    types = get_args(kind)
+    return value is not None and (type(value) in types or (type(value) is int and float in types))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number and how it was obtained.
+
+    Args:
+        name: "fid", "precision_classifier", "nats", ...; :func:`better` says which way is better.
+        value: the number.
+        protocol: how it was obtained.
+    """
+
+    name: str
+    value: float
+    protocol: Protocol
 
 
 def better(name: str) -> Better:
@@ -61,8 +204,3 @@ def is_better(name: str, value: float, best: float | None) -> bool:
     if way is None or not math.isfinite(value):
         return False
     return best is None or (value < best if way == "low" else value > best)
-
-
-def comparison_key(protocol: Mapping[str, Any]) -> str:
-    """The part of a protocol that two numbers of one name must share to be compared."""
-    return "; ".join(f"{key} {protocol[key]}" for key in COMPARISON_KEYS if key in protocol)

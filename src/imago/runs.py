@@ -28,6 +28,7 @@ from lightning.pytorch.loggers.logger import Logger
 from imago.errors import UserError, printable, reason_of
 from imago.files import AlreadyLocked, in_the_way, locked, replacing, set_aside, text_of, write_text
 from imago.legacy import today
+from imago.measures import Protocol
 from imago.paths import CHECKPOINTS
 from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
 
@@ -537,9 +538,9 @@ def closing_words(run: Run) -> str:
     for name, result in summary.get("metrics", {}).items():
         untrained = summary.get("untrained", {}).get(name)
         before = f" (untrained {_short(untrained, 4)})" if untrained is not None else ""
-        protocol = result["protocol"]
-        sign = {"exact": "= ", "lower_bound": "≤ "}.get(protocol.get("likelihood"), "")
-        error = f" ± {_short(protocol['standard_error'], 2)}" if "standard_error" in protocol else ""
+        protocol = Protocol.from_dict(result["protocol"])
+        sign = f"{protocol.relation} ".lstrip()
+        error = "" if protocol.standard_error is None else f" ± {_short(protocol.standard_error, 2)}"
         lines.append(f"  {name} {sign}{_short(result['value'], 4)}{error}{before}")
     grids = sorted(run.samples.glob("images-*.png"))
     if grids:

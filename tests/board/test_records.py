@@ -21,6 +21,7 @@ from imago.board.find import find_runs
 from imago.board.page import write_page
 from imago.board.records import Data, Measured, read_record
 from imago.board.table import POINTS, read_table
+from imago.measures import Protocol
 from imago.training.run import train
 
 from .conftest import MakeRun, likelihood, quality, rows
@@ -343,7 +344,7 @@ def test_results_are_read_in_the_form_that_evaluate_writes(make_run: MakeRun) ->
 
 def test_numbers_compare_whatever_machine_drew_the_samples_but_not_with_other_neighbours() -> None:
     def comparison_key(**changes: Any) -> str:
-        return Measured("precision_classifier", 0.5, "eval", quality(**changes)).comparison_key
+        return Measured("precision_classifier", 0.5, "eval", Protocol.from_dict(quality(**changes))).comparison_key
 
     plain = comparison_key(neighbours=3, device="CPU, 2 cores, 1 thread", seconds_per_sample=0.1)
     assert comparison_key(neighbours=3, device="NVIDIA H200", seconds_per_sample=0.001) == plain
@@ -370,4 +371,4 @@ def test_of_one_name_each_protocol_has_its_number(make_run: MakeRun) -> None:
         for value, n in ((3.0, 10), (2.0, 10), (1.0, 99))
     ]
     record = read_record(make_run("a", metrics=None, evaluation=evaluation))
-    assert sorted(m.value for m in record.by_ruler("fid").values()) == [1.0, 2.0], "the newest of each"
+    assert sorted(m.value for m in record.by_comparison_key("fid").values()) == [1.0, 2.0], "the newest of each"

@@ -199,8 +199,8 @@ def test_a_classifier_that_learned_nothing_is_doubted(squares, monkeypatch):
     found = {m.name: m for m in metrics.measure(lambda n, first: data.train.images[first : first + n])}
     for m in found.values():
         doubted = "learned nothing, it is right in 50.0% of validation images, and the largest class alone is 66.7%"
-        assert (doubted in m.protocol["caveat"]) == (m.name != "copies")
-    assert found["kd_classifier"].protocol["caveat"].endswith("; subsets of 100 instead of 1000: too few images")
+        assert (doubted in m.protocol.caveat) == (m.name != "copies")
+    assert found["kd_classifier"].protocol.caveat.endswith("; subsets of 100 instead of 1000: too few images")
 
 
 def test_accuracy_is_of_classes_that_have_training_images(squares, monkeypatch):

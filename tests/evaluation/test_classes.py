@@ -93,7 +93,7 @@ def test_a_perfect_conditional_model_of_rare_classes_is_near(twenty: ImageDataMo
     assert twenty.spec.class_counts == (2000, 0, 100)
     model = Perfect(twenty.spec, twenty.train)
     near = measure(metrics, model, 1, False)
-    assert near[0].protocol["classes"] == "as in training"
+    assert near[0].protocol.classes == "as in training"
     drawn = torch.bincount(torch.cat(model.drawn), minlength=3).tolist()
     assert drawn[1] == 0
     assert drawn[2] == pytest.approx(1000 / 21, abs=20), "three standard deviations of a binomial"
@@ -106,7 +106,7 @@ def test_classes_are_uniform_where_their_frequencies_are_not_known(twenty: Image
     old = Perfect(ImageSpec(1, 8, 8, 256, 3), twenty.val)
     metrics = SampleQuality(Given(), samples=30, subsets=5)
     metrics.prepare(twenty, CPU)
-    assert measure(metrics, old, 1, False)[0].protocol["classes"] == "uniform"
+    assert measure(metrics, old, 1, False)[0].protocol.classes == "uniform"
     assert torch.equal(old.drawn[0], PerImageGenerator(1).integers(30, 3))
 
 
@@ -134,10 +134,10 @@ def test_images_of_a_class_without_training_images_are_not_counted(twenty: Image
     assert known.labels is not None
     assert known.labels.tolist() == [0, 2] * 10
     bpd, _ = measure_likelihood(model, twenty, "val", averaged=False, batch_size=7)
-    assert (bpd.value, bpd.protocol["images"]) == (pytest.approx(8), 20)
-    assert bpd.protocol["caveat"] == "without 10 images of classes that have no training images"
+    assert (bpd.value, bpd.protocol.images) == (pytest.approx(8), 20)
+    assert bpd.protocol.caveat == "without 10 images of classes that have no training images"
     plain, _ = measure_likelihood(Pixels(twenty.spec), twenty, "val", averaged=False)
-    assert (plain.protocol["images"], plain.protocol["caveat"]) == (30, "none")
+    assert (plain.protocol.images, plain.protocol.caveat) == (30, "none")
     twenty.val = ImageSet(twenty.val.images[1::3], twenty.val.labels[1::3])  # type: ignore[index]
     with pytest.raises(UserError, match="no image is of a class that has training images"):
         measure_likelihood(model, twenty, "val", averaged=False)

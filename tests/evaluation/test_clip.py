@@ -183,8 +183,8 @@ def test_digits_are_measured_as_by_torch_fidelity(tmp_path, file):
     samples = data.test.images[:60]
     measured = metrics.measure(lambda n, first: samples[first : first + n])
     assert [m.name for m in measured] == metrics.names
-    assert measured[0].protocol["extractor"] == "clip (tiny.pt)"
-    assert measured[0].protocol["dimensions"] == 12
+    assert measured[0].protocol.extractor == "clip (tiny.pt)"
+    assert measured[0].protocol.dimensions == 12
     extractor = theirs(file)
     with torch.no_grad():
         clouds = [extractor(images.expand(-1, 3, -1, -1))[0] for images in (samples, data.training_images())]

@@ -131,8 +131,8 @@ def test_names_of_the_numbers(squares, filled):
     assert [m.name for m in measured] == metrics.names
     assert metrics.names[:3] == ["fd_dinov2", "kd_dinov2", "precision_dinov2"]
     assert not [name for name in metrics.names if name.startswith("inception_score")]
-    assert measured[0].protocol["extractor"] == "dinov2-vit-l-14"
-    assert measured[0].protocol["extractor_fingerprint"]
+    assert measured[0].protocol.extractor == "dinov2-vit-l-14"
+    assert measured[0].protocol.extractor_fingerprint
 
 
 @pytest.mark.parametrize(("encoder", "entry"), MODEL_METADATA.items())

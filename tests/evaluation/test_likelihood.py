@@ -38,7 +38,7 @@ def test_a_uniform_model_needs_the_bits_of_the_pixel(binarize: Any, bits: float)
     assert (bpd.name, nats.name) == ("bpd", "nats")
     assert bpd.value == pytest.approx(bits, abs=1e-6)
     assert nats.value == pytest.approx(64 * bits * math.log(2), abs=1e-4)
-    assert bpd.protocol["standard_error"] == pytest.approx(0, abs=1e-6)
+    assert bpd.protocol.standard_error == pytest.approx(0, abs=1e-6)
 
 
 def test_the_mean_and_its_standard_error_are_those_of_the_definition() -> None:
@@ -51,9 +51,9 @@ def test_the_mean_and_its_standard_error_are_those_of_the_definition() -> None:
     expected = -(white * math.log(0.2) + (64 - white) * math.log(0.8))
     bpd, nats = measure_likelihood(model, data, "val", averaged=False)
     assert nats.value == pytest.approx(float(expected.mean()), rel=1e-6)
-    assert nats.protocol["standard_error"] == pytest.approx(float(expected.std()) / math.sqrt(180), rel=1e-5)
+    assert nats.protocol.standard_error == pytest.approx(float(expected.std()) / math.sqrt(180), rel=1e-5)
     assert bpd.value == pytest.approx(nats.value / 64 / math.log(2), rel=1e-9)
-    assert bpd.protocol["standard_error"] == pytest.approx(nats.protocol["standard_error"] / 64 / math.log(2))
+    assert bpd.protocol.standard_error == pytest.approx(nats.protocol.standard_error / 64 / math.log(2))
 
 
 def test_batches_of_any_size_and_order_of_magnitude_give_the_same_number() -> None:
@@ -83,19 +83,18 @@ def test_labels_are_for_conditional_models() -> None:
     exact = -(threes * math.log(0.1) + (64 - threes) * math.log(0.9)).sum() + (180 - len(threes)) * 64 * math.log(2)
     (_, nats) = measure_likelihood(conditional, data, "val", averaged=False)
     assert nats.value == pytest.approx(float(exact) / 180, rel=1e-6)
-    assert nats.protocol["conditional"] is True
+    assert nats.protocol.conditional is True
     plain = Pixels(data.spec)
-    assert measure_likelihood(plain, data, "val", averaged=False)[1].protocol["conditional"] is False
+    assert measure_likelihood(plain, data, "val", averaged=False)[1].protocol.conditional is False
 
 
 def test_the_protocol_says_how() -> None:
     data = digits(binarize="dynamic")
     bpd, nats = measure_likelihood(Noisy(data.spec), data, "val", averaged=True, images=100, batch_size=64)
-    error = nats.protocol.pop("standard_error")
-    assert 0 < error < 0.1
-    del bpd.protocol["standard_error"]
-    assert bpd.protocol == nats.protocol
-    assert nats.protocol == {
+    bits, told = bpd.protocol.as_dict(), nats.protocol.as_dict()
+    assert 0 < bits.pop("standard_error") < told.pop("standard_error") < 0.1
+    assert bits == told
+    assert told == {
         "data": "digits val",
         "data_fingerprint": data.fingerprint,
         "images": 100,
@@ -108,7 +107,7 @@ def test_the_protocol_says_how() -> None:
     }
     data = digits()
     protocol = measure_likelihood(Pixels(data.spec), data, "test", averaged=False, images=999)[0].protocol
-    assert (protocol["images"], protocol["caveat"], protocol["binarization"]) == (180, "none", "none")
+    assert (protocol.images, protocol.caveat, protocol.binarization) == (180, "none", "none")
 
 
 def test_a_part_is_the_first_images() -> None:
@@ -157,7 +156,7 @@ def test_one_image_has_no_standard_error() -> None:
     data.test = ImageSet(data.test.images[:1], None)
     (bpd, _) = measure_likelihood(Pixels(data.spec), data, "test", averaged=False)
     assert bpd.value == pytest.approx(8)
-    assert math.isnan(float(bpd.protocol["standard_error"]))
+    assert math.isnan(float(bpd.protocol.standard_error))
 
 
 def test_images_of_another_kind_are_refused() -> None:

@@ -11,6 +11,7 @@ from imago.evaluation import (
     ClassifierExtractor,
     ExtractorChoice,
     NoMetrics,
+    Protocol,
     ReferenceStatistics,
     SampleQuality,
 )
@@ -78,34 +79,34 @@ def test_batch_size_changes_no_number(squares):
 def test_protocol_says_how_each_number_was_obtained(squares):
     data = squares()
     frechet, kernel = quality(data).measure(sampler(noise(data)))
-    assert frechet.protocol["reference"] == "squares train"
-    assert frechet.protocol["reference_fingerprint"] == data.fingerprint
-    assert frechet.protocol["reference_images"] == 300
-    assert frechet.protocol["samples"] == 200
-    assert frechet.protocol["extractor"] == "classifier (random)"
-    assert frechet.protocol["caveat"] == "none"
-    assert kernel.protocol["subset_size"] == 50
-    assert kernel.protocol["caveat"] == "none"
-    assert json.loads(json.dumps(frechet.protocol)) == frechet.protocol
+    assert frechet.protocol.reference == "squares train"
+    assert frechet.protocol.reference_fingerprint == data.fingerprint
+    assert frechet.protocol.reference_images == 300
+    assert frechet.protocol.samples == 200
+    assert frechet.protocol.extractor == "classifier (random)"
+    assert frechet.protocol.caveat == "none"
+    assert kernel.protocol.subset_size == 50
+    assert kernel.protocol.caveat == "none"
+    assert Protocol.from_dict(json.loads(json.dumps(frechet.protocol.as_dict()))) == frechet.protocol
 
 
 def test_too_few_samples_are_said_beside_the_number(squares):
     data = squares()
     frechet, kernel = quality(data, samples=30).measure(sampler(noise(data)))
-    assert "unreliable: 30 images for covariances of 56 features" in frechet.protocol["caveat"]
-    assert kernel.protocol["subset_size"] == 30
-    assert "subsets of 30 instead of 50" in kernel.protocol["caveat"]
+    assert "unreliable: 30 images for covariances of 56 features" in frechet.protocol.caveat
+    assert kernel.protocol.subset_size == 30
+    assert "subsets of 30 instead of 50" in kernel.protocol.caveat
 
 
 def test_a_caveat_ends_where_its_reason_does(squares):
     """57 images give 56 features a covariance of full rank; a split of 3 can name more than 2 classes, one of 2 not."""
     data = squares()
     for samples, told in ((56, "unreliable: 56 images"), (57, "none")):
-        assert quality(data, samples=samples).measure(sampler(noise(data)))[0].protocol["caveat"].startswith(told)
+        assert quality(data, samples=samples).measure(sampler(noise(data)))[0].protocol.caveat.startswith(told)
     for samples, told in ((29, "unreliable: splits of 2 images for 2 classes"), (30, "none")):
         found = quality(data, samples=samples, full=True).measure(sampler(noise(data)))
         (score,) = [m for m in found if m.name == "inception_score_classifier"]
-        assert score.protocol["caveat"] == told
+        assert score.protocol.caveat == told
 
 
 def test_samples_of_one_class_are_precise_and_recall_that_class_alone(squares):
@@ -130,13 +131,12 @@ def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
     assert [m.name for m in near] == metrics.names
     for a, b in zip(near[2:6], far[2:6], strict=True):
         assert a.value > 0.5 > b.value
-        assert (a.protocol["samples"], a.protocol["reference_images"]) == (200, 200), "as many of each"
-        assert (near[0].protocol["samples"], near[0].protocol["reference_images"]) == (200, 300)
-    assert [m.protocol["neighbours"] for m in near[2:6]] == [3, 3, 5, 5]
-    assert near[6].protocol["splits"] == 10
-    assert near[6].protocol["deviation"] > 0
+        assert (a.protocol.samples, a.protocol.reference_images) == (200, 200), "as many of each"
+        assert (near[0].protocol.samples, near[0].protocol.reference_images) == (200, 300)
+    assert [m.protocol.neighbours for m in near[2:6]] == [3, 3, 5, 5]
+    assert near[6].protocol.splits == 10
+    assert near[6].protocol.deviation > 0
     assert 1 < near[6].value < 2, "of two classes"
-    assert json.loads(json.dumps(near[2].protocol)) == near[2].protocol
     plain = quality(data).measure(sampler(noise(data)))
     assert [m.value for m in plain] == [m.value for m in far[:2]], "and the distances are the same without"
 
@@ -146,7 +146,7 @@ def test_more_samples_than_training_images_are_measured_at_equal_counts(squares)
     shuffled = data.training_images()[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
     found = quality(data, samples=400, full=True).measure(sampler(torch.cat([shuffled, noise(data)])))
     assert [m.value for m in found[2:4]] == [1, 1], "the first 300 samples are all of the training images"
-    assert (found[2].protocol["samples"], found[2].protocol["reference_images"]) == (300, 300)
+    assert (found[2].protocol.samples, found[2].protocol.reference_images) == (300, 300)
 
 
 def test_too_few_samples_for_neighbours_are_said_at_the_start(squares):
@@ -154,8 +154,8 @@ def test_too_few_samples_for_neighbours_are_said_at_the_start(squares):
     assert metrics.names[2:] == ["inception_score_classifier", "authenticity_classifier", "copies"]
     assert "metrics.samples=5: precision, recall, density and coverage are left out" in metrics.notices[0]
     (*_, score, _, _) = metrics.measure(sampler(noise(squares())))
-    assert score.protocol["splits"] == 5
-    assert "splits of 1 images for 2 classes" in score.protocol["caveat"]
+    assert score.protocol.splits == 5
+    assert "splits of 1 images for 2 classes" in score.protocol.caveat
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ def test_training_images_are_copies_and_held_out_images_are_not(squares, options
     )
     assert [m.value for m in memorised] == [0, 1]
     for m, copied in zip(unseen, memorised, strict=True):
-        assert m.value == m.protocol["held_out_value"] == copied.protocol["held_out_value"], "the yardstick itself"
-        assert (m.protocol["held_out"], m.protocol["held_out_images"]) == ("squares val", 40)
-        assert m.protocol["reference_images"] == 300
-        assert ("one draw" in m.protocol["caveat"]) == ("binarize" in options)
+        assert m.value == m.protocol.held_out_value == copied.protocol.held_out_value, "the yardstick itself"
+        assert (m.protocol.held_out, m.protocol.held_out_images) == ("squares val", 40)
+        assert m.protocol.reference_images == 300
+        assert ("one draw" in m.protocol.caveat) == ("binarize" in options)
     assert unseen[0].value > 0.3
     assert unseen[1].value == 0
 
@@ -184,9 +184,9 @@ def test_as_many_held_out_images_as_samples_are_judged_if_there_are_so_many(squa
 
     def held_out(samples):
         measured = quality(data, samples=samples, full=True).measure(sampler(noise(data)))
-        found = {m.name: m.protocol for m in measured if "held_out" in m.protocol}
+        found = {m.name: m.protocol for m in measured if m.protocol.held_out}
         assert set(found) == {"authenticity_classifier", "copies"}
-        return [(p["held_out_images"], p["held_out_value"]) for p in found.values()]
+        return [(p.held_out_images, p.held_out_value) for p in found.values()]
 
     (_, authentic), copied = held_out(20)
     assert copied == (20, 0), "the copies are behind"
@@ -201,16 +201,16 @@ def test_all_training_images_count_not_only_the_kept_ones(squares, monkeypatch):
     data = squares()
     found = {m.name: m for m in quality(data, samples=300, full=True).measure(sampler(data.training_images()))}
     assert (found["authenticity_classifier"].value, found["copies"].value) == (0, 1)
-    assert found["precision_classifier"].protocol["reference_images"] == 50
+    assert found["precision_classifier"].protocol.reference_images == 50
     monkeypatch.setattr("imago.evaluation.reference._AFFORDABLE", 56 * 100)
     data = squares(count=299)
     found = {m.name: m for m in quality(data, samples=200, full=True).measure(sampler(data.training_images()))}
-    assert found["authenticity_classifier"].protocol["reference_images"] == 100, "what is kept of larger data"
+    assert found["authenticity_classifier"].protocol.reference_images == 100, "what is kept of larger data"
     assert found["authenticity_classifier"].value == 0 or found["copies"].value == 1
     monkeypatch.setattr("imago.evaluation.reference._AFFORDABLE", 1)
     data = squares(count=298)
     found = {m.name: m for m in quality(data, samples=200, full=True).measure(sampler(data.training_images()))}
-    assert found["authenticity_classifier"].protocol["reference_images"] == 2, "one, and its neighbour"
+    assert found["authenticity_classifier"].protocol.reference_images == 2, "one, and its neighbour"
 
 
 def test_features_of_all_images_are_computed_once(squares, monkeypatch):
@@ -385,5 +385,5 @@ def test_balls_of_few_images_hold_noise_and_the_protocol_says_so(tmp_path, monke
     few, enough = (found[count]["precision_classifier"] for count in (20, 200))
     assert few.value > 0.8 > 0.1 > enough.value
     for name in ("precision", "recall", "density", "coverage"):
-        assert found[20][f"{name}_classifier"].protocol["caveat"].startswith("unreliable: the balls of 20 images")
-        assert found[200][f"{name}_classifier"].protocol["caveat"] == "none"
+        assert found[20][f"{name}_classifier"].protocol.caveat.startswith("unreliable: the balls of 20 images")
+        assert found[200][f"{name}_classifier"].protocol.caveat == "none"

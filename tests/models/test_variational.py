@@ -166,7 +166,7 @@ def test_a_measurement_has_the_parts_and_the_gap() -> None:
     assert nats["elbo/gap"] == pytest.approx(nats["nats"] - nats["iw/nats"], abs=1e-4)
     assert nats["elbo/gap"] > 0
     assert found["iw/bpd"].value == pytest.approx(nats["iw/nats"] / (64 * math.log(2)), rel=1e-6)
-    assert (found["iw/nats"].protocol["draws"], found["nats"].protocol.get("draws")) == (20, None)
+    assert (found["iw/nats"].protocol.draws, found["nats"].protocol.draws) == (20, None)
     exact = make(choices_of("model", Autoregressive)[0], data.spec)
     with pytest.raises(UserError, match=r"importance=20: a \w+ has no importance-weighted bound; .* are .*vae"):
         measure_likelihood(exact, data, "test", averaged=False, importance=20)  # type: ignore[arg-type]

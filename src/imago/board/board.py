@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from imago.board.records import VERSIONS, Data, Measured, Record
+from imago.board.records import Data, Measured, Record
 from imago.measures import Better, better
 
 MISSING = "–"
@@ -169,13 +169,7 @@ def _rank(group: Group, column: Column) -> None:
 
 def _note_versions(group: Group) -> None:
     """Name the runs that were measured on another version of the data than most of their group."""
-    versions = {
-        row.record: str(version)
-        for row in group.rows
-        for m in row.record.measured
-        for key in VERSIONS
-        if (version := m.protocol.get(key)) is not None
-    }
+    versions = {row.record: m.version for row in group.rows for m in row.record.measured if m.version is not None}
     usual = Counter(versions.values()).most_common(1)
     for row in group.rows:
         version = versions.get(row.record)
@@ -240,7 +234,7 @@ def _samples(record: Record, name: str) -> Cell:
     if m is None:
         return Cell()
     error = "" if m.error is None else f" ± {m.error:.2g}"
-    doubt = "" if m.protocol.get("caveat", "none") == "none" else " †"
+    doubt = " †" if m.protocol.doubtful else ""
     return _measured(m, f"{m.value:.4g}{error}{doubt}")
 
 

@@ -124,7 +124,7 @@ class Runs:
         found: dict[tuple[str, str], dict[str, tuple[Record, Measured]]] = {}
         for record in self.usual:
             for name in {m.name for m in record.measured if m.name.startswith(names)}:
-                for comparison_key, m in record.by_ruler(name).items():
+                for comparison_key, m in record.by_comparison_key(name).items():
                     if math.isfinite(m.value) and record.model in models:
                         found.setdefault((name, comparison_key), {}).setdefault(record.model, (record, m))
         best = max(found.values(), key=_weight, default={})

@@ -284,7 +284,7 @@ def _samplings(record: Record, names: list[str]) -> dict[str, list[dict[str, Any
             changes = ", ".join(f"{key} {value}" for key, value in flat(m.changes))
             point = {"v": m.value, "seconds_per_sample": m.seconds_per_sample, "nfe": m.nfe}
             found.setdefault(m.name, []).append(
-                point | {"comparison_key": m.comparison_key, "how": str(m.protocol.get("sampler") or changes)}
+                point | {"comparison_key": m.comparison_key, "how": m.protocol.sampler or changes}
             )
     return found
 

@@ -1,7 +1,6 @@
 """One run as the board sees it, read from whatever its directory still holds."""
 
 import json
-import math
 import os
 import re
 import time
@@ -16,12 +15,9 @@ from imago.board.table import Table, read_table
 from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
-from imago.measures import comparison_key
+from imago.measures import Protocol
 from imago.untrusted import read_json, read_yaml, shortened
 
-RELATIONS = {"exact": "=", "lower_bound": "≤"}
-# Where protocols say which version of the data they are about.
-VERSIONS = ("data_fingerprint", "reference_fingerprint")
 # Two hours: longer than any grid or measurement takes in which a run writes nothing.
 SILENCE = 2 * 3600.0
 # Characters of a text that are shown, pixels of a side, and numbers that a run can have counted or taken.
@@ -47,7 +43,7 @@ class Measured:
     name: str
     value: float
     split: str
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Protocol = field(default_factory=Protocol)
     checkpoint: str | None = None
     images_seen: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -56,41 +52,42 @@ class Measured:
     def relation(self) -> str:
         """``=`` for an exact likelihood, ``≤`` for a bound, else nothing: parts of a bound are neither."""
         likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd")
-        return RELATIONS.get(str(self.protocol.get("likelihood")), "") if likelihood else ""
+        return self.protocol.relation if likelihood else ""
 
     @property
     def error(self) -> float | None:
         """The standard error of the mean, or the deviation over seeds, where there is one."""
-        for name in ("standard_error", "deviation"):
-            error = self.protocol.get(name)
-            if isinstance(error, int | float) and math.isfinite(error):
-                return float(error)
-        return None
+        return self.protocol.error
 
     @property
     def count(self) -> int | None:
         """How many images or samples it is a mean of."""
-        return _whole(self.protocol.get("images", self.protocol.get("samples")))
+        return _whole(self.protocol.samples if self.protocol.images is None else self.protocol.images)
 
     @property
     def seconds_per_sample(self) -> float | None:
         """Of a measurement of samples: how long drawing one took, in the batches that were drawn."""
-        return _largest([self.protocol.get("seconds_per_sample")])
+        return _largest([self.protocol.seconds_per_sample])
 
     @property
     def nfe(self) -> int | None:
         """Of a measurement of samples: how often one asks the network."""
-        return _whole(self.protocol.get("nfe"))
+        return _whole(self.protocol.nfe)
+
+    @property
+    def version(self) -> str | None:
+        """The version of the data that the number is about."""
+        return self.protocol.data_fingerprint or self.protocol.reference_fingerprint
 
     @property
     def comparison_key(self) -> str:
         """Numbers of one name may be ranked together if this is the same."""
-        return comparison_key(self.protocol) or f"unknown {self.split}"
+        return self.protocol.comparison_key or f"unknown {self.split}"
 
     @property
     def told(self) -> str:
         """The protocol in one line."""
-        entries = dict(self.protocol)
+        entries = self.protocol.as_dict()
         caveat = entries.pop("caveat", "none")
         said = [f"{key.replace('_', ' ')} {_short(entry)}" for key, entry in entries.items()]
         if not entries.keys() - {"likelihood"}:
@@ -198,7 +195,7 @@ class Record:
         """All measurements of a name of the model as it was trained."""
         return [m for m in self.measured if m.name == name and not m.changes]
 
-    def by_ruler(self, name: str) -> dict[str, Measured]:
+    def by_comparison_key(self, name: str) -> dict[str, Measured]:
         """Of each protocol by which a name was measured the one that :meth:`headline` would choose."""
         comparison_keys: dict[str, list[Measured]] = {}
         for m in self.plain(name):
@@ -338,15 +335,15 @@ def _measurements(record: Record, summary: Mapping[str, Any]) -> None:
     """What training measured, then what evaluate.py did; from the table where an older run has no protocols."""
     for name, result in _mapping(summary.get("metrics")).items():
         if _is_number(_mapping(result).get("value"), finite=False):
-            protocol, seen = _mapping(result.get("protocol")), _whole(result.get("images_seen"))
+            protocol, seen = _protocol(result), _whole(result.get("images_seen"))
             record.measured.append(Measured(_bare(name), result["value"], "val", protocol, None, seen))
     known = {m.name for m in record.measured}
-    kind = {"likelihood": record.likelihood} if record.likelihood in RELATIONS else {}
+    likelihood = Protocol(likelihood=record.likelihood)
     for name, value in record.table.last.items():
         untrained = record.table.last_at[name] == 0 and record.images_seen
         if name.startswith("val/") and _bare(name) not in known and not untrained:
-            likelihood = kind if _bare(name) in ("nats", "bpd") else {}
-            record.measured.append(Measured(_bare(name), value, "val", likelihood))
+            protocol = likelihood if likelihood.relation and _bare(name) in ("nats", "bpd") else Protocol()
+            record.measured.append(Measured(_bare(name), value, "val", protocol))
     try:
         entries = today(_cleaned(read_json(record.path / "evaluation.json")))
     except FileNotFoundError:
@@ -366,7 +363,7 @@ def _measurements(record: Record, summary: Mapping[str, Any]) -> None:
                 _bare(name),
                 float(entry["value"]),
                 split,
-                _mapping(entry.get("protocol")),
+                _protocol(entry),
                 str(entry["checkpoint"]) if "checkpoint" in entry else None,
                 _whole(entry.get("images_seen")),
                 _mapping(entry.get("changes")),
@@ -405,7 +402,7 @@ def _identity(
     for name, data in foreign.items():
         record.defects.append(f"{name} was measured on {data}, the run is of {record.data.name}: left out")
     record.measured = [m for m in record.measured if _data_of(m) in (None, record.data.name)]
-    versions = {str(m.protocol[key]): None for m in record.measured for key in VERSIONS if key in m.protocol}
+    versions = {m.version: None for m in record.measured if m.version is not None}
     if len(versions) > 1:
         record.defects.append(f"measured on different versions of {record.data.name} ({', '.join(versions)})")
     record.defects += _too_few(record)
@@ -422,7 +419,7 @@ def _too_few(record: Record) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name in dict.fromkeys(m.name for m in record.measured):
         m = record.headline(name)
-        caveat = "" if m is None else str(m.protocol.get("caveat", ""))
+        caveat = (m and m.protocol.caveat) or ""
         if caveat.startswith("unreliable") or "too few" in caveat:
             reasons.setdefault(caveat, []).append(name)
     return [f"{', '.join(names)}: {caveat}" for caveat, names in reasons.items()]
@@ -430,8 +427,8 @@ def _too_few(record: Record) -> list[str]:
 
 def _data_of(measured: Measured) -> str | None:
     """The data set that a number is about; its protocol says it with the split."""
-    said = measured.protocol.get("data", measured.protocol.get("reference"))
-    return None if said is None else str(said).rsplit(" ", 1)[0]
+    said = measured.protocol.data or measured.protocol.reference
+    return None if said is None else said.rsplit(" ", 1)[0]
 
 
 def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[str, Any]) -> Data:
@@ -513,6 +510,10 @@ def _changed(path: Path) -> float | None:
         return path.stat().st_mtime
     except OSError:
         return None
+
+
+def _protocol(result: Mapping[str, Any]) -> Protocol:
+    return Protocol.from_dict(_mapping(result.get("protocol")))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

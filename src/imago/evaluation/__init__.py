@@ -13,8 +13,9 @@ from imago.evaluation.inception_score import inception_score
 from imago.evaluation.kernel import kernel_distance, squared_mmd
 from imago.evaluation.likelihood import measure_likelihood
 from imago.evaluation.manifold import ManifoldMeasures, manifold_measures
-from imago.evaluation.quality import Evaluator, Measurement, NoMetrics, SampleQuality
+from imago.evaluation.quality import Evaluator, NoMetrics, SampleQuality
 from imago.evaluation.reference import ReferenceStatistics
+from imago.measures import Measurement, Protocol
 
 __all__ = [
     "Auto",
@@ -33,6 +34,7 @@ __all__ = [
     "Measurement",
     "Moments",
     "NoMetrics",
+    "Protocol",
     "ReferenceStatistics",
     "SampleQuality",
     "frechet_distance",

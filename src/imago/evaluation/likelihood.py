@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,8 +14,8 @@ from imago.data import ImageDataModule
 from imago.data.base import ImageSet, seen_by
 from imago.errors import UserError
 from imago.evaluation.network import Progress
-from imago.evaluation.quality import Measurement, Protocol
 from imago.images import Images, Labels, bits_per_dim
+from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
 from imago.models.latent import Variational
@@ -77,36 +77,37 @@ def measure_likelihood(
             "with conditional=false"
         )
     count = len(part) if images is None else min(images, len(part))
-    terms_visited: Protocol = {}
+    bound_terms = None
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
         if isinstance(model, Diffusion):
             stack.enter_context(model.visiting(bound_steps))
-            terms_visited = {"bound_terms": model.bound_terms}
+            bound_terms = model.bound_terms
         torch.manual_seed(0)
         work = _Work(count, importance or 1, progress, before_batch)
         parts = [
             _nats(model, shown, labels, first, importance, work)
             for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional)
         ]
-    protocol: Protocol = {
-        "data": f"{data.name} {split}",
-        "data_fingerprint": data.fingerprint,
-        "images": count,
-        "likelihood": model.likelihood,
-        "binarization": _BINARIZATION[data.binarize],
-        "conditional": model.conditional,
-        **terms_visited,
-        "weights": "averaged" if averaged else "last",
-        "caveat": _caveat(model, data, count, len(part), len(whole) - len(part)),
-    }
+    protocol = Protocol(
+        data=f"{data.name} {split}",
+        data_fingerprint=data.fingerprint,
+        images=count,
+        likelihood=model.likelihood,
+        binarization=_BINARIZATION[data.binarize],
+        conditional=model.conditional,
+        bound_terms=bound_terms,
+        weights="averaged" if averaged else "last",
+        caveat=_caveat(model, data, count, len(part), len(whole) - len(part)),
+    )
     measured = []
     for name in parts[0]:
         nats = torch.cat([part[name] for part in parts])
-        more: Protocol = {"draws": importance or 0} if name.startswith("iw/") or name == "elbo/gap" else {}
-        more |= {"likelihood": "part", "caveat": PARTS.get(name, "none")} if "elbo/" in name else {}
+        told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
+        if "elbo/" in name:
+            told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
-        measured += [_mean(bits, bits_per_dim(nats, model.spec), protocol | more), _mean(name, nats, protocol | more)]
+        measured += [_mean(bits, bits_per_dim(nats, model.spec), told), _mean(name, nats, told)]
     return measured
 
 
@@ -180,7 +181,7 @@ _BINARIZATION = {
 
 def _mean(name: str, values: torch.Tensor, protocol: Protocol) -> Measurement:
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Measurement(name, float(values.mean()), protocol | {"standard_error": error})
+    return Measurement(name, float(values.mean()), replace(protocol, standard_error=error))
 
 
 def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: int, unknown: int) -> str:

@@ -3,8 +3,8 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -24,25 +24,10 @@ from imago.evaluation.network import Progress
 from imago.evaluation.progress import progress_bar
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics
 from imago.images import ImageSpec, to_bytes
+from imago.measures import Measurement, Protocol
 
-Protocol = dict[str, str | int | float | bool]
 Sampler = Callable[[int, int], Tensor]
 _SPLITS = 10  # of the Inception score, as in its paper
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One number and how it was obtained.
-
-    Args:
-        name: "fid", "precision_classifier", "nats", ...; :func:`imago.measures.better` says which way is better.
-        value: the number.
-        protocol: data, extractor, counts, weights and, under "caveat", what to beware of.
-    """
-
-    name: str
-    value: float
-    protocol: Protocol
 
 
 class Evaluator(ABC):
@@ -192,15 +177,15 @@ class SampleQuality(Evaluator):
                 f"metrics.samples={self.samples}: precision, recall, density and coverage are left out; they need "
                 f"{FEWEST} samples and as many training images"
             )
-        self._protocol: Protocol = {
-            "extractor": self._extractor.name,
-            "extractor_fingerprint": self._extractor.fingerprint[:16],
-            "dimensions": self._extractor.dimensions,
-            "reference": f"{data.name} train",
-            "reference_fingerprint": data.fingerprint,
-            "reference_images": reference.count,
-            "samples": self.samples,
-        }
+        self._protocol = Protocol(
+            extractor=self._extractor.name,
+            extractor_fingerprint=self._extractor.fingerprint[:16],
+            dimensions=self._extractor.dimensions,
+            reference=f"{data.name} train",
+            reference_fingerprint=data.fingerprint,
+            reference_images=reference.count,
+            samples=self.samples,
+        )
 
     def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
         """See :meth:`Evaluator.measure`; call :meth:`prepare` first."""
@@ -218,11 +203,9 @@ class SampleQuality(Evaluator):
         kernel = kernel_distance(features, reference.features, self.subsets, size)
         frechet_name, kernel_name = self._extractor.metric_names
         measurements = [
-            Measurement(frechet_name, distance, self._protocol | {"caveat": self._frechet_caveat()}),
-            Measurement(
-                kernel_name,
-                kernel,
-                self._protocol | {"subsets": self.subsets, "subset_size": size, "caveat": self._kernel_caveat(size)},
+            self._measured(frechet_name, distance, caveat=self._frechet_caveat()),
+            self._measured(
+                kernel_name, kernel, subsets=self.subsets, subset_size=size, caveat=self._kernel_caveat(size)
             ),
         ]
         if self.full and self._enough:
@@ -230,10 +213,13 @@ class SampleQuality(Evaluator):
         if self.full:
             measurements += self._score(features, self._extractor)
             measurements += self._authenticity(features, copies, self._extractor.suffix)
-        for m in measurements:
-            told = [self._extractor.doubt if m.name != "copies" else "", str(m.protocol["caveat"]).removeprefix("none")]
-            m.protocol["caveat"] = "; ".join(filter(None, told)) or "none"
         return measurements
+
+    def _measured(self, name: str, value: float, *, caveat: str = "", **entries: Any) -> Measurement:
+        """A number with its protocol; ``entries`` are those of its own."""
+        doubt = self._extractor.doubt if self._extractor is not None and name != "copies" else ""
+        told = "; ".join(filter(None, [doubt, caveat])) or "none"
+        return Measurement(name, value, replace(self._protocol, caveat=told, **entries))
 
     def _manifold(self, features: Tensor, suffix: str) -> list[Measurement]:
         """Precision, recall, density and coverage, of equally many samples and training images."""
@@ -244,7 +230,6 @@ class SampleQuality(Evaluator):
         caveat = (
             f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more" if count < FEW else ""
         )
-        counts: Protocol = {"samples": count, "reference_images": count, "caveat": caveat or "none"}
         neighbours = {
             "precision": NEIGHBOURS,
             "recall": NEIGHBOURS,
@@ -252,7 +237,14 @@ class SampleQuality(Evaluator):
             "coverage": NEIGHBOURS_DENSITY,
         }
         return [
-            Measurement(f"{name}{suffix}", getattr(found, name), self._protocol | counts | {"neighbours": k})
+            self._measured(
+                f"{name}{suffix}",
+                getattr(found, name),
+                samples=count,
+                reference_images=count,
+                neighbours=k,
+                caveat=caveat,
+            )
             for name, k in neighbours.items()
         ]
 
@@ -264,9 +256,9 @@ class SampleQuality(Evaluator):
         splits = min(_SPLITS, len(features))
         score, deviation = inception_score(logits.cpu(), splits)
         size, classes = len(features) // splits, logits.shape[1]
-        caveat = "none" if size > classes else f"unreliable: splits of {size} images for {classes} classes"
-        told: Protocol = {"splits": splits, "deviation": deviation, "caveat": caveat}
-        return [Measurement(f"inception_score{extractor.suffix}", score, self._protocol | told)]
+        caveat = "" if size > classes else f"unreliable: splits of {size} images for {classes} classes"
+        name = f"inception_score{extractor.suffix}"
+        return [self._measured(name, score, splits=splits, deviation=deviation, caveat=caveat)]
 
     def _authenticity(self, features: Tensor, copies: Tensor, suffix: str) -> list[Measurement]:
         """Which shares of the samples are authentic and copies; the protocols say the same of held-out images."""
@@ -276,8 +268,7 @@ class SampleQuality(Evaluator):
         doubts = ["of the training images in one draw of their binarisation"] if data.binarize == "dynamic" else []
         few = min(len(features), len(known.held_out))
         doubts += [f"unreliable beside {few} held-out images; {FEW} or more"] if few < FEW else []
-        caveat = "; ".join(doubts) or "none"
-        told: dict[str, Protocol] = {name: {"reference_images": references[name], "caveat": caveat} for name in shares}
+        told: dict[str, dict[str, Any]] = {name: {"reference_images": references[name]} for name in shares}
         images, vectors = data.val.images[: len(features)], known.held_out[: len(features)]
         if len(vectors):
             images = images[: len(vectors)]
@@ -287,7 +278,7 @@ class SampleQuality(Evaluator):
                 told[name] |= {"held_out": f"{data.name} val", "held_out_images": len(images)}
                 told[name]["held_out_value"] = float(which.double().mean())
         return [
-            Measurement(name, float(which.double().mean()), self._protocol | told[name])
+            self._measured(name, float(which.double().mean()), caveat="; ".join(doubts), **told[name])
             for name, which in shares.items()
         ]
 
@@ -312,15 +303,13 @@ class SampleQuality(Evaluator):
         return features, self._copies(torch.cat(drawn)) if drawn else torch.empty(0)
 
     def _frechet_caveat(self) -> str:
-        fewest, dimensions = min(self.samples, self._reference.count), self._protocol["dimensions"]
-        if fewest > int(dimensions):
-            return "none"
+        fewest, dimensions = min(self.samples, self._reference.count), self._reference.features.shape[1]
+        if fewest > dimensions:
+            return ""
         return f"unreliable: {fewest} images for covariances of {dimensions} features; compare at equal counts only"
 
     def _kernel_caveat(self, size: int) -> str:
-        return (
-            "none" if size == self.subset_size else f"subsets of {size} instead of {self.subset_size}: too few images"
-        )
+        return "" if size == self.subset_size else f"subsets of {size} instead of {self.subset_size}: too few images"
 
 
 def _check_samples(images: Tensor, n: int, spec: ImageSpec) -> None:

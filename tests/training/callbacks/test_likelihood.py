@@ -13,7 +13,7 @@ from imago.checkpoints import read
 from imago.data import ImageDataModule
 from imago.data.base import ImageSet
 from imago.data.sources import Digits
-from imago.evaluation import Evaluator, Measurement, measure_likelihood
+from imago.evaluation import Evaluator, Measurement, Protocol, measure_likelihood
 from imago.runs import CSVLogger, Run
 from imago.training.callbacks.checkpoints import Checkpoints
 from imago.training.callbacks.ema import EMA
@@ -45,7 +45,7 @@ class Falling(Evaluator):
     def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
         sample(2, 0)
         self.value -= 1
-        return [Measurement("fd_toy", self.value, {})]
+        return [Measurement("fd_toy", self.value, Protocol())]
 
 
 def test_values_and_protocols_reach_rows_and_summary(fit: Any, tmp_path: Path, digits: ImageDataModule) -> None:
@@ -59,7 +59,7 @@ def test_values_and_protocols_reach_rows_and_summary(fit: Any, tmp_path: Path, d
     assert bpd[-1] < 0.8
     for m in measure_likelihood(model, digits, "val", averaged=False):
         entry = run.summary["metrics"][f"val/{m.name}"]
-        assert entry == {"value": m.value, "best": m.value, "images_seen": 96, "protocol": m.protocol}
+        assert entry == {"value": m.value, "best": m.value, "images_seen": 96, "protocol": m.protocol.as_dict()}
         assert logger.rows[-1][f"val/{m.name}"] == m.value
 
 

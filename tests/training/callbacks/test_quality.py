@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imago.checkpoints import read
-from imago.evaluation import Evaluator, Measurement, NoMetrics
+from imago.evaluation import Evaluator, Measurement, NoMetrics, Protocol
 from imago.rng import PerImageGenerator
 from imago.runs import CSVLogger, Run
 from imago.training.callbacks.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ class Scripted(Evaluator):
     def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
         self.samples.append(torch.cat([sample(3, 0), sample(2, 3)]))
         value = self.values.pop(0)
-        return [Measurement("fd_toy", value, {"samples": 5}), Measurement("kd_toy", -value, {"samples": 5})]
+        return [Measurement("fd_toy", value, Protocol(samples=5)), Measurement("kd_toy", -value, Protocol(samples=5))]
 
 
 def test_values_and_protocols_reach_rows_and_summary(toy: Any, fit: Any, tmp_path: Path) -> None:
@@ -67,9 +67,10 @@ def test_measuring_outside_training(toy: Any) -> None:
     metrics, model, said = Scripted(2.0), toy(), []
     torch.set_num_threads(1)
     (headline, _) = measure(metrics, model, 3, True, before_batch=lambda: said.append(len(metrics.samples)))
-    assert 0 < headline.protocol.pop("seconds_per_sample") < 1
-    assert re.fullmatch(r"CPU, \d+ cores?, 1 thread", str(headline.protocol.pop("device"))), "what seconds depend on"
-    assert headline.protocol == {"samples": 5, "weights": "averaged", "seed": 3, "nfe": 1}
+    told = headline.protocol.as_dict()
+    assert 0 < told.pop("seconds_per_sample") < 1
+    assert re.fullmatch(r"CPU, \d+ cores?, 1 thread", told.pop("device")), "what seconds depend on"
+    assert told == {"samples": 5, "weights": "averaged", "seed": 3, "nfe": 1}
     assert said == [0, 0], "asked before each batch of samples"
     assert torch.equal(metrics.samples[0], model.sample(5, generator=PerImageGenerator(3)))
 
@@ -121,7 +122,7 @@ class Directed(Evaluator):
 
     def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
         value = self.values.pop(0)
-        return [Measurement(name, value, {"samples": self.samples, "seed": 1}) for name in self.names]
+        return [Measurement(name, value, Protocol(samples=self.samples, seed=1)) for name in self.names]
 
 
 def test_the_best_is_of_one_direction_one_name_and_one_protocol(

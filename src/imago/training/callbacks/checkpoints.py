@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from imago.checkpoints import random_state, set_random_state
 from imago.errors import RunError
 from imago.files import replacing
-from imago.measures import comparison_key, is_better
+from imago.measures import Protocol, is_better
 from imago.models.base import GenerativeModel
 from imago.runs import CSVLogger, Run
 from imago.training.callbacks.common import Periodic, find
@@ -187,7 +187,7 @@ def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(metric, str) or not isinstance(value, int | float):
         return {}
     protocol = summary.get("metrics", {}).get(metric, {}).get("protocol", {})  # version 0.1 kept no comparison_key
-    return {**told, "comparison_key": told.get("comparison_key", comparison_key(protocol))}
+    return {**told, "comparison_key": told.get("comparison_key", Protocol.from_dict(protocol).comparison_key)}
 
 
 def _not_finite(content: Any, name: str) -> Iterator[str]:

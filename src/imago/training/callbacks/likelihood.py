@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 
 from imago.data import ImageDataModule
 from imago.data.base import seen_by
-from imago.evaluation import Measurement, measure_likelihood
+from imago.evaluation import measure_likelihood
+from imago.measures import Measurement
 from imago.models.base import ExplicitModel, GenerativeModel
 from imago.runs import Run
 from imago.training.callbacks.measuring import Measuring

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from lightning import LightningModule, Trainer
 
-from imago.evaluation import Measurement
-from imago.measures import COMPARISON_KEYS, better, comparison_key, is_better
+from imago.measures import Measurement, Protocol, better, is_better
 from imago.models.base import GenerativeModel
 from imago.runs import Run, differences
 from imago.training.callbacks.common import Periodic, find, log_row
@@ -84,14 +83,13 @@ class Measuring(Periodic, ABC):
         for m in measurements:
             key = f"val/{m.name}"
             old = results.get(key, {})
-            best, before = old.get("best"), old.get("protocol", {})
-            if best is not None and comparison_key(before) != comparison_key(m.protocol):
-                there, now = ({k: p.get(k) for k in COMPARISON_KEYS} for p in (before, m.protocol))
-                changed = "; ".join(differences(there, now))
+            best, before = old.get("best"), Protocol.from_dict(old.get("protocol", {}))
+            if best is not None and before.comparison_key != m.protocol.comparison_key:
+                changed = "; ".join(differences(before.compared, m.protocol.compared))
                 anew.setdefault(changed, []).append(key)
                 best = None
             best = m.value if is_better(m.name, m.value, best) else best if better(m.name) else None
-            results[key] = {"value": m.value, "images_seen": model.images_seen, "protocol": m.protocol}
+            results[key] = {"value": m.value, "images_seen": model.images_seen, "protocol": m.protocol.as_dict()}
             results[key] |= {} if best is None else {"best": best}
         if trainer.is_global_zero:
             for changed, keys in anew.items():
@@ -122,7 +120,7 @@ class Measuring(Periodic, ABC):
         if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
             raise Abandoned
         self.latest = {f"val/{m.name}": m.value for m in measurements}
-        self.comparison_keys = {f"val/{m.name}": comparison_key(m.protocol) for m in measurements}
+        self.comparison_keys = {f"val/{m.name}": m.protocol.comparison_key for m in measurements}
         if self.latest:
             log_row(trainer, model, self.latest)
         return measurements

@@ -3,13 +3,16 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning import Trainer
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.evaluation import Evaluator, Measurement
+from imago.evaluation import Evaluator
+from imago.measures import Measurement
 from imago.models.base import GenerativeModel
 from imago.rng import PerImageGenerator
 from imago.runs import Run
@@ -85,15 +88,17 @@ def measure(
 
     spent = [0.0, 0.0]  # seconds of sampling, and images
     measurements = metrics.measure(sample, progress)
-    for m in measurements:
-        if model.conditional:
-            m.protocol.update(classes="as in training" if model.spec.class_counts else "uniform")
-        m.protocol.update(weights="averaged" if averaged else "last", seed=seed, nfe=model.nfe)
-        if model.sampling:
-            m.protocol.update(sampler=model.sampling)
-        if spent[1]:
-            m.protocol.update(seconds_per_sample=spent[0] / spent[1], device=machine_of(model.device))
-    return measurements
+    classes = "as in training" if model.spec.class_counts else "uniform"
+    told: dict[str, Any] = {
+        "classes": classes if model.conditional else None,
+        "weights": "averaged" if averaged else "last",
+        "seed": seed,
+        "nfe": model.nfe,
+        "sampler": model.sampling or None,
+        "seconds_per_sample": spent[0] / spent[1] if spent[1] else None,
+        "device": machine_of(model.device) if spent[1] else None,
+    }
+    return [replace(m, protocol=replace(m.protocol, **told)) for m in measurements]
 
 
 def machine_of(device: torch.device) -> str:
