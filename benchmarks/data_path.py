@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
-from imago.data import BatchStream, ImageSet
+from imago.data import BatchStream, Dataset, ImageSet
 from imago.data.sources import CIFAR10, MNIST
 from imago.images import normalize
 from side_by_side import Row, alternate, report
@@ -53,21 +53,21 @@ class ItemByItem(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return len(self.data)
 
 
-def training_split(source: CIFAR10 | MNIST, folder: str, shape: tuple[int, ...]) -> ImageSet:
+def training_split(source: CIFAR10 | MNIST, folder: str, shape: tuple[int, ...]) -> Dataset:
     """The real images where they are, else noise."""
     directory = Path(os.environ.get("IMAGO_DATA_DIR", "data"))
     if (directory / folder).exists():
-        return source.load(directory).train
+        return source.load(directory).cut(source.name, None)[0]
     return ImageSet(torch.randint(0, 256, shape, dtype=torch.uint8), torch.randint(0, 10, shape[:1]))
 
 
-def compare(name: str, train: ImageSet, flip: bool) -> list[Row]:
+def compare(name: str, train: Dataset, flip: bool) -> list[Row]:
     """Two rows: ours as signal and ours as uint8, both against torchvision."""
     assert train.labels is not None
     augmentation = [RandomHorizontalFlip()] if flip else []
     dataset = ItemByItem(train.images, train.labels, Compose([*augmentation, ToTensor()]))
     loader = iter(torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, drop_last=True))
-    stream = iter(BatchStream(train.images, train.labels, batch_size=BATCH, seed=0, flip=flip))
+    stream = iter(BatchStream(train, batch_size=BATCH, seed=0, flip=flip))
     sides: dict[str, Callable[[], object]] = {
         "as float": lambda: deque((normalize(batch.images, 256) for batch in islice(stream, PER_STEP)), maxlen=1),
         "as uint8": lambda: deque(islice(stream, PER_STEP), maxlen=1),

@@ -256,7 +256,7 @@ def against_example(*, batch: int = 128, steps: int = 50, rounds: int = 15) -> R
     assert labels is not None
     trained = compare_training(
         our_mlp,
-        lambda: BatchStream(images, labels, batch_size=batch, seed=0, binarize=True),
+        lambda: BatchStream(data, batch_size=batch, seed=0, binarize=True),
         lambda: example_step(images, labels, batch),
         steps=steps,
         rounds=rounds,

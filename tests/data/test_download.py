@@ -170,7 +170,7 @@ def test_cifar10_is_fetched_and_unpacked(
     else:
         server.files[f"/{name}"] = archive
     source = CIFAR10(url=f"{server.url}/{name}")
-    assert len(source.load(tmp_path).train) == 90
+    assert len(source.load(tmp_path).train) == 100
     assert len(source.load(tmp_path).test) == 20
     assert len(server.requests) == (0 if by_hand else 1)
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-bin"]
@@ -187,7 +187,7 @@ def test_ten_processes_fetch_and_unpack_once(
     (tmp_path / ".cifar-10-batches-bin.unfinished").mkdir()  # left by a process that was killed
     (tmp_path / ".cifar-10-batches-bin.unfinished" / "data_batch_1.bin").write_bytes(b"half")
     source = CIFAR10(url=f"{server.url}/{name}")
-    assert at_once(10, lambda: len(source.load(tmp_path).train) == 90) == [True] * 10, capfd.readouterr().err
+    assert at_once(10, lambda: len(source.load(tmp_path).train) == 100) == [True] * 10, capfd.readouterr().err
     assert len(server.requests) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-bin"]
 
@@ -229,7 +229,7 @@ def test_mnist_fetches_only_what_is_missing(server: Server, tmp_path: Path, monk
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / names[0].removesuffix(".gz")).write_bytes(plain[0])
-    assert len(MNIST(url=f"{server.url}/mirror/").load(tmp_path).train) == 50
+    assert len(MNIST(url=f"{server.url}/mirror/").load(tmp_path).train) == 60
     assert server.requests == [f"/mirror/{name}" for name in names[1:]]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from imago.data import ImageDataModule, ImageSet, Source, Splits, folder_data
+from imago.data import Dataset, ImageDataModule, ImageSet, Source, Splits, folder_data
 from imago.data.base import fixed_permutation
 from imago.data.sources import Bars, Digits
 from imago.errors import UserError
@@ -29,7 +31,7 @@ class Ramps(Source):
         self.loads += 1
         images = torch.arange(40 * 72).remainder(256).to(torch.uint8).view(40, 3, 4, 6)
         part = lambda a, b: ImageSet(images[a:b], torch.arange(a, b) % 4)  # noqa: E731
-        return Splits(part(0, 20), part(20, 30), part(30, 40), ("a", "b", "c", "d"), "ramps: 20, 10, 10")
+        return Splits(part(0, 20), part(20, 30), part(30, 40), ("a", "b", "c", "d"), "20, 10, 10")
 
 
 def prepared(source: Source | None = None, **settings: object) -> ImageDataModule:
@@ -140,8 +142,108 @@ def test_on_device_moves_the_training_images_to_the_root_device() -> None:
         world_size=1,
         strategy=SimpleNamespace(root_device=torch.device("meta")),
     )
-    assert data.train_dataloader().images.is_meta
+    assert data.train_dataloader().data.images.is_meta
     assert not data.train.images.is_meta
+
+
+class Numbered(Source):
+    """Thirty labelled images to train on that are 0, 1, 2, ..., of which three are held out unless asked otherwise."""
+
+    name = "numbered"
+    treatment: dict[str, object] = {}  # noqa: RUF012 - changed by no one
+
+    def load(self, directory: Path) -> Splits:
+        whole = ImageSet(torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1), torch.arange(30) % 2)
+        return Splits(whole, 3, whole.part(slice(5)), ("even", "odd"), "images of those", **self.treatment)
+
+
+@pytest.mark.parametrize(
+    ("val", "held_out", "description"),
+    [
+        (None, 3, "numbered: train, val = the first 27 and the last 3 images of those"),
+        (10, 10, "numbered: train, val = the first 20 and the last 10 images of those"),
+        (0, 0, "numbered: train = all 30 images of those"),
+    ],
+)
+def test_the_last_images_are_held_out_as_many_as_asked_for(val: int | None, held_out: int, description: str) -> None:
+    data = prepared(Numbered(), val=val)
+    assert data.description == description
+    assert data.train.images.flatten().tolist() == list(range(30 - held_out))
+    assert data.val.images.flatten().tolist() == list(range(30 - held_out, 30))
+    assert data.val.images.shape[1:] == (1, 1, 1)
+    assert (len(data.test), sum(data.spec.class_counts)) == (5, 30 - held_out)
+    assert data.splits["val"]["images"] == held_out
+
+
+def test_the_held_out_images_are_part_of_what_the_data_are() -> None:
+    every = [prepared(Numbered(), val=val) for val in (None, 3, 0, 4)]
+    assert every[0].identity == every[1].identity
+    assert len({json.dumps(data.identity) for data in every}) == 3
+
+
+def test_nobody_holds_everything_out() -> None:
+    with pytest.raises(UserError, match=r"data\.val=30: numbered has 30 images to train on; hold out fewer"):
+        prepared(Numbered(), val=30)
+    with pytest.raises(UserError, match=r"data\.val=0: bars has validation images of its own; leave data\.val=null"):
+        prepared(Bars(), val=0)
+
+
+@pytest.mark.parametrize("binarize", [None, "threshold", "dynamic"])
+def test_data_that_are_not_in_memory_are_the_same_data(binarize: str | None) -> None:
+    class Slow(Dataset):
+        def __init__(self, inner: ImageSet) -> None:
+            self.inner = inner
+
+        def __len__(self) -> int:
+            return len(self.inner)
+
+        take = lambda self, indices: self.inner.take(indices)  # noqa: E731
+
+    class Slowly(Numbered):
+        def load(self, directory: Path) -> Splits:
+            splits = super().load(directory)
+            return replace(splits, train=Slow(splits.train), test=Slow(splits.test))
+
+    there, slow = (prepared(source, binarize=binarize, val=4) for source in (Numbered(), Slowly()))
+    assert slow.spec == there.spec
+    assert slow.identity == there.identity
+    assert torch.equal(slow.training_images(), there.training_images())
+    for split in ("train", "val", "test"):
+        for a, b in zip(slow.batches(split, 4), there.batches(split, 4), strict=True):
+            assert all(map(torch.equal, a, b))
+    for a, b in islice(zip(slow.train_dataloader(), there.train_dataloader(), strict=True), 9):
+        assert all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize(
+    ("treatment", "settings", "message"),
+    [
+        ({"tokens": True}, {"binarize": "dynamic"}, r"data\.binarize=dynamic: numbered has tokens"),
+        ({"tokens": True}, {"flip": True}, r"data\.flip=true: numbered has tokens, which have no mirror image"),
+        ({"levels": 0}, {"flip": True}, r"data\.flip=true: numbered has points"),
+        ({"levels": 512, "tokens": True}, {}, r"images are torch\.uint8.*give int32"),
+    ],
+)
+def test_what_cannot_be_done_to_the_data_is_refused(treatment: dict, settings: dict, message: str) -> None:
+    source = Numbered()
+    source.treatment = treatment
+    with pytest.raises(UserError, match=message):
+        prepared(source, **settings)
+
+
+def test_embeddings_become_the_condition() -> None:
+    class Described(Source):
+        name = "described"
+
+        def load(self, directory: Path) -> Splits:
+            whole = ImageSet(torch.zeros(9, 2, 1, 1), torch.arange(18.0).view(9, 2))
+            return Splits(whole, 3, whole, (), "of those", levels=0)
+
+    data = prepared(Described())
+    assert (str(data.spec), data.spec.condition) == ("points in R^2, embeddings of 2", "embedding")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.condition.shape == (5, 2)
+    assert batch.labels is None
 
 
 def test_the_split_is_the_same_for_ever() -> None:

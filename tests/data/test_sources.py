@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from imago.data import Source, Splits
+from imago.data import ImageDataModule, Source
 from imago.data.sources import CIFAR10, MNIST, Bars, Digits, FashionMNIST, ImageNet32, cifar10, imagenet32, mnist
 from imago.errors import UserError
 
@@ -25,7 +25,13 @@ def _few(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Non
         monkeypatch.setattr(imagenet32, "COUNTS", (50, 10))
 
 
-def assert_partition(splits: Splits, images: np.ndarray, labels: np.ndarray) -> None:
+def prepared(source: Source, directory: Path) -> ImageDataModule:
+    data = ImageDataModule(source, batch_size=1, dir=str(directory))
+    data.prepare()
+    return data
+
+
+def assert_partition(splits: ImageDataModule, images: np.ndarray, labels: np.ndarray) -> None:
     """Training and validation together are the given images with their labels, each once."""
     found = torch.cat([splits.train.images, splits.val.images])
     found_labels = torch.cat([splits.train.labels, splits.val.labels])
@@ -60,12 +66,12 @@ def write_mnist(raw: Path, packed: bool = False) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_plain_and_compressed(source: Source, folder: str, packed: bool, tmp_path: Path) -> None:
     arrays = write_mnist(tmp_path / folder / "raw", packed)
-    splits = source.load(tmp_path)
+    splits = prepared(source, tmp_path)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (50, 10, 10)
     assert_partition(splits, arrays["train-images-idx3-ubyte"][:, None], arrays["train-labels-idx1-ubyte"])
     assert (splits.test.images[:, 0].numpy() == arrays["t10k-images-idx3-ubyte"]).all()
     assert splits.test.labels.tolist() == arrays["t10k-labels-idx1-ubyte"].tolist()
-    assert len(splits.classes) == 10
+    assert splits.spec.classes == 10
     assert source.name in splits.description
 
 
@@ -112,11 +118,11 @@ def write_cifar10(folder: Path, records: int) -> np.ndarray:
 def test_cifar10_binary_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "RECORDS", 20)
     every = write_cifar10(tmp_path / "cifar-10-batches-bin", 20)
-    splits = CIFAR10().load(tmp_path)
+    splits = prepared(CIFAR10(), tmp_path)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (90, 10, 20)
     assert_partition(splits, every[:100, 1:].reshape(-1, 3, 32, 32), every[:100, 0])
     assert splits.test.images[3, 2, 31, 30] == every[103, 1 + 2 * 1024 + 31 * 32 + 30]
-    assert splits.classes[splits.test.labels[0]] == CIFAR10.classes[every[100, 0]]
+    assert splits.spec.class_names[splits.test.labels[0]] == CIFAR10.classes[every[100, 0]]
 
 
 def test_cifar10_of_the_wrong_size_or_with_impossible_labels_is_refused(
@@ -144,11 +150,11 @@ def write_imagenet32(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_imagenet32_npz_batches(tmp_path: Path) -> None:
     images, labels = write_imagenet32(tmp_path / "imagenet32")
-    splits = ImageNet32().load(tmp_path)
+    splits = prepared(ImageNet32(), tmp_path)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (48, 2, 10)
     assert_partition(splits, images[:50].reshape(-1, 3, 32, 32), labels[:50] - 1)
     assert (splits.test.images.flatten(1).numpy() == images[50:]).all()
-    assert len(splits.classes) == 1000
+    assert splits.spec.classes == 1000
     assert "Chrabaszcz et al. 2017" in splits.description
 
 
@@ -168,7 +174,7 @@ def test_imagenet32_says_what_is_missing_and_what_is_damaged(tmp_path: Path) -> 
 
 
 def test_digits_are_embedded(tmp_path: Path) -> None:
-    splits = Digits().load(tmp_path / "nothing-here")
+    splits = prepared(Digits(), tmp_path / "nothing-here")
     assert (len(splits.train), len(splits.val), len(splits.test)) == (1437, 180, 180)
     assert splits.train.images.shape[1:] == (1, 8, 8)
     assert len(splits.train.images.unique()) == 17
@@ -179,10 +185,10 @@ def test_digits_are_embedded(tmp_path: Path) -> None:
 
 
 def test_bars_are_the_thirty_images_with_the_entropy_they_claim(tmp_path: Path) -> None:
-    splits = Bars().load(tmp_path / "nothing-here")
+    splits = prepared(Bars(), tmp_path / "nothing-here")
     images = splits.val.images
     assert images.shape == (30, 1, 4, 4)
-    assert splits.levels == 2
+    assert splits.spec.levels == 2
     constant_rows = (images == images[..., :1]).flatten(1).all(1)
     constant_columns = (images == images[..., :1, :]).flatten(1).all(1)
     assert (constant_rows | constant_columns).all()
@@ -205,7 +211,7 @@ REAL = Path(os.environ.get("IMAGO_DATA_DIR", "/nonexistent"))
 
 @pytest.mark.skipif(not (REAL / "MNIST").exists(), reason="needs IMAGO_DATA_DIR with MNIST")
 def test_real_mnist() -> None:
-    splits = MNIST().load(REAL)
+    splits = prepared(MNIST(), REAL)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (50_000, 10_000, 10_000)
     assert splits.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     counts = torch.cat([splits.train.labels, splits.val.labels]).bincount()
@@ -217,10 +223,10 @@ def test_real_mnist() -> None:
     not (REAL / "cifar-10-batches-bin").exists(), reason="needs IMAGO_DATA_DIR with cifar-10-batches-bin"
 )
 def test_real_cifar10() -> None:
-    splits = CIFAR10().load(REAL)
+    splits = prepared(CIFAR10(), REAL)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (45_000, 5_000, 10_000)
     assert torch.cat([splits.train.labels, splits.val.labels]).bincount().tolist() == [5000] * 10
     means = splits.train.images[::9].float().mean((0, 2, 3)) / 255
     assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.005)  # the published means, in R, G, B order
     names = (REAL / "cifar-10-batches-bin" / "batches.meta.txt").read_text().split()
-    assert tuple(names) == splits.classes
+    assert tuple(names) == splits.spec.class_names

@@ -1,5 +1,6 @@
 """The order of training: what a batch depends on, and what it does not."""
 
+import threading
 from itertools import islice
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from imago.data import BatchStream
+from imago.data import BatchStream, ImageSet
 from imago.data.stream import black_and_white
 from imago.errors import UserError
+from imago.images import Batch
 
 N, BATCH = 50, 8  # six batches per epoch, two images left over
 
@@ -23,7 +25,8 @@ def numbered(n: int = N) -> tuple[Tensor, Tensor]:
 
 def take(count: int, **settings: object) -> list[tuple[Tensor, Tensor]]:
     return [
-        tuple(batch) for batch in islice(BatchStream(*numbered(), **{"batch_size": BATCH, "seed": 0} | settings), count)
+        tuple(batch)
+        for batch in islice(BatchStream(ImageSet(*numbered()), **{"batch_size": BATCH, "seed": 0} | settings), count)
     ]
 
 
@@ -80,7 +83,7 @@ def test_flips_do_not_change_the_order() -> None:
 def test_dynamic_binarisation_draws_anew_with_the_intensity_as_probability() -> None:
     intensities = torch.tensor([0, 1, 64, 128, 254, 255], dtype=torch.uint8)
     images = intensities.repeat(1, 1, 1, 500)  # one image of 1x1x3000
-    stream = BatchStream(images, None, batch_size=1, seed=3, binarize=True)
+    stream = BatchStream(ImageSet(images), batch_size=1, seed=3, binarize=True)
     draws = torch.cat([batch.images for batch in islice(stream, 100)])
     assert draws.unique().tolist() == [0, 1]
     assert not torch.equal(draws[0], draws[1])
@@ -107,28 +110,64 @@ def test_global_random_generators_are_left_alone() -> None:
 
 
 def test_the_stream_has_no_length_and_can_be_started_twice() -> None:
-    stream = BatchStream(*numbered(), batch_size=BATCH, seed=0)
+    stream = BatchStream(ImageSet(*numbered()), batch_size=BATCH, seed=0)
     with pytest.raises(TypeError):
         len(stream)
     assert_same(list(islice(stream, 3)), list(islice(stream, 3)))
 
 
 def test_unlabelled_data_has_no_labels() -> None:
-    assert next(iter(BatchStream(numbered()[0], None, batch_size=4, seed=0))).labels is None
+    assert next(iter(BatchStream(ImageSet(numbered()[0]), batch_size=4, seed=0))).labels is None
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_both_numbers() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=51: the training split has only 50 images.*50 or less"):
-        BatchStream(*numbered(), batch_size=51, seed=0)
+        BatchStream(ImageSet(*numbered()), batch_size=51, seed=0)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=8: .*between 3 of them.*such as 6"):
-        BatchStream(*numbered(), batch_size=8, seed=0, world_size=3)
+        BatchStream(ImageSet(*numbered()), batch_size=8, seed=0, world_size=3)
 
 
-def test_batches_are_made_where_the_device_says() -> None:
-    stream = BatchStream(*numbered(), batch_size=4, seed=0, device=torch.device("meta"))
-    assert stream.images.is_meta
-    assert stream.labels is not None
-    assert stream.labels.is_meta
+class Waiting(ImageSet):
+    """Says which batch was asked for, and by which thread."""
+
+    prefetch = 3
+
+    def __init__(self, *args: Tensor) -> None:
+        super().__init__(*args)
+        self.taken: list[tuple[str, int]] = []
+        self.fails_at = -1
+
+    def take(self, indices: np.ndarray) -> Batch:
+        self.taken.append((threading.current_thread().name, int(indices[0])))
+        if len(self.taken) == self.fails_at:
+            raise UserError("the disk is gone")
+        return super().take(indices)
+
+
+def test_a_thread_prepares_the_same_batches_ahead() -> None:
+    data = Waiting(*numbered())
+    batches = iter(BatchStream(data, batch_size=BATCH, seed=0, flip=True, start=4))
+    assert_same([tuple(next(batches)) for _ in range(9)], take(13, flip=True)[4:])
+    batches.close()
+    assert 9 < len(data.taken) <= 9 + 3
+    assert {name for name, _ in data.taken} == {"prefetch_0"}
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch_0"]
+
+
+def test_an_error_of_the_thread_arrives_with_its_batch() -> None:
+    data = Waiting(*numbered())
+    data.fails_at = 4
+    batches = iter(BatchStream(data, batch_size=BATCH, seed=0))
+    assert len([next(batches) for _ in range(3)]) == 3
+    with pytest.raises(UserError, match="the disk is gone"):
+        next(batches)
+
+
+def test_batches_are_made_where_the_images_are() -> None:
+    batch = next(iter(BatchStream(ImageSet(*numbered()).to(torch.device("meta")), batch_size=4, seed=0)))
+    assert batch.images.is_meta
+    assert batch.condition is not None
+    assert batch.condition.is_meta

@@ -1,8 +1,18 @@
-"""Data sets as whole uint8 tensors, and the batches cut from them."""
+"""Data sets and the batches cut from them."""
 
-from imago.data.base import ImageSet, Source, Splits
+from imago.data.base import Dataset, ImageSet, MapStyle, Source, Splits
 from imago.data.module import ImageDataModule, folder_data
 from imago.data.restore import data_of
 from imago.data.stream import BatchStream
 
-__all__ = ["BatchStream", "ImageDataModule", "ImageSet", "Source", "Splits", "data_of", "folder_data"]
+__all__ = [
+    "BatchStream",
+    "Dataset",
+    "ImageDataModule",
+    "ImageSet",
+    "MapStyle",
+    "Source",
+    "Splits",
+    "data_of",
+    "folder_data",
+]

@@ -1,6 +1,7 @@
 """The data of a run: a source, how its images are treated, and the batches that training and evaluation take."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.data.base import DEFAULT_DIRECTORY, ImageSet, Source
+from imago.data.base import DEFAULT_DIRECTORY, Dataset, ImageSet, Source
 from imago.data.decode import Fit
 from imago.data.sources.folder import Folder, Size
 from imago.data.stream import BatchStream, black_and_white, check_batch_size
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 
+_HASHED_AT_ONCE = 4096  # images
 _HASHED_BYTES = 2**28  # about a fifth of a second of SHA-256
 
 
@@ -30,6 +32,8 @@ class ImageDataModule(lightning.LightningDataModule):
     Args:
         source: the data set, in its publisher's format.
         batch_size: images per training batch, over all processes together.
+        val: images of the training set that are held out for validation; 0 trains on all, ``None`` is the source's own
+            number. The test split is another.
         dir: the folder that holds all data sets.
         binarize: makes black and white images of ``levels=2``, RGB channel by channel. ``threshold``: white above 127.
             ``dynamic``: white with probability intensity / 255; drawn anew whenever an image is trained on, while
@@ -40,9 +44,9 @@ class ImageDataModule(lightning.LightningDataModule):
     """
 
     spec: ImageSpec
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
+    train: Dataset
+    val: Dataset
+    test: Dataset
     description: str
 
     def __init__(
@@ -50,6 +54,7 @@ class ImageDataModule(lightning.LightningDataModule):
         source: Source,
         *,
         batch_size: PositiveInt = 64,
+        val: NonNegativeInt | None = None,
         dir: str = DEFAULT_DIRECTORY,
         binarize: Literal["dynamic", "threshold"] | None = None,
         flip: bool = False,
@@ -59,6 +64,7 @@ class ImageDataModule(lightning.LightningDataModule):
         super().__init__()
         self.source = source
         self.batch_size = batch_size
+        self.val_images = val
         self.directory = Path(dir).expanduser()
         self.binarize = binarize
         self.flip = flip
@@ -81,14 +87,14 @@ class ImageDataModule(lightning.LightningDataModule):
                 f"data={self.name}: its files cannot be read ({error}). Change their permissions, or give "
                 "another place as data.dir or data.path."
             ) from None
-        if self.binarize and splits.levels != 256:
-            raise UserError(
-                f"data.binarize={self.binarize}: {self.name} has {splits.levels} levels already. "
-                "Set data.binarize=null."
-            )
-        check_batch_size(self.batch_size, len(splits.train))  # here, long before the first batch is asked for
-        self.train, self.val, self.test = splits.train, splits.val, splits.test
-        self.description, levels = splits.description, splits.levels
+        kind = "tokens" if splits.tokens else f"{splits.levels} levels already" if splits.levels else "points"
+        if self.binarize and (splits.levels != 256 or splits.tokens):
+            raise UserError(f"data.binarize={self.binarize}: {self.name} has {kind}. Set data.binarize=null.")
+        if self.flip and (splits.tokens or not splits.levels):
+            raise UserError(f"data.flip=true: {self.name} has {kind}, which have no mirror image. Set data.flip=false.")
+        self.train, self.val, self.description = splits.cut(self.source.name, self.val_images)
+        self.test, levels = splits.test, splits.levels
+        check_batch_size(self.batch_size, len(self.train))  # here, long before the first batch is asked for
         if self.binarize == "threshold":
             self.train, self.val, self.test = map(_thresholded, (self.train, self.val, self.test))
             self.description += "; white above 127, else black"
@@ -97,10 +103,22 @@ class ImageDataModule(lightning.LightningDataModule):
             self.description += "; white with probability intensity / 255, val and test in one fixed draw"
         if self.binarize:
             levels = 2
-        channels, height, width = self.train.images.shape[1:]
+        images, condition = self.train.take(np.arange(1))
         labels, classes = self.train.labels, splits.classes
-        counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
-        self.spec = ImageSpec(channels, height, width, levels, len(classes), classes, counts)
+        channels, height, width = images.shape[1:]
+        self.spec = ImageSpec(
+            channels,
+            height,
+            width,
+            levels,
+            len(classes),
+            classes,
+            [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist(),
+            tokens=splits.tokens,
+            embedding=0 if condition is None or labels is not None else condition.shape[1],
+        )
+        if self.binarize != "dynamic":
+            self.spec.check(images)
 
     def prepare_data(self) -> None:
         """Lightning's name for :meth:`prepare`."""
@@ -119,12 +137,14 @@ class ImageDataModule(lightning.LightningDataModule):
         """
         return self._fingerprint_of(self.train)
 
-    def _fingerprint_of(self, part: ImageSet) -> str:
-        digest = hashlib.sha256(f"{self.spec} {self.binarize} {tuple(part.images.shape)}".encode())
-        every = max(1, -(-part.images.nbytes // _HASHED_BYTES))
-        digest.update(part.images[::every].contiguous().numpy().data)
-        if part.labels is not None:
-            digest.update(part.labels.numpy().data)
+    def _fingerprint_of(self, part: Dataset) -> str:
+        shape = (len(part), *self.spec.shape)
+        digest = hashlib.sha256(f"{self.spec} {self.binarize} {shape}".encode())
+        every = max(1, -(-math.prod(shape) * self.spec.dtype.itemsize // _HASHED_BYTES))
+        for batch in part.part(slice(None, None, every)).batches(_HASHED_AT_ONCE):
+            digest.update(batch.images.numpy().data)
+        if part.condition is not None:
+            digest.update(part.condition.numpy().data)
         return digest.hexdigest()[:12]
 
     @cached_property
@@ -150,10 +170,10 @@ class ImageDataModule(lightning.LightningDataModule):
         return self._fixed_train.images
 
     @cached_property
-    def _fixed_train(self) -> ImageSet:
+    def _fixed_train(self) -> Dataset:
         return _drawn_once(self.train, seed=0) if self.binarize == "dynamic" else self.train
 
-    def split(self, name: str) -> ImageSet:
+    def split(self, name: str) -> Dataset:
         """The train, val or test split as models see it; a dynamic one in one fixed draw."""
         return self._fixed_train if name == "train" else {"val": self.val, "test": self.test}[name]
 
@@ -163,39 +183,36 @@ class ImageDataModule(lightning.LightningDataModule):
         Raises:
             UserError: see :class:`BatchStream`; or the images do not fit on the accelerator.
         """
-        start, rank, world_size, device = 0, 0, 1, None
+        data, start, rank, world_size = self.train, 0, 0, 1
         if self.trainer is not None:
             start = cast(int, self.trainer.lightning_module.batches_seen)
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            device = self.trainer.strategy.root_device if self.on_device else None
+            if self.on_device:
+                data = self._on(self.trainer.strategy.root_device)
+        return BatchStream(
+            data,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start=start,
+            flip=self.flip,
+            binarize=self.binarize == "dynamic",
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _on(self, device: torch.device) -> ImageSet:
+        images = self.train.images
         try:
-            return BatchStream(
-                self.train.images,
-                self.train.labels,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                start=start,
-                flip=self.flip,
-                binarize=self.binarize == "dynamic",
-                rank=rank,
-                world_size=world_size,
-                device=device,
-            )
+            return ImageSet(images, self.train.condition).to(device)
         except torch.OutOfMemoryError:
             raise UserError(
-                f"data.on_device=true: the training images, {self.train.images.nbytes / 1e9:.1f} GB, do not fit on "
-                f"{device}. Set data.on_device=false."
+                f"data.on_device=true: the training images, {images.nbytes / 1e9:.1f} GB, do not fit on {device}. "
+                "Set data.on_device=false."
             ) from None
 
     def batches(self, split: Literal["train", "val", "test"], batch_size: int) -> Iterator[Batch]:
-        """One pass over a split in its fixed order, without flips; the last batch may be smaller.
-
-        The tensors are views of the data: do not change them in place.
-        """
-        chosen = self.split(split)
-        for first in range(0, len(chosen), batch_size):
-            part = chosen.part(slice(first, first + batch_size))
-            yield Batch(part.images, part.labels)
+        """One pass over a split in its fixed order, without flips; the last batch may be smaller."""
+        return self.split(split).batches(batch_size)
 
 
 def folder_data(
@@ -206,6 +223,7 @@ def folder_data(
     channels: Literal[1, 3] | None = None,
     on_bad: Literal["refuse", "skip"] = "refuse",
     batch_size: PositiveInt = 64,
+    val: NonNegativeInt | None = None,
     dir: str = DEFAULT_DIRECTORY,
     binarize: Literal["dynamic", "threshold"] | None = None,
     flip: bool = False,
@@ -216,7 +234,8 @@ def folder_data(
 
     Args:
         path, size, fit, channels, on_bad: see :class:`imago.data.sources.Folder`.
-        batch_size, dir, binarize, flip, seed, on_device: see :class:`ImageDataModule`; dir/cache keeps decoded images.
+        batch_size, val, dir, binarize, flip, seed, on_device: see :class:`ImageDataModule`; decoded images are kept in
+            dir/cache.
 
     Raises:
         UserError: there is no path, or nothing at it.
@@ -228,6 +247,7 @@ def folder_data(
     return ImageDataModule(
         Folder(path, size, fit, channels, on_bad),
         batch_size=batch_size,
+        val=val,
         dir=dir,
         binarize=binarize,
         flip=flip,
@@ -236,11 +256,11 @@ def folder_data(
     )
 
 
-def _thresholded(part: ImageSet) -> ImageSet:
-    return ImageSet(black_and_white(part.images, np.array(127, np.uint8)), part.labels)
+def _thresholded(part: Dataset) -> ImageSet:
+    return ImageSet(black_and_white(part.images, np.array(127, np.uint8)), part.condition)
 
 
-def _drawn_once(part: ImageSet, seed: int) -> ImageSet:
+def _drawn_once(part: Dataset, seed: int) -> ImageSet:
     # RandomState, because its stream is frozen (NEP 19): every run on every machine evaluates on the same draw.
     below = np.random.RandomState(seed).randint(0, 255, part.images.shape, dtype=np.uint8)
-    return ImageSet(black_and_white(part.images, below), part.labels)
+    return ImageSet(black_and_white(part.images, below), part.condition)

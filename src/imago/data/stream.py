@@ -5,12 +5,15 @@ epoch), its binarisation from (seed, b). Nothing is carried from one batch to th
 the batches that a stream which went there would have given, and a run continues exactly, in the middle of an epoch too.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from imago.data.base import Dataset
 from imago.errors import UserError
 from imago.images import Batch
 
@@ -58,13 +61,12 @@ def check_batch_size(batch_size: int, n_images: int, processes: int = 1) -> None
 class BatchStream:
     """An endless iterable of :class:`imago.images.Batch`: numbers ``start``, ``start + 1``, ... of the training.
 
-    A batch is cut out of the uint8 tensor by index, with no Python per image and no worker processes. An epoch has
-    n // batch_size batches; what is left over at its end is dropped (the next epoch drops other images). The global
-    random generators are not touched.
+    An epoch has n // batch_size batches; what is left over at its end is dropped (the next epoch drops other images).
+    Of data that are slow to read, the next batches are prepared by a thread. The global random generators are not
+    touched.
 
     Args:
-        images: uint8 (n, C, H, W), in memory, memory-mapped or on an accelerator; batches are made where it lies.
-        labels: int64 (n,) on the same device, or ``None``.
+        data: what the batches are taken from; they are made where it lies.
         batch_size: images per batch over *all* processes.
         seed: of the order, the flips and the binarisation; 0 or more.
         start: global number of the first batch, the number of batches seen before.
@@ -72,7 +74,6 @@ class BatchStream:
         binarize: draw every pixel anew, white (1) with probability intensity / 255, else black (0).
         rank: number of this process; it gets the rank-th of ``world_size`` consecutive slices of every batch.
         world_size: number of processes.
-        device: where to move the images first; ``None`` leaves them where they are.
 
     Raises:
         UserError: the batch size is larger than the data, or not divisible by the number of processes.
@@ -80,8 +81,7 @@ class BatchStream:
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor | None,
+        data: Dataset,
         *,
         batch_size: int,
         seed: int,
@@ -90,26 +90,27 @@ class BatchStream:
         binarize: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        device: torch.device | None = None,
     ) -> None:
-        check_batch_size(batch_size, len(images), world_size)
-        self.images = images if device is None else images.to(device)
-        self.labels = labels if device is None or labels is None else labels.to(device)
+        check_batch_size(batch_size, len(data), world_size)
+        self.data = data
         self.batch_size = batch_size
         self.seed = seed
         self.start = start
         self.flip = flip
         self.binarize = binarize
         self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.batches_per_epoch = len(images) // batch_size
+        self.batches_per_epoch = len(data) // batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of uint8 (batch_size / world_size, C, H, W) and labels (batch_size / world_size,), for ever."""
+        """Batches of batch_size / world_size images, for ever."""
+        return _ahead(self._batches(), self.data.prefetch) if self.data.prefetch else self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
         number, epoch = self.start, -1
         while True:
             if number // self.batches_per_epoch != epoch:
                 epoch = number // self.batches_per_epoch
-                order = self._random(_ORDER, epoch).permutation(len(self.images))
+                order = self._random(_ORDER, epoch).permutation(len(self.data))
                 mirrored = self._random(_FLIP, epoch).integers(0, 2, len(order), dtype=np.uint8)
             first = number % self.batches_per_epoch * self.batch_size
             part = slice(first + self.share.start, first + self.share.stop)
@@ -121,21 +122,29 @@ class BatchStream:
 
     def _batch(self, number: int, indices: np.ndarray, mirrored: np.ndarray) -> Batch:
         """This process's share of batch ``number``. Everything random is drawn on the CPU, whatever the device."""
-        images = _take(self.images, indices)
+        images, condition = self.data.take(indices)
         if self.flip:
-            chosen = np.flatnonzero(mirrored)
-            flipped = _take(images, chosen).flip(-1)
-            _words(images).index_copy_(0, torch.from_numpy(chosen).to(images.device), _words(flipped))
+            chosen = torch.from_numpy(np.flatnonzero(mirrored)).to(images.device)
+            flipped = images.index_select(0, chosen).flip(-1)
+            _words(images).index_copy_(0, chosen, _words(flipped))
         if self.binarize:
             shape = self.batch_size, *images.shape[1:]  # drawn for all processes, then cut
             below = self._random(_BINARIZE, number).integers(0, 255, shape, dtype=np.uint8)
             images = black_and_white(images, below[self.share])
-        return Batch(images, None if self.labels is None else _take(self.labels, indices))
+        return Batch(images, condition)
 
 
-def _take(tensor: Tensor, indices: np.ndarray) -> Tensor:
-    # index_select is 20 times as fast on uint8 as tensor[indices].
-    return tensor.index_select(0, torch.from_numpy(indices).to(tensor.device))
+def _ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """The same batches, of which a thread prepares ``count`` while the last one is used."""
+    pool = ThreadPoolExecutor(1, "prefetch")
+    try:
+        coming = deque(pool.submit(next, batches) for _ in range(count))
+        while True:
+            batch = coming.popleft().result()
+            coming.append(pool.submit(next, batches))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _words(images: Tensor) -> Tensor:

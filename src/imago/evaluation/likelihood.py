@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from imago.config import choices_of
 from imago.data import ImageDataModule
-from imago.data.base import ImageSet, seen_by
+from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
 from imago.evaluation.network import Progress
 from imago.images import Images, Labels, bits_per_dim
@@ -133,7 +133,7 @@ class _Work:
         self.before()
 
 
-def _batches(part: ImageSet, batch_size: int, labelled: bool) -> Iterator[tuple[int, Images, Labels | None]]:
+def _batches(part: Dataset, batch_size: int, labelled: bool) -> Iterator[tuple[int, Images, Labels | None]]:
     """Batch by batch the number of the first image, the images, and their labels."""
     for first in range(0, len(part), batch_size):
         few = part.part(slice(first, first + batch_size))

@@ -2,14 +2,14 @@
 
 import torch
 
-from imago.data.base import ImageSet
+from imago.data.base import Dataset
 from imago.images import Images, Normalized, quantize, to_bytes
 from imago.models.base import evaluating
 from imago.models.latent import EncodingModel
 
 
 @torch.no_grad()
-def reconstruct(model: EncodingModel, part: ImageSet) -> Normalized:
+def reconstruct(model: EncodingModel, part: Dataset) -> Normalized:
     """Images decoded from their codes, in [-1, 1], in evaluation mode, on the CPU; conditional models get labels."""
     labels = part.labels if model.conditional else None
     with evaluating(model):
@@ -17,7 +17,7 @@ def reconstruct(model: EncodingModel, part: ImageSet) -> Normalized:
         return model.decode(z, None if labels is None else labels.to(model.device)).float().cpu()
 
 
-def pairs(model: EncodingModel, part: ImageSet, rows: int, columns: int) -> tuple[Images, int]:
+def pairs(model: EncodingModel, part: Dataset, rows: int, columns: int) -> tuple[Images, int]:
     """The first images of a split in rows, each row followed by its reconstructions.
 
     Returns:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imago.capacity import Cells, Drawn
 from imago.data import ImageDataModule
-from imago.data.base import ImageSet
+from imago.data.base import Dataset, ImageSet
 from imago.errors import UserError
 from imago.evaluation import Classifier
 from imago.figures.base import Figure, Progress, Trained, needed
@@ -88,7 +88,7 @@ class Arithmetic(Figure):
             return self._sheet(model, label, vectors, {f"images of {c}": singles})
         return self._sheet(model, label, self._drawn(model, data, progress), {})
 
-    def _training_images(self, data: ImageDataModule) -> dict[int, ImageSet]:
+    def _training_images(self, data: ImageDataModule) -> dict[int, Dataset]:
         train = ImageSet(data.training_images(), data.train.labels)
         parts = {k: first_of(train, k, self.images) for k in self.classes}
         for k, part in parts.items():

@@ -13,7 +13,7 @@ import matplotlib.figure
 from PIL import Image
 
 from imago.data import ImageDataModule
-from imago.data.base import ImageSet, seen_by
+from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
 from imago.models.base import GenerativeModel
 from imago.paths import unwritable
@@ -69,7 +69,7 @@ def needed(trained: Trained | None) -> Trained:
     return trained
 
 
-def held_out(model: GenerativeModel, data: ImageDataModule, split: str) -> ImageSet:
+def held_out(model: GenerativeModel, data: ImageDataModule, split: str) -> Dataset:
     """The images of a split that a model can be asked about, see :func:`imago.data.base.seen_by`.
 
     Raises:

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.data.base import ImageSet
+from imago.data.base import Dataset
 from imago.figures.base import Figure, Progress, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, codes_of, variances
 from imago.images import normalize
@@ -64,7 +64,7 @@ class LatentUnits(Figure):
         return drawing
 
 
-def kl_of_units(model: Variational, part: ImageSet, seed: int, progress: Progress) -> Float[Tensor, " units"]:
+def kl_of_units(model: Variational, part: Dataset, seed: int, progress: Progress) -> Float[Tensor, " units"]:
     """The mean KL of each dimension in nats, float64."""
     total = torch.zeros((), dtype=torch.float64)
     for first in range(0, len(part), AT_ONCE):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from imago.data.base import ImageSet
+from imago.data.base import Dataset
 from imago.errors import UserError
 from imago.figures.base import Progress
 from imago.images import Images, Labels, quantize
@@ -67,7 +67,7 @@ def decoded(model: LatentModel, z: Latents, label: int | None, progress: Progres
     return torch.cat(images)
 
 
-def codes_of(model: EncodingModel, part: ImageSet) -> Latents:
+def codes_of(model: EncodingModel, part: Dataset) -> Latents:
     """The vectors (n, latent) of images, on the CPU; a conditional model is told their labels."""
     codes = [torch.empty(0, model.latent)]
     for first in range(0, len(part), AT_ONCE):
@@ -81,7 +81,7 @@ def prior_draws(model: LatentModel, n: int, seed: int, label: int | None = None)
     return model.draw_latents(n, PerImageGenerator(seed, device=model.device), repeated(label, n)).float().cpu()
 
 
-def first_of(part: ImageSet, label: int | None, n: int) -> ImageSet:
+def first_of(part: Dataset, label: int | None, n: int) -> Dataset:
     """The first ``n`` images, of class ``label`` if there is one; fewer where there are no more."""
     if label is None:
         return part.part(slice(n))

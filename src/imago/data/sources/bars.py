@@ -37,6 +37,6 @@ class Bars(Source):
             val=every,
             test=every,
             classes=(),
-            description=f"bars: train = the 30 images {_REPEATS} times, val = test = the 30 images",
+            description=f"train = the 30 images {_REPEATS} times, val = test = the 30 images",
             levels=2,
         )

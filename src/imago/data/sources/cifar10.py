@@ -32,7 +32,7 @@ _ARCHIVE = Download(
 
 
 class CIFAR10(Source):
-    """3x32x32, ten classes; training, validation and test are 45,000, 5,000 and 10,000 images.
+    """3x32x32, ten classes; 50,000 images for training, of which 5,000 are validation, and 10,000 for test.
 
     Args:
         url: where to fetch the archive from, instead of its publisher.
@@ -50,16 +50,12 @@ class CIFAR10(Source):
         if not _complete(folder):
             self._unpack(folder)
         records = np.concatenate([_read(folder / name) for name in _TRAIN])
-        order = fixed_permutation(len(records))
-        n_val = len(records) // 10
-        train, val = _image_set(records, order[:-n_val]), _image_set(records, order[-n_val:])
         return Splits(
-            train,
-            val,
-            _image_set(_read(folder / _TEST), np.arange(RECORDS)),
+            train=_image_set(records[fixed_permutation(len(records))]),
+            val=len(records) // 10,
+            test=_image_set(_read(folder / _TEST)),
             classes=self.classes,
-            description=f"cifar10: train, val = the first {len(train):,} and the last {len(val):,} images of a fixed "
-            "permutation of data_batch_1..5, test = test_batch",
+            description="images of a fixed permutation of data_batch_1..5, test = test_batch",
         )
 
     def _unpack(self, folder: Path) -> None:
@@ -113,6 +109,6 @@ def _read(file: Path) -> np.ndarray:
     return records
 
 
-def _image_set(records: np.ndarray, chosen: np.ndarray) -> ImageSet:
-    images = records[:, 1:][chosen].reshape(-1, 3, 32, 32)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(records[chosen, 0].astype(np.int64)))
+def _image_set(records: np.ndarray) -> ImageSet:
+    images = records[:, 1:].reshape(-1, 3, 32, 32)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(records[:, 0].astype(np.int64)))

@@ -12,7 +12,7 @@ import torch
 
 from imago.data.base import ImageSet, Source, Splits, fixed_permutation
 
-_HELD_OUT = 180  # images of validation and of test, a tenth each
+_HELD_OUT = 180  # images of test, and of validation unless data.val says otherwise: a tenth each
 
 
 class Digits(Source):
@@ -27,13 +27,12 @@ class Digits(Source):
         digits = load_digits()
         images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None])
         whole = ImageSet(images, torch.from_numpy(digits.target.astype(np.int64)))
-        order = torch.from_numpy(fixed_permutation(len(whole)))
-        train, val, test = map(whole.part, order.split([len(order) - 2 * _HELD_OUT, _HELD_OUT, _HELD_OUT]))
+        whole = whole.part(torch.from_numpy(fixed_permutation(len(whole))))
         return Splits(
-            train,
-            val,
-            test,
+            train=whole.part(slice(-_HELD_OUT)),
+            val=_HELD_OUT,
+            test=whole.part(slice(-_HELD_OUT, None)),
             classes=tuple("0123456789"),
-            description=f"digits: train, val, test = the first {len(train):,}, the next {len(val)} and the last "
-            f"{len(test)} images of a fixed permutation of scikit-learn's 1,797",
+            description="images of a fixed permutation of scikit-learn's 1,797 without its last "
+            f"{_HELD_OUT}, test = those",
         )

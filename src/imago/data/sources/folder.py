@@ -58,8 +58,8 @@ class _Labels:
 class Folder(Source):
     """Any folder or zip file of images.
 
-    A tenth of the images each, at least one, is validation and test; the three are slices of a fixed permutation of the
-    sorted names.
+    A tenth of the images, at least one, is test, and as many are validation unless ``data.val`` says otherwise; the
+    three are slices of a fixed permutation of the sorted names.
 
     Args:
         path: the folder or zip file.
@@ -129,15 +129,14 @@ class Folder(Source):
         numbers, classes = self._numbered(labels, names)
         everything = ImageSet(torch.from_numpy(images), numbers)
         n_held = max(1, len(names) // 10)
-        train, val, test = map(everything.part, (slice(-2 * n_held), slice(-2 * n_held, -n_held), slice(-n_held, None)))
+        lost = f"{len(bad):,} unreadable ones left out, " if bad else ""
         return Splits(
-            train,
-            val,
-            test,
-            displayable(classes),
-            description=f"{self.name}: train, val, test = the first {len(train):,}, the next {len(val):,} and the last "
-            f"{len(test):,} of a fixed permutation of the {len(names):,} images of {self.path}, "
-            f"{f'{len(bad):,} unreadable ones left out, ' if bad else ''}{labels.origin}",
+            train=everything.part(slice(-n_held)),
+            val=n_held,
+            test=everything.part(slice(-n_held, None)),
+            classes=displayable(classes),
+            description=f"of a fixed permutation of the {len(names):,} images of {self.path} without its last "
+            f"{n_held:,}, test = those, {lost}{labels.origin}",
         )
 
     @staticmethod

@@ -25,7 +25,7 @@ COUNTS = 1_281_167, 50_000  # images of the training files together and of val_d
 
 
 class ImageNet32(Source):
-    """3x32x32, 1,000 classes; the held-out 1/25 of the training files is validation, the publisher's val_data is test.
+    """3x32x32, 1,000 classes; 1/25 of the training files is validation, the publisher's val_data is test.
 
     Held in memory as one tensor, 3.9 GB. The publisher asks for an account, so nothing is downloaded.
     """
@@ -60,17 +60,13 @@ class ImageNet32(Source):
             images[place[first : first + len(batch_labels)]] = _read_images(folder / name, batch_labels)
             first += len(batch_labels)
         all_labels = np.concatenate(labels)[order]
-        n_train = n - n // 25
-        whole = _image_set(images, all_labels)
-        train, val = whole.part(slice(n_train)), whole.part(slice(n_train, None))
         return Splits(
-            train,
-            val,
-            _image_set(_read_images(folder / _TEST, test_labels), test_labels),
+            train=_image_set(images, all_labels),
+            val=n // 25,
+            test=_image_set(_read_images(folder / _TEST, test_labels), test_labels),
             classes=tuple(str(k) for k in range(1, _CLASSES + 1)),
-            description="imagenet32 (Chrabaszcz et al. 2017, box-downsampled; not the version of van den Oord et al. "
-            f"2016): train, val = the first {len(train):,} and the last {len(val):,} images of a fixed permutation of "
-            "the training files, test = val_data",
+            description="images of a fixed permutation of the training files, test = val_data (of Chrabaszcz et al. "
+            "2017, box-downsampled; not the version of van den Oord et al. 2016)",
         )
 
 

@@ -41,16 +41,12 @@ class _Idx(Source):
         self._fetch_missing(directory, raw)
         train_images, train_labels, test_images, test_labels = (_read(raw / name) for name, _, _ in self.files)
         whole = _image_set(train_images, train_labels, COUNTS[0], raw)
-        order = torch.from_numpy(fixed_permutation(len(whole)))
-        n_val = len(whole) // 6
-        train, val = whole.part(order[:-n_val]), whole.part(order[-n_val:])
         return Splits(
-            train,
-            val,
-            _image_set(test_images, test_labels, COUNTS[1], raw),
+            train=whole.part(torch.from_numpy(fixed_permutation(len(whole)))),
+            val=len(whole) // 6,
+            test=_image_set(test_images, test_labels, COUNTS[1], raw),
             classes=self.classes,
-            description=f"{self.name}: train, val = the first {len(train):,} and the last {len(val):,} images of a "
-            "fixed permutation of the training files, test = the t10k files",
+            description="images of a fixed permutation of the training files, test = the t10k files",
         )
 
     def _fetch_missing(self, directory: Path, raw: Path) -> None:
@@ -64,7 +60,7 @@ class _Idx(Source):
 
 
 class MNIST(_Idx):
-    """1x28x28 handwritten digits; training, validation and test are 50,000, 10,000 and 10,000 images.
+    """1x28x28 handwritten digits; 60,000 images for training, of which 10,000 are validation, and 10,000 for test.
 
     Args:
         url: folder to fetch the four files from, instead of the known mirrors.
@@ -83,7 +79,7 @@ class MNIST(_Idx):
 
 
 class FashionMNIST(_Idx):
-    """1x28x28 pictures of clothes; training, validation and test are 50,000, 10,000 and 10,000 images.
+    """1x28x28 pictures of clothes; 60,000 images for training, of which 10,000 are validation, and 10,000 for test.
 
     Args:
         url: folder to fetch the four files from, instead of the publisher's.

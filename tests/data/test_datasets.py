@@ -1,0 +1,124 @@
+"""Data sets by their numbers: in memory, a dataset of PyTorch's, and parts of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imago.data import Dataset, ImageDataModule, ImageSet, MapStyle, Source, Splits
+
+RNG = np.random.default_rng(0)
+PICTURES = RNG.integers(0, 256, (12, 4, 5, 3), np.uint8)
+LABELS = RNG.integers(0, 3, 12)
+
+
+class Items(torch.utils.data.Dataset[Any]):
+    """What somebody else has written."""
+
+    def __init__(self, kind: str, condition: Any = None) -> None:
+        self.kind, self.conditions = kind, condition
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(PICTURES)
+
+    def __getitem__(self, k: int) -> Any:
+        self.asked.append(k)
+        pixels = PICTURES[k]
+        image = {
+            "picture": lambda: Image.fromarray(pixels),
+            "array": lambda: pixels,
+            "gray": lambda: Image.fromarray(pixels[..., 0]),
+            "tensor": lambda: torch.from_numpy(pixels).permute(2, 0, 1),
+        }[self.kind]()
+        return image if self.conditions is None else (image, self.conditions[k])
+
+
+@pytest.mark.parametrize("kind", ["picture", "array", "gray", "tensor"])
+def test_items_of_pytorch_become_batches(kind: str) -> None:
+    data = MapStyle(Items(kind, [int(label) for label in LABELS]))
+    images, labels = data.take(np.array([7, 2, 7]))
+    expected = torch.from_numpy(PICTURES[[7, 2, 7]]).permute(0, 3, 1, 2)[:, : 1 if kind == "gray" else 3]
+    assert torch.equal(images, expected)
+    assert images.dtype == torch.uint8
+    assert labels is not None
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == LABELS[[7, 2, 7]].tolist()
+    images[:] = 0  # a copy
+    assert torch.equal(data.take(np.array([7, 2, 7])).images, expected)
+
+
+def test_conditions_of_pytorch() -> None:
+    assert MapStyle(Items("array")).take(np.arange(2)).condition is None
+    vectors = RNG.standard_normal((12, 5)).astype(np.float32)
+    for condition in (vectors, list(torch.from_numpy(vectors))):
+        found = MapStyle(Items("array", condition)).take(np.array([3, 1])).condition
+        assert torch.equal(found, torch.from_numpy(vectors[[3, 1]]))
+
+
+def test_labels_that_are_known_are_not_looked_for() -> None:
+    items = Items("array", LABELS.tolist())
+    assert MapStyle(items).labels.tolist() == LABELS.tolist()
+    assert items.asked == list(range(12))
+    items.targets, items.asked = LABELS.tolist(), []  # type: ignore[attr-defined]
+    assert MapStyle(items).labels.tolist() == LABELS.tolist()
+    assert items.asked == []
+
+
+@pytest.mark.parametrize("whole", [ImageSet, lambda *args: MapStyle(Items("array", LABELS.tolist()))])
+def test_parts_of_parts(whole: Any) -> None:
+    images, labels = torch.from_numpy(PICTURES).permute(0, 3, 1, 2), torch.from_numpy(LABELS)
+    data: Dataset = whole(images, labels)
+    assert torch.equal(data.images, images)
+    for part, numbers in (
+        (data.part(slice(2, 9)), np.arange(2, 9)),
+        (data.part(slice(2, 9)).part(slice(-3, None)), np.arange(6, 9)),
+        (data.part(torch.tensor([5, 1, 5])).part(slice(None, None, 2)), np.array([5, 5])),
+        (data.part(slice(4, 4)), np.arange(0)),
+    ):
+        assert len(part) == len(numbers)
+        assert part.prefetch == data.prefetch
+        assert torch.equal(part.images, images[numbers])
+        assert torch.equal(part.labels, labels[numbers])
+        batches = list(part.batches(2))
+        assert [len(batch.images) for batch in batches] == [2] * (len(numbers) // 2) + [1] * (len(numbers) % 2)
+        if batches:
+            assert torch.equal(torch.cat([batch.images for batch in batches]), images[numbers])
+
+
+def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
+    """The ten lines of docs/data.md."""
+
+    class Mine(Source):
+        name = "mine"
+
+        def load(self, directory: Path) -> Splits:
+            with np.load(directory / "mine.npz") as file:
+                images = torch.from_numpy(file["images"]).permute(0, 3, 1, 2)
+                whole = ImageSet(images, torch.from_numpy(file["labels"]))
+            return Splits(whole.part(slice(9)), 2, whole.part(slice(9, None)), ["a", "b", "c"], "of mine.npz")
+
+    np.savez(tmp_path / "mine.npz", images=PICTURES, labels=LABELS)
+    data = ImageDataModule(Mine(), batch_size=4, dir=str(tmp_path))
+    data.prepare()
+    assert str(data.spec) == "3x4x5, 256 levels, 3 classes"
+    assert (len(data.train), len(data.val), len(data.test)) == (7, 2, 3)
+
+
+def test_what_is_asked_for_at_once_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imago.data.base._AT_ONCE", 5)
+
+    class Counted(MapStyle):
+        sizes: list[int] = []  # noqa: RUF012 - of one test
+
+        def take(self, indices: np.ndarray) -> Any:
+            self.sizes.append(len(indices))
+            return super().take(indices)
+
+    images: Tensor = Counted(Items("tensor")).images
+    assert torch.equal(images, torch.from_numpy(PICTURES).permute(0, 3, 1, 2))
+    assert max(Counted.sizes) == 5
