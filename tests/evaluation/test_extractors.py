@@ -4,7 +4,7 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from imago.evaluation import ClassifierExtractor, InceptionExtractor, Moments, frechet_distance
+from imago.evaluation import ClassifierExtractor, FrechetDistance, InceptionExtractor
 from imago.evaluation.extractors import weights_fingerprint
 from imago.evaluation.network import ClassifierNetwork
 
@@ -53,10 +53,10 @@ def test_inception_gives_torch_fidelitys_features_and_fid(inception_file):
     assert found.shape == (24, 2048)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().mean()))
 
-    a, b = Moments(2048), Moments(2048)
-    a.update(found[:12])
-    b.update(found[12:])
-    distance = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    metric = FrechetDistance(ours)
+    metric.update(images[:12], real=False)
+    metric.update(images[12:], real=True)
+    distance = float(metric.compute())
     fid = fid_statistics_to_metric(*map(fid_features_to_statistics, expected.split(12)), verbose=False)
     assert distance == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
     # The definition, from 12x12 matrices: torch-fidelity's 2048x2048 ones carry rounding noise with so few images.

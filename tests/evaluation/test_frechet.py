@@ -4,7 +4,8 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
 
-from imago.evaluation import Moments, frechet_distance
+from imago.evaluation import FrechetDistance, frechet_distance
+from imago.evaluation.frechet import merged
 
 
 def features(n: int, d: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -13,31 +14,47 @@ def features(n: int, d: int, seed: int, scale: float = 1.0) -> torch.Tensor:
     return scale * torch.randn(n, d, generator=generator) @ mixing + 3 + seed
 
 
-def moments(x: torch.Tensor, batch: int = 7) -> Moments:
-    result = Moments(x.shape[1])
+def seen(x: torch.Tensor, y: torch.Tensor, batch: int = 7) -> FrechetDistance:
+    metric = FrechetDistance(num_features=x.shape[1])
     for part in x.split(batch):
-        result.update(part)
-    return result
+        metric.update(part, real=False)
+    for part in y.split(batch):
+        metric.update(part, real=True)
+    return metric
 
 
 def distance(x: torch.Tensor, y: torch.Tensor) -> float:
-    a, b = moments(x), moments(y)
-    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    return float(seen(x, y).compute())
 
 
 def test_moments_are_those_of_the_whole_in_float64():
     x = 1e6 + features(100, 5, seed=1)  # a mean a million times the spread: float32 sums would lose the covariance
-    m = moments(x)
-    np.testing.assert_allclose(m.mean, x.double().mean(0), rtol=1e-14)
-    np.testing.assert_allclose(m.covariance, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
-    assert m.count == 100
+    for real, metric in ((False, seen(x, x[:2])), (True, seen(x[:2], x))):
+        mean, covariance = metric.moments(real)
+        np.testing.assert_allclose(mean, x.double().mean(0), rtol=1e-14)
+        np.testing.assert_allclose(covariance, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
+
+
+def test_states_of_several_processes_are_merged_without_losing_digits():
+    x = 1e6 + features(100, 5, seed=1)
+    parts = [seen(part, x).fake for part in x.split([60, 37, 3])]
+    torch.testing.assert_close(merged(torch.stack([*parts, torch.zeros(6, 6, dtype=torch.float64)])), seen(x, x).fake)
+    assert not merged(torch.zeros(2, 6, 6, dtype=torch.float64)).any(), "of none"
 
 
 def test_covariance_of_one_vector_is_refused():
-    m = Moments(3)
-    m.update(torch.ones(1, 3))
-    with pytest.raises(ValueError, match="at least 2"):
-        _ = m.covariance
+    for x, y, side in ((1, 2, "generated"), (2, 1, "real")):
+        with pytest.raises(ValueError, match=f"at least 2 feature vectors, got 1 of {side} images"):
+            distance(torch.ones(x, 3), torch.ones(y, 3))
+
+
+def test_statistics_take_the_place_of_real_images():
+    x, y = features(40, 8, seed=1), features(50, 8, seed=2)
+    metric = seen(x, x)
+    metric.set_real(y.double().mean(0), torch.cov(y.double().T), 50)
+    assert float(metric.compute()) == pytest.approx(distance(x, y), rel=1e-12)
+    metric.update(x[:20], real=True)
+    assert float(metric.compute()) == pytest.approx(distance(x, torch.cat([y, x[:20]])), rel=1e-12), "and more follow"
 
 
 def test_commuting_gaussians_have_a_closed_form():
@@ -63,7 +80,7 @@ def test_two_dimensional_gaussians_have_a_closed_form():
 
 def test_equal_clouds_have_distance_zero():
     x = features(40, 64, seed=1)  # singular covariance too
-    assert distance(x, x) == pytest.approx(0, abs=1e-9 * float(moments(x).covariance.trace()))
+    assert distance(x, x) == pytest.approx(0, abs=1e-9 * float(x.double().T.cov().trace()))
     assert min(distance(x, x) for x in (features(40, 8, seed=k) for k in range(20))) >= 0, "and never less by rounding"
 
 
@@ -74,8 +91,8 @@ def test_equals_torch_fidelity_and_torchmetrics(n):
         fid_features_to_statistics(x.double()), fid_features_to_statistics(y.double()), verbose=False
     )["frechet_inception_distance"]
     assert distance(x, y) == pytest.approx(theirs, rel=1e-6)
-    a, b = moments(x), moments(y)
-    assert distance(x, y) == pytest.approx(float(_compute_fid(a.mean, a.covariance, b.mean, b.covariance)), rel=1e-6)
+    given = [moment for z in (x.double(), y.double()) for moment in (z.mean(0), z.T.cov())]
+    assert distance(x, y) == pytest.approx(float(_compute_fid(*given)), rel=1e-6)
 
 
 def spectrum(n: int, decay: float, seed: int, d: int = 96) -> torch.Tensor:

@@ -4,11 +4,20 @@ import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from imago.evaluation import kernel_distance, squared_mmd
+from imago.evaluation import KernelDistance, squared_mmd
 
 
 def features(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:
     return torch.randn(n, 8, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def kernel_distance(x: torch.Tensor, y: torch.Tensor, subsets: int, subset_size: int) -> float:
+    metric = KernelDistance(subsets=subsets, subset_size=subset_size)
+    for part in x.split(17):
+        metric.update(part, real=False)
+    for part in y.split(23):
+        metric.update(part, real=True)
+    return float(metric.compute())
 
 
 def test_unbiased_estimator_is_its_definition():

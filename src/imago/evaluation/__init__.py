@@ -8,16 +8,19 @@ from imago.evaluation.extractors import (
     FeatureExtractor,
     InceptionExtractor,
 )
-from imago.evaluation.frechet import Moments, frechet_distance
-from imago.evaluation.inception_score import inception_score
-from imago.evaluation.kernel import kernel_distance, squared_mmd
-from imago.evaluation.likelihood import measure_likelihood
-from imago.evaluation.manifold import ManifoldMeasures, manifold_measures
+from imago.evaluation.frechet import FrechetDistance, frechet_distance
+from imago.evaluation.inception_score import InceptionScore
+from imago.evaluation.kernel import KernelDistance, squared_mmd
+from imago.evaluation.likelihood import NegativeLogLikelihood, measure_likelihood
+from imago.evaluation.manifold import PRDC
+from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.quality import Evaluator, NoMetrics, SampleQuality
 from imago.evaluation.reference import ReferenceStatistics
 from imago.measures import Measurement, Protocol
 
 __all__ = [
+    "PRDC",
+    "Authenticity",
     "Auto",
     "Classifier",
     "ClassifierExtractor",
@@ -28,19 +31,18 @@ __all__ = [
     "Evaluator",
     "ExtractorChoice",
     "FeatureExtractor",
+    "FrechetDistance",
     "Inception",
     "InceptionExtractor",
-    "ManifoldMeasures",
+    "InceptionScore",
+    "KernelDistance",
     "Measurement",
-    "Moments",
+    "NegativeLogLikelihood",
     "NoMetrics",
     "Protocol",
     "ReferenceStatistics",
     "SampleQuality",
     "frechet_distance",
-    "inception_score",
-    "kernel_distance",
-    "manifold_measures",
     "measure_likelihood",
     "squared_mmd",
 ]

@@ -37,6 +37,11 @@ class FeatureExtractor(nn.Module, ABC):
     fingerprint: str
     doubt: str = ""
 
+    @property
+    def num_features(self) -> int:
+        """:attr:`dimensions` by torchmetrics' name, so that its metrics take our extractors."""
+        return self.dimensions
+
     @abstractmethod
     def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """The feature vectors of checked images."""

@@ -5,47 +5,95 @@ Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule", equation 6 (
     d²((m₁, C₁), (m₂, C₂)) = |m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from scipy.linalg.lapack import dpstrf
-from torch import Tensor
+from torch import Tensor, nn
+
+from imago.evaluation.feature_metric import FeatureMetric
 
 
-class Moments:
-    """Mean and covariance of a stream of feature batches, summed in float64.
+class FrechetDistance(FeatureMetric):
+    """Squared Fréchet distance between the features of real and of generated images; lower is better.
 
-    Batches are centred before they are squared and merged by Chan, Golub & LeVeque 1983 (equation 1.5), so that
-    features with a large mean and a small spread lose no digits.
+    The number of torchmetrics' ``FrechetInceptionDistance``, exact also for fewer images than features. A batch is
+    centred before it is squared, and batches and processes are merged by Chan, Golub & LeVeque 1983 (equation 1.5), in
+    float64: features with a large mean and a small spread lose no digits.
 
     Args:
-        dimensions: number of features d.
+        network: see :class:`FeatureMetric`.
+        num_features: length d of a feature vector; by default the network's ``num_features``.
+        options: see :class:`FeatureMetric`.
+
+    Raises:
+        ValueError: neither says how many features there are.
     """
 
-    def __init__(self, dimensions: int) -> None:
-        self.count = 0
-        self.mean = torch.zeros(dimensions, dtype=torch.float64)
-        self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+    higher_is_better = False
+    plot_lower_bound = 0.0
+    real: Tensor
+    fake: Tensor
 
-    def update(self, features: Float[Tensor, "n d"]) -> None:
-        """Add n feature vectors."""
-        batch = features.detach().to("cpu", torch.float64)
-        total = self.count + len(batch)
+    def __init__(self, network: nn.Module | None = None, *, num_features: int | None = None, **options: Any) -> None:
+        super().__init__(network, **options)
+        d = getattr(network, "num_features", None) if num_features is None else num_features
+        if not isinstance(d, int):
+            raise ValueError("num_features: give the length of a feature vector, which the network does not tell")
+        for side in ("real", "fake"):  # count, mean and scatter in one matrix, so that one reduction merges them
+            self.add_state(side, torch.zeros(d + 1, d + 1, dtype=torch.float64), dist_reduce_fx=merged)
+
+    def update(self, images: Tensor, real: bool) -> None:
+        """See :meth:`FeatureMetric.update`."""
+        state = self.real if real else self.fake
+        batch = self.features(images).to(state)
+        if not len(batch):
+            return
+        mean, scatter = state[0, 1:], state[1:, 1:]
+        before, total = float(state[0, 0]), float(state[0, 0]) + len(batch)
         batch_mean = batch.mean(0)
-        shift = batch_mean - self.mean
+        shift = batch_mean - mean
         centred = batch - batch_mean
-        self._scatter.addmm_(centred.T, centred)
-        self._scatter.addr_(shift, shift, alpha=self.count * len(batch) / total)
-        self.mean = self.mean + shift * (len(batch) / total)
-        self.count = total
+        scatter.addmm_(centred.T, centred)
+        scatter.addr_(shift, shift, alpha=before * len(batch) / total)
+        mean += shift * (len(batch) / total)
+        state[0, 0] = total
 
-    @property
-    def covariance(self) -> Float64[Tensor, "d d"]:
-        """The unbiased estimate, divided by count − 1."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 feature vectors, got {self.count}")
-        return self._scatter / (self.count - 1)
+    def moments(self, real: bool) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
+        """Return mean and unbiased covariance of one side.
+
+        Raises:
+            ValueError: it has fewer than 2 images.
+        """
+        state = self.real if real else self.fake
+        if state[0, 0] < 2:
+            side = "real" if real else "generated"
+            raise ValueError(f"a covariance needs at least 2 feature vectors, got {int(state[0, 0])} of {side} images")
+        return state[0, 1:], state[1:, 1:] / (state[0, 0] - 1)
+
+    def set_real(self, mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"], count: int) -> None:
+        """Replace the real images by their statistics, such as published ones, of ``count`` images."""
+        self.real[0, 0] = count
+        self.real[0, 1:] = mean
+        self.real[1:, 1:] = covariance * (count - 1)
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the distance."""
+        (mean, covariance), (mean_real, covariance_real) = self.moments(real=False), self.moments(real=True)
+        distance = frechet_distance(mean.cpu(), covariance.cpu(), mean_real.cpu(), covariance_real.cpu())
+        return torch.tensor(distance, dtype=torch.float64, device=mean.device)
+
+
+def merged(parts: Float64[Tensor, "k e e"]) -> Float64[Tensor, "e e"]:
+    """Merge the states of k processes, each [[count, mean], [0, scatter]], into that of all images."""
+    counts, means = parts[:, 0, 0], parts[:, 0, 1:]
+    result = parts.sum(0)
+    mean = counts @ means / result[0, 0].clamp(min=1)
+    shifts = means - mean
+    result[0, 1:] = mean
+    result[1:, 1:] += (shifts.T * counts) @ shifts
+    return result
 
 
 def frechet_distance(

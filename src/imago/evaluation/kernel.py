@@ -4,13 +4,17 @@ Bińkowski et al. 2018, "Demystifying MMD GANs", section 4: the squared maximum 
 polynomial kernel k(x, y) = (x·y / d + 1)³, by the unbiased estimator (their equation 4), averaged over random subsets.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from imago.evaluation.feature_metric import SetMetric
 
 
-def squared_mmd(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+def squared_mmd(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float64[Tensor, ""]:
     """Unbiased squared maximum mean discrepancy of two equally large samples, in float64; may be slightly negative."""
     x, y = x.double(), y.double()
     m, d = x.shape
@@ -20,23 +24,42 @@ def squared_mmd(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"]) -> Float[Tenso
     return pairs / (m * (m - 1)) - 2 * between.mean()
 
 
-def kernel_distance(
-    features: Float[Tensor, "n d"], reference: Float[Tensor, "k d"], subsets: int = 100, subset_size: int = 1000
-) -> float:
-    """Mean of :func:`squared_mmd` over ``subsets`` random pairs of subsets of ``subset_size`` feature vectors each.
+class KernelDistance(SetMetric):
+    """Mean of :func:`squared_mmd` over random pairs of equally large subsets; around 0 for equal distributions.
 
     The subsets are the same every time, and those of torch-fidelity with its default seed, so that equal features give
     its number.
 
-    Raises:
-        ValueError: a subset is larger than one of the samples, or smaller than 2.
+    Args:
+        network: see :class:`FeatureMetric`.
+        subsets: number of pairs.
+        subset_size: vectors in each.
+        options: see :class:`FeatureMetric`.
     """
-    if not 2 <= subset_size <= min(len(features), len(reference)):
-        raise ValueError(f"subset_size={subset_size}: must lie in 2..{min(len(features), len(reference))}")
-    rng = np.random.RandomState(2020)  # torch-fidelity's generator and seed
-    total = torch.zeros((), dtype=torch.float64)
-    for _ in range(subsets):
-        chosen = torch.from_numpy(rng.choice(len(features), subset_size, replace=False))
-        chosen_reference = torch.from_numpy(rng.choice(len(reference), subset_size, replace=False))
-        total += squared_mmd(features[chosen], reference[chosen_reference])
-    return float(total / subsets)
+
+    higher_is_better = False
+
+    def __init__(
+        self, network: nn.Module | None = None, *, subsets: int = 100, subset_size: int = 1000, **options: Any
+    ) -> None:
+        super().__init__(network, **options)
+        self.subsets = subsets
+        self.subset_size = subset_size
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the distance.
+
+        Raises:
+            ValueError: a subset is larger than one of the sides, or smaller than 2.
+        """
+        fake, real = self.both()
+        if not 2 <= self.subset_size <= min(len(fake), len(real)):
+            raise ValueError(f"subset_size={self.subset_size}: must lie in 2..{min(len(fake), len(real))}")
+        rng = np.random.RandomState(2020)  # torch-fidelity's generator and seed
+        total = torch.zeros((), dtype=torch.float64, device=fake.device)
+        for _ in range(self.subsets):
+            chosen, chosen_real = (
+                torch.from_numpy(rng.choice(len(side), self.subset_size, replace=False)) for side in (fake, real)
+            )
+            total += squared_mmd(fake[chosen], real[chosen_real])
+        return total / self.subsets

@@ -4,22 +4,58 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from imago.config import choices_of
 from imago.data import ImageDataModule
 from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
 from imago.evaluation.network import Progress
-from imago.images import Images, Labels, bits_per_dim
+from imago.images import Images, Labels
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
 from imago.models.latent import Variational
 from imago.rng import PerImageGenerator
+
+
+class NegativeLogLikelihood(Metric):
+    """Mean negative log-likelihood of images, in nats and in bits per dimension, with standard errors; lower is better.
+
+    Args:
+        dimensions: number of values of an image, channels · height · width.
+        options: of ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self, dimensions: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.dimensions = dimensions
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, nats: Float[Tensor, " n"]) -> None:
+        """Add −log p(x) of a batch, in nats per image."""
+        self.values.append(nats.detach())
+
+    def compute(self) -> dict[str, Float64[Tensor, ""]]:
+        """Return ``nats`` and ``bpd``, and their standard errors over the images, nan for a single one.
+
+        The sums are float64; ``bpd`` = nats / (dimensions ln 2).
+        """
+        nats = dim_zero_cat(self.values).cpu().double()  # in this order: not every device has float64
+        error = nats.std() / math.sqrt(len(nats)) if len(nats) > 1 else torch.tensor(math.nan, dtype=torch.float64)
+        bits = self.dimensions * math.log(2)
+        return {"nats": nats.mean(), "nats_error": error, "bpd": nats.mean() / bits, "bpd_error": error / bits}
 
 
 @torch.no_grad()
@@ -85,10 +121,11 @@ def measure_likelihood(
             bound_terms = model.bound_terms
         torch.manual_seed(0)
         work = _Work(count, importance or 1, progress, before_batch)
-        parts = [
-            _nats(model, shown, labels, first, importance, work)
-            for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional)
-        ]
+        metrics: dict[str, NegativeLogLikelihood] = {}
+        for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional):
+            for name, nats in _nats(model, shown, labels, first, importance, work).items():
+                metric = metrics.setdefault(name, NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False))
+                metric.update(nats)
     protocol = Protocol(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,
@@ -101,13 +138,16 @@ def measure_likelihood(
         caveat=_caveat(model, data, count, len(part), len(whole) - len(part)),
     )
     measured = []
-    for name in parts[0]:
-        nats = torch.cat([part[name] for part in parts])
+    for name, metric in metrics.items():
         told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
         if "elbo/" in name:
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
-        measured += [_mean(bits, bits_per_dim(nats, model.spec), told), _mean(name, nats, told)]
+        found = {key: float(value) for key, value in metric.compute().items()}
+        measured += [
+            Measurement(bits, found["bpd"], replace(told, standard_error=found["bpd_error"])),
+            Measurement(name, found["nats"], replace(told, standard_error=found["nats_error"])),
+        ]
     return measured
 
 
@@ -142,7 +182,7 @@ def _batches(part: Dataset, batch_size: int, labelled: bool) -> Iterator[tuple[i
 
 def _nats(
     model: ExplicitModel, images: Images, labels: Labels | None, first: int, importance: int | None, work: _Work
-) -> dict[str, Float64[torch.Tensor, " n"]]:
+) -> dict[str, Float[Tensor, " n"]]:
     """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound."""
     work.before()
 
@@ -168,7 +208,7 @@ def _nats(
         values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
     if work.progress is not None:
         work.progress((first + len(images)) * work.each, work.images * work.each)
-    return {name: nats.cpu().double() for name, nats in values.items()}  # in this order: not every device has float64
+    return values
 
 
 PARTS = {"elbo/gap": "the distance of two bounds: KL(q(z|x) || p(z|x)) is as large or larger"}
@@ -177,11 +217,6 @@ _BINARIZATION = {
     "threshold": "white above 127",
     "dynamic": "white with probability intensity / 255, one fixed draw",
 }
-
-
-def _mean(name: str, values: torch.Tensor, protocol: Protocol) -> Measurement:
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Measurement(name, float(values.mean()), replace(protocol, standard_error=error))
 
 
 def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: int, unknown: int) -> str:

@@ -7,10 +7,14 @@ has that generalises; one that memorises is below.
 """
 
 import hashlib
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
+
+from imago.evaluation.feature_metric import SetMetric
 
 _SPARE = 2  # candidates more than asked for, whose order the fast form of the distance may confuse
 
@@ -42,9 +46,9 @@ def nearest(
     if not 1 <= k <= others:
         raise ValueError(f"k={k}: {others} points to choose neighbours from")
     kept = min(k + _SPARE, others)
-    centre = points.double().mean(0)
-    best = torch.full((len(queries), kept), torch.inf, dtype=torch.float64)
-    which = torch.zeros(len(queries), kept, dtype=torch.int64)
+    centre = points.mean(0, dtype=torch.float64)
+    best = torch.full((len(queries), kept), torch.inf, dtype=torch.float64, device=points.device)
+    which = torch.zeros(len(queries), kept, dtype=torch.int64, device=points.device)
     for start in range(0, len(points), block):
         part = points[start : start + block].double() - centre
         norms = part.square().sum(1)
@@ -70,10 +74,15 @@ def nearest(
     return distances[:, :k], which.gather(1, order)[:, :k]
 
 
+def digests(images: Tensor) -> Int64[Tensor, " n"]:
+    """Digests of images, or of feature vectors, value by value, on their device."""
+    each = [hashlib.blake2b(image.numpy().data, digest_size=8).digest() for image in images.detach().cpu().contiguous()]
+    return torch.tensor([int.from_bytes(digest, signed=True) for digest in each], dtype=torch.int64).to(images.device)
+
+
 def among(images: UInt8[Tensor, "n c h w"], known: UInt8[Tensor, "m c h w"]) -> Bool[Tensor, " n"]:
-    """Which images are one of the known ones, value by value."""
-    seen = {_digest(image) for image in known}
-    return torch.tensor([_digest(image) in seen for image in images], dtype=torch.bool)
+    """Return which images are one of the known ones, value by value."""
+    return torch.isin(digests(images), digests(known))
 
 
 def authentic(
@@ -93,5 +102,38 @@ def authentic(
     return (distances[:, 0] > apart[which, 0]) & ~copies
 
 
-def _digest(image: UInt8[Tensor, "c h w"]) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
+class Authenticity(SetMetric):
+    """Which shares of the generated images are authentic, and copies of real images, 0..1.
+
+    Neither way is better: a model that generalises has the shares of held-out images.
+
+    Args:
+        network: see :class:`FeatureMetric`.
+        options: see :class:`FeatureMetric`.
+    """
+
+    real_digests: list[Tensor]
+    fake_digests: list[Tensor]
+
+    def __init__(self, network: nn.Module | None = None, **options: Any) -> None:
+        super().__init__(network, **options)
+        for side in ("real", "fake"):
+            self.add_state(f"{side}_digests", [], dist_reduce_fx="cat")
+
+    def update(self, images: Tensor, real: bool, originals: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            images: see :meth:`FeatureMetric.update`.
+            real: whether they are real images.
+            originals: the images (n, ...) behind feature vectors, whose values tell copies; by default ``images``.
+        """
+        super().update(images, real)
+        found = digests(images if originals is None else originals)
+        (self.real_digests if real else self.fake_digests).append(found.to(images.device))
+
+    def compute(self) -> dict[str, Float64[Tensor, ""]]:
+        """Return ``authenticity`` and ``copies``."""
+        fake, real = self.both()
+        copies = torch.isin(dim_zero_cat(self.fake_digests), dim_zero_cat(self.real_digests))
+        return {"authenticity": authentic(fake, real, copies).double().mean(), "copies": copies.double().mean()}

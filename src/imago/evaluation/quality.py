@@ -9,17 +9,18 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from imago.data import ImageDataModule
 from imago.errors import UserError
 from imago.evaluation.cache import Cache
 from imago.evaluation.choices import ExtractorChoice
 from imago.evaluation.extractors import FeatureExtractor
-from imago.evaluation.frechet import Moments, frechet_distance
-from imago.evaluation.inception_score import inception_score
-from imago.evaluation.kernel import kernel_distance
-from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, manifold_measures
-from imago.evaluation.neighbours import among, authentic
+from imago.evaluation.frechet import FrechetDistance
+from imago.evaluation.inception_score import InceptionScore
+from imago.evaluation.kernel import KernelDistance
+from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, PRDC
+from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.network import Progress
 from imago.evaluation.progress import progress_bar
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics
@@ -27,7 +28,13 @@ from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
 
 Sampler = Callable[[int, int], Tensor]
-_SPLITS = 10  # of the Inception score, as in its paper
+_OPTIONS: dict[str, Any] = {"reset_real_features": False, "sync_on_compute": False}  # one process measures
+_NEIGHBOURS = {
+    "precision": NEIGHBOURS,
+    "recall": NEIGHBOURS,
+    "density": NEIGHBOURS_DENSITY,
+    "coverage": NEIGHBOURS_DENSITY,
+}
 
 
 class Evaluator(ABC):
@@ -131,185 +138,154 @@ class SampleQuality(Evaluator):
         self.full = bool(full)
         self.notices = []
         self._extractor: FeatureExtractor | None = None
+        self._protocols: dict[str, Protocol] = {}
 
     @property
     def names(self) -> list[str]:
         """Fréchet distance, kernel distance, and what ``full`` adds; empty where nothing can be measured."""
-        if self._extractor is None:
-            return []
-        more = ["precision", "recall", "density", "coverage"] if self._enough else []
-        if self._extractor.logits(torch.zeros(1, self._extractor.dimensions, device=self._device)) is not None:
-            more.append("inception_score")
-        more = [*(name + self._extractor.suffix for name in [*more, "authenticity"]), "copies"]
-        return [*self._extractor.metric_names, *(more if self.full else [])]
-
-    @property
-    def _enough(self) -> bool:
-        return min(self.samples, len(self._reference.features)) >= FEWEST
+        return list(self._protocols)
 
     def prepare(self, data: ImageDataModule, device: torch.device) -> None:
         """See :meth:`Evaluator.prepare`."""
         if len(data.train) < 2:
             raise UserError(f"{data.name} has {len(data.train)} training images: metrics need 2. Set metrics=none.")
-        self.notices = []
-        self._extractor = self.choice.build(data, device, self.weights, self.notices.append)
-        if self._extractor is None:
+        self.notices, self._protocols = [], {}
+        self._extractor = extractor = self.choice.build(data, device, self.weights, self.notices.append)
+        if extractor is None:
             return
         self._device, self._spec = device, data.spec
-        self._extractor.to(device)
+        self._home = device if device.type == "cuda" else torch.device("cpu")  # not every device has float64
+        extractor.to(device)
         cache = Cache(data.directory)
-        if self.full:
-            self._data = data
-            self._known = KnownFeatures.of(data, self._extractor, self.batch_size, device)
-        reference = ReferenceStatistics.load(cache, data.fingerprint, self._extractor)
-        if reference is None and self.full and len(self._known.training) == len(data.train):
-            reference = ReferenceStatistics.of(self._known.training.split(self.batch_size), len(data.train))
-            reference.save(cache, data.fingerprint, self._extractor)
+        known = KnownFeatures.of(data, extractor, self.batch_size, device) if self.full else None
+        reference = ReferenceStatistics.load(cache, data.fingerprint, extractor)
         if reference is None:
-            with progress_bar(f"Features of {data.name} ({self._extractor.name}), once") as progress:
-                reference = ReferenceStatistics.compute(
-                    data.training_images(), data.spec.levels, self._extractor, self.batch_size, device, progress
-                )
-            reference.save(cache, data.fingerprint, self._extractor)
-        self._reference = reference
-        if self.full and not self._enough:
-            self.notices.append(
-                f"metrics.samples={self.samples}: precision, recall, density and coverage are left out; they need "
-                f"{FEWEST} samples and as many training images"
-            )
-        self._protocol = Protocol(
-            extractor=self._extractor.name,
-            extractor_fingerprint=self._extractor.fingerprint[:16],
-            dimensions=self._extractor.dimensions,
+            if known is not None and len(known.training) == len(data.train):
+                reference = ReferenceStatistics.of(known.training.split(self.batch_size), len(data.train))
+            else:
+                with progress_bar(f"Features of {data.name} ({extractor.name}), once") as progress:
+                    reference = ReferenceStatistics.compute(
+                        data.training_images(), data.spec.levels, extractor, self.batch_size, device, progress
+                    )
+            reference.save(cache, data.fingerprint, extractor)
+        protocol = Protocol(
+            extractor=extractor.name,
+            extractor_fingerprint=extractor.fingerprint[:16],
+            dimensions=extractor.dimensions,
             reference=f"{data.name} train",
             reference_fingerprint=data.fingerprint,
             reference_images=reference.count,
             samples=self.samples,
         )
+        entries = self._distances(extractor, reference)
+        if known is not None:
+            entries |= self._more(extractor, reference) | self._authenticity(extractor, known, data)
+        for name, own in entries.items():
+            told = "; ".join(filter(None, [extractor.doubt if name != "copies" else "", own.pop("caveat")])) or "none"
+            self._protocols[name] = replace(protocol, caveat=told, **own)
 
-    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
-        """See :meth:`Evaluator.measure`; call :meth:`prepare` first."""
-        if self._extractor is None:
-            return []
-        cuda = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            features, copies = self._features(self._extractor, sample, progress)
-        moments = Moments(self._extractor.dimensions)
-        for batch in features.split(1000):
-            moments.update(batch)
-        reference = self._reference
-        distance = frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance)
-        size = min(self.subset_size, len(features), len(reference.features))
-        kernel = kernel_distance(features, reference.features, self.subsets, size)
-        frechet_name, kernel_name = self._extractor.metric_names
-        measurements = [
-            self._measured(frechet_name, distance, caveat=self._frechet_caveat()),
-            self._measured(
-                kernel_name, kernel, subsets=self.subsets, subset_size=size, caveat=self._kernel_caveat(size)
-            ),
-        ]
-        if self.full and self._enough:
-            measurements += self._manifold(features, self._extractor.suffix)
-        if self.full:
-            measurements += self._score(features, self._extractor)
-            measurements += self._authenticity(features, copies, self._extractor.suffix)
-        return measurements
-
-    def _measured(self, name: str, value: float, *, caveat: str = "", **entries: Any) -> Measurement:
-        """A number with its protocol; ``entries`` are those of its own."""
-        doubt = self._extractor.doubt if self._extractor is not None and name != "copies" else ""
-        told = "; ".join(filter(None, [doubt, caveat])) or "none"
-        return Measurement(name, value, replace(self._protocol, caveat=told, **entries))
-
-    def _manifold(self, features: Tensor, suffix: str) -> list[Measurement]:
-        """Precision, recall, density and coverage, of equally many samples and training images."""
-        known = self._reference.features
-        count = min(len(features), len(known))
-        chosen = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:count]
-        found = manifold_measures(features[:count], known[chosen])
-        caveat = (
-            f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more" if count < FEW else ""
-        )
-        neighbours = {
-            "precision": NEIGHBOURS,
-            "recall": NEIGHBOURS,
-            "density": NEIGHBOURS_DENSITY,
-            "coverage": NEIGHBOURS_DENSITY,
+    def _distances(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, dict[str, Any]]:
+        """Set up the distances; each with the entries of its protocol."""
+        fewest, d = min(self.samples, reference.count), extractor.dimensions
+        size = min(self.subset_size, self.samples, len(reference.features))
+        frechet = FrechetDistance(num_features=d, **_OPTIONS)
+        frechet.set_real(reference.mean, reference.covariance, reference.count)
+        kernel = KernelDistance(subsets=self.subsets, subset_size=size, **_OPTIONS)
+        kernel.update(reference.features, real=True)
+        names = extractor.metric_names
+        self._metrics = MetricCollection(dict(zip(names, (frechet, kernel), strict=True)), compute_groups=False)
+        self._metrics.to(self._home)
+        few = f"unreliable: {fewest} images for covariances of {d} features; compare at equal counts only"
+        smaller = f"subsets of {size} instead of {self.subset_size}: too few images"
+        caveats = (few if fewest <= d else "", smaller if size < self.subset_size else "")
+        return {
+            names[0]: {"caveat": caveats[0]},
+            names[1]: {"subsets": self.subsets, "subset_size": size, "caveat": caveats[1]},
         }
-        return [
-            self._measured(
-                f"{name}{suffix}",
-                getattr(found, name),
-                samples=count,
-                reference_images=count,
-                neighbours=k,
-                caveat=caveat,
+
+    def _more(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, dict[str, Any]]:
+        """Set up precision, recall, density and coverage of as many samples as images, and the Inception score."""
+        entries: dict[str, dict[str, Any]] = {}
+        count = min(self.samples, len(reference.features))
+        if count >= FEWEST:
+            prdc = PRDC(**_OPTIONS)
+            prdc.update(reference.features, real=True)
+            self._metrics["prdc"] = prdc.to(self._home)
+            wide = f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more"
+            counts = {"samples": count, "reference_images": count, "caveat": wide if count < FEW else ""}
+            for name, k in _NEIGHBOURS.items():
+                entries[name + extractor.suffix] = {**counts, "neighbours": k}
+        else:
+            self.notices.append(
+                f"metrics.samples={self.samples}: precision, recall, density and coverage are left out; they need "
+                f"{FEWEST} samples and as many training images"
             )
-            for name, k in neighbours.items()
-        ]
+        logits = extractor.logits(torch.zeros(1, extractor.dimensions, device=self._device))
+        if logits is not None:
+            splits, classes = min(10, self.samples), logits.shape[1]  # 10 as in the paper
+            size = self.samples // splits
 
-    def _score(self, features: Tensor, extractor: FeatureExtractor) -> list[Measurement]:
-        """The Inception score, where the extractor knows classes."""
-        logits = extractor.logits(features.to(self._device))
-        if logits is None:
-            return []
-        splits = min(_SPLITS, len(features))
-        score, deviation = inception_score(logits.cpu(), splits)
-        size, classes = len(features) // splits, logits.shape[1]
-        caveat = "" if size > classes else f"unreliable: splits of {size} images for {classes} classes"
-        name = f"inception_score{extractor.suffix}"
-        return [self._measured(name, score, splits=splits, deviation=deviation, caveat=caveat)]
+            def head(features: Tensor) -> Tensor:
+                return extractor.logits(features.to(self._device)).to(self._home)  # type: ignore[union-attr]
 
-    def _authenticity(self, features: Tensor, copies: Tensor, suffix: str) -> list[Measurement]:
-        """Which shares of the samples are authentic and copies; the protocols say the same of held-out images."""
-        known, data = self._known, self._data
-        shares = {"authenticity" + suffix: authentic(features, known.training, copies), "copies": copies}
-        references = {"authenticity" + suffix: len(known.training), "copies": len(data.train)}
+            self._metrics["score"] = InceptionScore(head=head, splits=splits, **_OPTIONS).to(self._home)
+            caveat = f"unreliable: splits of {size} images for {classes} classes" if size <= classes else ""
+            entries["inception_score" + extractor.suffix] = {"splits": splits, "caveat": caveat}
+        return entries
+
+    def _authenticity(
+        self, extractor: FeatureExtractor, known: KnownFeatures, data: ImageDataModule
+    ) -> dict[str, dict[str, Any]]:
+        """Set up authenticity and copies; the protocols have the shares of held-out images."""
+        metric = Authenticity(**_OPTIONS).to(self._home)
+        metric.update(known.training.to(self._home), real=True, originals=data.training_images())
+        self._metrics["authenticity"] = metric
+        held_out = known.held_out[: self.samples].to(self._home)
         doubts = ["of the training images in one draw of their binarisation"] if data.binarize == "dynamic" else []
-        few = min(len(features), len(known.held_out))
-        doubts += [f"unreliable beside {few} held-out images; {FEW} or more"] if few < FEW else []
-        told: dict[str, dict[str, Any]] = {name: {"reference_images": references[name]} for name in shares}
-        images, vectors = data.val.images[: len(features)], known.held_out[: len(features)]
-        if len(vectors):
-            images = images[: len(vectors)]
-            same = self._copies(images)
-            held_out = {"authenticity" + suffix: authentic(vectors, known.training, same), "copies": same}
-            for name, which in held_out.items():
-                told[name] |= {"held_out": f"{data.name} val", "held_out_images": len(images)}
-                told[name]["held_out_value"] = float(which.double().mean())
-        return [
-            self._measured(name, float(which.double().mean()), caveat="; ".join(doubts), **told[name])
-            for name, which in shares.items()
-        ]
-
-    def _copies(self, images: Tensor) -> Tensor:
-        """Which images are training images, value by value."""
-        return among(images.cpu(), self._data.training_images())
+        doubts += [f"unreliable beside {len(held_out)} held-out images; {FEW} or more"] if len(held_out) < FEW else []
+        entries = {
+            "authenticity": {"reference_images": len(known.training), "caveat": "; ".join(doubts)},
+            "copies": {"reference_images": len(data.train), "caveat": "; ".join(doubts)},
+        }
+        if len(held_out):
+            metric.update(held_out, real=False, originals=data.val.images[: len(held_out)])
+            for name, share in metric.compute().items():
+                entries[name] |= {"held_out": f"{data.name} val", "held_out_images": len(held_out)}
+                entries[name] |= {"held_out_value": float(share)}
+            metric.reset()
+        return {_suffixed(name, extractor): own for name, own in entries.items()}
 
     @torch.no_grad()
-    def _features(
-        self, extractor: FeatureExtractor, sample: Sampler, progress: Progress | None
-    ) -> tuple[Tensor, Tensor]:
-        """The features of samples and, of full measurements, which are copies of training images."""
-        features, drawn = torch.empty(self.samples, extractor.dimensions), []
-        for first in range(0, self.samples, self.batch_size):
-            n = min(self.batch_size, self.samples - first)
-            images = sample(n, first)
-            _check_samples(images, n, self._spec)
-            features[first : first + n] = extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
-            drawn += [images.cpu()] if self.full else []
-            if progress is not None:
-                progress(first + n, self.samples)
-        return features, self._copies(torch.cat(drawn)) if drawn else torch.empty(0)
+    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
+        """See :meth:`Evaluator.measure`; call :meth:`prepare` first."""
+        extractor = self._extractor
+        if extractor is None:
+            return []
+        try:
+            with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+                for first in range(0, self.samples, self.batch_size):
+                    n = min(self.batch_size, self.samples - first)
+                    images = sample(n, first)
+                    _check_samples(images, n, self._spec)
+                    features = extractor(to_bytes(images.to(self._device), self._spec.levels))
+                    self._metrics.update(features.to(self._home), real=False, originals=images)
+                    if progress is not None:
+                        progress(first + n, self.samples)
+            found = {_suffixed(name, extractor): float(value) for name, value in self._metrics.compute().items()}
+        finally:
+            self._metrics.reset()
+        deviation = found.pop("inception_score_std" + extractor.suffix, None)
+        return [
+            Measurement(
+                name, found[name], protocol if protocol.splits is None else replace(protocol, deviation=deviation)
+            )
+            for name, protocol in self._protocols.items()
+        ]
 
-    def _frechet_caveat(self) -> str:
-        fewest, dimensions = min(self.samples, self._reference.count), self._reference.features.shape[1]
-        if fewest > dimensions:
-            return ""
-        return f"unreliable: {fewest} images for covariances of {dimensions} features; compare at equal counts only"
 
-    def _kernel_caveat(self, size: int) -> str:
-        return "" if size == self.subset_size else f"subsets of {size} instead of {self.subset_size}: too few images"
+def _suffixed(name: str, extractor: FeatureExtractor) -> str:
+    """The name of a metric, with the extractor's suffix where its features play a part."""
+    return name if name in (*extractor.metric_names, "copies") else name + extractor.suffix
 
 
 def _check_samples(images: Tensor, n: int, spec: ImageSpec) -> None:

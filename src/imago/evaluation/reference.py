@@ -13,7 +13,7 @@ from torch import Tensor
 from imago.data import ImageDataModule
 from imago.evaluation.cache import Cache, check_tensors
 from imago.evaluation.extractors import FeatureExtractor
-from imago.evaluation.frechet import Moments
+from imago.evaluation.frechet import FrechetDistance
 from imago.evaluation.network import Progress
 from imago.evaluation.progress import progress_bar
 from imago.images import to_bytes
@@ -56,16 +56,17 @@ class ReferenceStatistics:
     def of(cls, batches: Iterable[Tensor], count: int) -> "ReferenceStatistics":
         """The statistics of ``count`` feature vectors that come in batches, float32 (b, d)."""
         chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_KEPT].sort().values
-        moments, kept, first = None, torch.empty(0), 0
+        metric, kept, first = None, torch.empty(0), 0
         for features in batches:
-            if moments is None:
-                moments, kept = Moments(features.shape[1]), torch.empty(len(chosen), features.shape[1])
-            moments.update(features)
+            if metric is None:
+                d = features.shape[1]
+                metric, kept = FrechetDistance(num_features=d), torch.empty(len(chosen), d)
+            metric.update(features, real=True)
             start, end = torch.searchsorted(chosen, torch.tensor([first, first + len(features)])).tolist()
             kept[start:end] = features[chosen[start:end] - first]
             first += len(features)
-        assert moments is not None
-        return cls(moments.mean, moments.covariance, kept, count)
+        assert metric is not None
+        return cls(*metric.moments(real=True), kept, count)
 
     @classmethod
     def load(cls, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> "ReferenceStatistics | None":
