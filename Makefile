@@ -31,7 +31,7 @@ $(STAMP): requirements.lock requirements-uv.lock tools/install.sh
 	@touch $@
 
 demo: $(STAMP)  ## Train a GAN on real handwritten digits (about two minutes) and show where the samples lie
-	$(RUN) src/train.py model=gan data=digits $(ARGS)
+	$(RUN) src/train.py experiment=gan_digits $(ARGS)
 	@echo "What to expect: the grid shows 80 handwritten digits of 8x8 pixels, about half of them readable at a glance; val/fd_classifier, the"
 	@echo "distance to the training images, fell from about 57 to about 2; in the curves D(x) and D(G(z)) approach each other."
 

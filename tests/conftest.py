@@ -58,8 +58,9 @@ def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
     def run(name: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(source / f"{name}.py"), *arguments])
+        module = importlib.import_module(name)
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(importlib.import_module(name).main, name)
+            cli.run(module.main, name, getattr(module, "check", None))
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 

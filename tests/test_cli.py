@@ -30,7 +30,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "train.py"), *arguments])
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(train.main, "train")
+            cli.run(train.main, "train", train.check)
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 

@@ -1,5 +1,6 @@
 """The configuration: every file composes and describes something that exists, and checks find what does not."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,32 +13,31 @@ from omegaconf import OmegaConf
 from pydantic import NonNegativeInt, PositiveFloat
 
 from helpers import CONF
+from imago import cli  # noqa: F401 - what the configurations of scripts build upon
 from imago.checkpoints import model_of
-from imago.config import Settings, build, check, check_node, check_settings, plain, target
+from imago.config import Settings, build, check, check_node, check_settings, experiments, plain, target
 from imago.errors import UserError
 from imago.figures.base import Figure
 from imago.images import ImageSpec
 from imago.schedules import Warmup
 
 GROUPS = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+    str(folder.relative_to(CONF)): sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in [*CONF.glob("*"), *CONF.glob("model/*"), *CONF.glob("model/optimizer/*")]
+    if folder.is_dir() and any(folder.glob("*.yaml"))
 }
 
-# How a choice is made in groups that are not at the top of train.yaml.
-CHOOSE = {
-    "distribution": ["model=pixelcnn", "distribution@model.distribution={}"],
-    "loss": ["model=ddpm", "loss@model.loss={}"],
-    "noise": ["model=ddpm", "noise@model.noise_schedule={}"],
-    "objective": ["objective@model.objective={}"],
-    "optimizer": ["optimizer@model.optimizer.generator={}", "optimizer@model.optimizer.discriminator={}"],
-    "penalty": ["model=gan", "+penalty@model.penalty={}"],
-    "prediction": ["model=ddpm", "prediction@model.prediction={}"],
-    "sampler": ["model=ddpm", "sampler@model.sampler={}"],
-    "variance": ["model=ddpm", "variance@model.variance={}"],
-    "schedule": ["+schedule@model.schedule={}"],
+# A model that has the group, where the default one has not.
+WITH = {
+    "model/distribution": "pixelcnn",
+    "model/loss": "ddpm",
+    "model/noise_schedule": "ddpm",
+    "model/optimizer/net": "vae",
+    "model/prediction": "ddpm",
+    "model/sampler": "ddpm",
+    "model/variance": "ddpm",
 }
-# A recipe is no choice: it is found by the names of a model and a data set. Figures are chosen in figure.yaml.
-CHOICES = [(group, name) for group, names in GROUPS.items() for name in names if group not in ("recipe", "figure")]
+CHOICES = [(group, name) for group, names in GROUPS.items() for name in names if group != "figure"]
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def targets(node: Any) -> Iterator[str]:
 
 
 def test_every_group_offers_a_choice() -> None:
-    assert len(GROUPS) >= 10
-    assert {group: names for group, names in GROUPS.items() if len(names) < 2 and group != "recipe"} == {}
+    assert len(GROUPS) >= 20
+    assert {group: names for group, names in GROUPS.items() if len(names) < 2} == {}
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_file_of_every_group_composes(composed: Any, group: str, name: str) -> None:
-    config = composed(*(choice.format(name) for choice in CHOOSE.get(group, [f"{group}={{}}"])))
+    config = composed(*([f"model={WITH[group]}"] if group in WITH else []), f"{group}={name}")
     settings = check(config)
     assert isinstance(settings, Settings)
     named = [(key, t) for key in config for t in targets(config[key])]
@@ -88,12 +88,16 @@ def test_every_model_composes_with_every_data_set(composed: Any, model: str, dat
     check(config)
 
 
-@pytest.mark.parametrize("recipe", GROUPS["recipe"])
-def test_every_recipe_arrives_and_the_command_line_wins(composed: Any, recipe: str) -> None:
-    model, _, data = recipe.partition("-")
-    assert model in GROUPS["model"]
-    assert data in GROUPS["data"]
-    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "recipe" / f"{recipe}.yaml"))
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_every_experiment_arrives_and_the_command_line_wins(composed: Any, experiment: str) -> None:
+    overlay = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))
+    assert isinstance(overlay, dict)
+    pair = {
+        group: choice for entry in overlay.pop("defaults") for group, choice in entry.items() if "/model/" not in group
+    }
+    named = re.fullmatch(r"(\w+)_(digits|mnist|cifar10|imagenet32)(_paper)?", experiment)
+    if named:
+        assert pair == {"override /model": named[1], "override /data": named[2]}
 
     def assert_within(part: Any, whole: Any, where: str) -> None:
         if isinstance(part, dict):
@@ -102,9 +106,24 @@ def test_every_recipe_arrives_and_the_command_line_wins(composed: Any, recipe: s
         else:
             assert part == whole, where
 
-    overlay.pop("defaults", None)
-    assert_within(overlay, composed(f"model={model}", f"data={data}"), "recipe")
-    assert composed(f"model={model}", f"data={data}", "max_images=12345")["max_images"] == 12345
+    assert_within(overlay, composed(f"experiment={experiment}"), experiment)
+    assert composed(f"experiment={experiment}", "max_images=12345")["max_images"] == 12345
+
+
+@pytest.mark.parametrize("data", GROUPS["data"])
+def test_data_are_the_same_for_every_model(composed: Any, data: str) -> None:
+    by_model = [composed(f"model={model}", f"data={data}") for model in GROUPS["model"]]
+    for config in by_model:
+        del config["model"]
+    assert all(config == by_model[0] for config in by_model)
+
+
+def test_experiments_of_a_pair_are_found(tmp_path: Path) -> None:
+    assert experiments([CONF], "vae", "mnist") == ["vae_mnist", "vae_pythae"]
+    assert experiments([CONF], "dcgan", "digits") == ["sngan", "wgan_gp"], "those that name no data are for all"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("defaults:\n  - override /model: vae\n")
+    assert experiments([CONF, tmp_path], "vae", "digits") == ["own"]
 
 
 def sweeper_params(*overrides: str) -> dict[str, str]:
@@ -112,13 +131,14 @@ def sweeper_params(*overrides: str) -> dict[str, str]:
     return dict(compose("train", list(overrides), return_hydra_config=True).hydra.sweeper.params)
 
 
-@pytest.mark.parametrize("data", ["digits", "mnist"])
-def test_the_lecture_gives_every_family_the_same_data_and_seconds(composed: Any, data: str) -> None:
-    """Whatever recipes say, there is one form of the data and one limit; a schedule that counts images has none."""
-    named = sweeper_params("sweep=lecture")["model"].split(",")
-    assert set(named) == set(GROUPS["model"]), "a new family is missing in conf/sweep/lecture.yaml"
-    for model in named:
-        config = composed("sweep=lecture", f"model={model}", f"data={data}", "max_seconds=7")
+@pytest.mark.parametrize(("sweep", "param"), [("lecture", "model"), ("lecture_mnist", "experiment")])
+def test_the_lecture_gives_every_family_the_same_data_and_seconds(composed: Any, sweep: str, param: str) -> None:
+    """Whatever experiments say, there is one form of the data and one limit; a schedule that counts images has none."""
+    named = sweeper_params(f"sweep={sweep}")[param].split(",")
+    models = [compose("train", [f"{param}={name}"], return_hydra_config=True) for name in named]
+    assert {config.hydra.runtime.choices.model for config in models} == set(GROUPS["model"]), "a family is missing"
+    for name in named:
+        config = composed(f"sweep={sweep}", f"{param}={name}", "max_seconds=7")
         settings = check(config)
         limits = (settings.max_seconds, settings.max_images, settings.max_updates)
         assert limits == (7, None, None)
@@ -139,42 +159,12 @@ def test_a_sweep_can_go_unmeasured(composed: Any, sweep: str) -> None:
 
 def test_a_sweep_of_objectives_is_of_both(composed: Any) -> None:
     params = sweeper_params("sweep=objectives")
-    objectives = params["objective@model.objective"].split(",")
+    objectives = params["model/objective"].split(",")
     targets_of = {
-        composed("sweep=objectives", f"objective@model.objective={o}")["model"]["objective"]["_target_"]
-        for o in objectives
+        composed("sweep=objectives", f"model/objective={o}")["model"]["objective"]["_target_"] for o in objectives
     }
     assert targets_of == {"imago.models.gan.Minimax", "imago.models.gan.NonSaturating"}
     assert len(params["seed"].split(",")) >= 2
-
-
-def leaves(node: Any, where: str = "") -> Iterator[str]:
-    """Keys of all values at any depth; of a group that is chosen or set to null, its own."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{where}{key}.")
-        elif key == "defaults":
-            chosen = [name for entry in value if isinstance(entry, dict) for name in entry]
-            yield from (name.split("@")[1] for name in chosen if "@" in name and not name.startswith("override"))
-        else:
-            yield f"{where}{key}"
-
-
-@pytest.mark.parametrize("experiment", GROUPS["experiment"])
-def test_an_experiment_inherits_nothing_from_a_recipe(experiment: str) -> None:
-    """A recipe is for short runs of a pair; what it sets, a paper's setting for that pair sets again, or to null."""
-    own = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"))
-    assert isinstance(own, dict)
-    chosen = {key: value for entry in own["defaults"] for key, value in entry.items()}
-    recipe = CONF / "recipe" / f"{chosen.get('override /model')}-{chosen.get('override /data')}.yaml"
-    if recipe.exists():
-        said = set(leaves(own))
-        inherited = [
-            key
-            for key in leaves(OmegaConf.to_container(OmegaConf.load(recipe)))
-            if not any(key == other or key.startswith(f"{other}.") for other in said)
-        ]
-        assert inherited == []
 
 
 @pytest.mark.parametrize("script", sorted(file.stem for file in CONF.glob("*.yaml")))
@@ -233,7 +223,7 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], message: str) -> None:
 
 def test_what_is_deleted_is_missed(composed: Any) -> None:
     for deleted in ("tags", "logger"):
-        with pytest.raises(UserError, match=f"^{deleted}: missing"):
+        with pytest.raises(UserError, match=f"^{deleted}: (missing|nothing chosen)"):
             check(composed(f"~{deleted}"))
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_demo_leaves_samples_much_nearer_to_the_data_than_an_untrained_generators(tmp_path: Path) -> None:
-    options = ["model=gan", "data=digits", "max_images=150000", "max_seconds=null", "logger=csv", f"logs={tmp_path}"]
+    options = ["experiment=gan_digits", "max_images=150000", "max_seconds=null", "logger=csv", f"logs={tmp_path}"]
     command = [sys.executable, str(ROOT / "src" / "train.py"), *options]
     subprocess.run(command, check=True, capture_output=True, timeout=900)
     (path,) = tmp_path.glob("gan-digits/*/summary.json")

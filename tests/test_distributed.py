@@ -34,8 +34,8 @@ STEPS = {
         "model.steps=100",
         "conditional=true",
         "model.p_uncond=0.3",
-        "variance@model.variance=learned",
-        "loss@model.loss=hybrid",
+        "model/variance=learned",
+        "model/loss=hybrid",
     ],
     "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.gradient_clip=0.05"],
 }
@@ -45,8 +45,8 @@ def weights(tmp_path: Path, name: str, options: list[str]) -> dict[str, torch.Te
     """The weights after 6 batches of a run in a process (or two) of its own."""
     arguments = [
         *options,
-        "optimizer@model.optimizer.generator=sgd",
-        "optimizer@model.optimizer.discriminator=sgd",
+        "model/optimizer/generator=sgd",
+        "model/optimizer/discriminator=sgd",
         "model.generator.hidden=[16]",
         "model.discriminator.hidden=[16]",
         "data.batch_size=16",
@@ -89,7 +89,7 @@ def stepped(case: str, devices: int) -> dict[str, torch.Tensor]:
     data = ImageDataModule(Digits(), batch_size=16)
     data.prepare()
     model = build_model(
-        configuration(*STEPS[case], "data=digits", "optimizer@model.optimizer.net=sgd", "model.optimizer.net.lr=0.1"),
+        configuration(*STEPS[case], "data=digits", "model/optimizer/net=sgd", "model.optimizer.net.lr=0.1"),
         data.spec,
     )
     trainer = Trainer(

@@ -32,7 +32,7 @@ MODELS = {
         "model.generator.width=4",
         "model.discriminator.width=4",
         "model.discriminator.spectral_norm=true",
-        "+schedule@model.schedule=warmup",
+        "model/schedule=warmup",
         "model.schedule.images=600",
         "model.gradient_clip=0.5",
     ],

@@ -185,7 +185,7 @@ OTHERS = [
     ("plain", ["seed=1"], r"\(seed: 0 there, 1 now\)"),
     ("longer", [], r"checkpoint\.images_seen: 160 there, 192 now; checkpoint\.weights: \w+ there, \w+ now"),
     ("plain", ["averaged=false"], r"checkpoint\.averaged: True there, False now"),
-    ("vae", ["+model.observation_noise=false"], r"\(model\.observation_noise: True there, False now\)"),
+    ("vae", ["model.observation_noise=false"], r"\(model\.observation_noise: True there, False now\)"),
     ("pixels", ["temperature=0.5"], r"temperature: 1\.0 there, 0\.5 now"),
 ]
 

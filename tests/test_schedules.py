@@ -34,8 +34,8 @@ def test_without_an_end_the_share_of_the_run_decides() -> None:
 
 
 @pytest.mark.parametrize("limits", ["max_seconds=1000", "max_updates=100"])
-def test_a_recipe_with_a_schedule_runs_by_other_limits(limits: str) -> None:
-    config = configuration("model=vae", "data=mnist", "max_images=null", limits)
+def test_an_experiment_with_a_schedule_runs_by_other_limits(limits: str) -> None:
+    config = configuration("experiment=vae_mnist", "max_images=null", limits)
     check(config)
     model = build_model(config, ImageSpec(1, 4, 4))
     assert model.schedule is not None
@@ -59,7 +59,7 @@ def test_an_end_before_the_start_is_refused(build) -> None:
 
 
 def test_a_schedule_scales_every_players_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ["model=gan", "+schedule@model.schedule=linear", "max_images=64", "model.optimizer.generator.lr=0.5"]
+    overrides = ["model=gan", "model/schedule=linear", "max_images=64", "model.optimizer.generator.lr=0.5"]
     model = build_model(configuration(*overrides), ImageSpec(1, 4, 4))
     monkeypatch.setattr(type(model), "trainer", type("OneProcess", (), {"world_size": 1, "global_rank": 0}))
     rates = []

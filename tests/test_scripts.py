@@ -355,7 +355,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
         "sample",
         "plain",
         ["sampler=ddim"],
-        r"^error: sampler=ddim: .*of a checkpoint write \+sampler@model\.sampler=NAME$",
+        r"^error: sampler=ddim: choose with model/sampler=ddim$",
     ),
     (
         "sample",

@@ -21,10 +21,10 @@ from imago.wandb_report import CHARTS, COLUMNS, IMAGES, MEDIA, SECONDS, build_re
 RUNS = {
     "made": ["model.hidden=[8]"],
     "vae": ["model.latent=2", "model.encoder.hidden=[8]", "model.decoder.hidden=[8]"],
-    "gan": ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "+penalty@model.penalty=r1"],
+    "gan": ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "model/penalty=r1"],
     "autoencoder": [f"model.{part}.{size}" for part in ("encoder", "decoder") for size in ("width=4", "widest=8")],
     "ddpm": ["model.network.width=8", "model.network.multipliers=[1]", "model.steps=4", "model.sampler.steps=2",
-             "variance@model.variance=learned", "loss@model.loss=hybrid"],
+             "model/variance=learned", "model/loss=hybrid"],
     "hvae": ["model.width=8"],
 }  # fmt: skip
 DASHBOARD = {"gan": {"samples"}, "vae": set(MEDIA)}  # those that log to W&B too, and their pictures

@@ -49,13 +49,6 @@ ALLOWED_BY_NAME = {
     "logger": ("imago.loggers.wandb", "imago.loggers.tensorboard"),
 }
 
-# Groups that live inside the model; of those that a model may be without, none is chosen at first.
-RELOCATED = (
-    *("distribution", "loss", "noise", "objective", "optimizer"),
-    *("penalty", "prediction", "sampler", "schedule", "variance"),
-)
-OPTIONAL = ("penalty", "schedule")
-
 # What a run may say about Lightning's trainer; the rest is the framework's.
 TRAINER_KEYS = (
     "accelerator",
@@ -240,9 +233,11 @@ def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), k
         raise UserError(f"{key}={config}: expected a group of settings")
     hints = typing.get_type_hints(schema, include_extras=True)
     _check_names(config, [*hints, *groups], key)
-    missing = [name for name in (*hints, *groups) if name not in config]
-    if missing:
-        raise UserError(f"{_below(key, missing[0])}: missing; give it a value")
+    for name in (*hints, *groups):
+        if name not in config:
+            choices = ", ".join(sorted(path.stem for path in (CONF / name).glob("*.yaml"))) if name in groups else ""
+            remedy = f"nothing chosen; choose one of {choices}" if choices else "missing; give it a value"
+            raise UserError(f"{_below(key, name)}: {remedy}")
     values: dict[str, Any] = {}
     for name, hint in hints.items():
         if is_dataclass(hint):
@@ -325,23 +320,26 @@ def choices_of(group: str, base: type) -> list[str]:
     return names
 
 
-def groups_inside(model: str) -> dict[str, list[str]]:
-    """How to choose from the groups inside a model: ``{"noise": ["noise@model.noise_schedule"]}``."""
-    file = CONF / "model" / f"{model}.yaml"
-    content = OmegaConf.load(file)
-    ways: dict[str, list[str]] = {}
-    for entry in defaults_of(file):
-        group, _, place = entry.lstrip("/").partition("@")
-        if place:
-            ways.setdefault(group, []).append(f"{group}@model.{place}")
-    return ways | {group: [f"+{group}@model.{group}"] for group in OPTIONAL if group in content}
-
-
 def defaults_of(file: Path) -> dict[str, Any]:
     """What the defaults list of a yaml file chooses from groups: ``{"override /model": "dcgan"}``."""
     content = OmegaConf.to_container(OmegaConf.load(file))
     listed = content.get("defaults", []) if isinstance(content, dict) else []
     return {str(key): value for entry in listed if isinstance(entry, dict) for key, value in entry.items()}
+
+
+def experiments(places: Collection[Path], model: str, data: str | None = None) -> list[str]:
+    """The experiments that there are for a model, and for a data set where one is given.
+
+    Args:
+        places: folders of configurations.
+        model, data: choices of these groups.
+    """
+    found = []
+    for file in sorted(path for place in places for path in (place / "experiment").glob("*.yaml")):
+        chosen = defaults_of(file)
+        if chosen.get("override /model") == model and (data is None or chosen.get("override /data", data) == data):
+            found.append(file.stem)
+    return found
 
 
 def check_experiment(experiment: str | None, model: str) -> None:
@@ -354,14 +352,11 @@ def check_experiment(experiment: str | None, model: str) -> None:
     Raises:
         UserError: saying which model it is for, and which experiments there are for this one.
     """
-    if experiment is None:
-        return
-    files = sorted((CONF / "experiment").glob("*.yaml"))
-    models = {file.stem: defaults_of(file).get("override /model", model) for file in files}
-    made_for = models.get(experiment, model)
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    made_for = defaults_of(file).get("override /model", model) if file.is_file() else model
     if made_for == model:
         return
-    own = [name for name in models if models[name] == model]
+    own = experiments([CONF], model)
     others = f"choose one for it: {', '.join(own)}" if own else f"leave the experiment out (there is none for {model})"
     raise UserError(
         f"experiment={experiment} model={model}: this experiment is for model={made_for}; leave model={model} out, or "
@@ -381,9 +376,9 @@ def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
         UserError: naming the first key that is unknown, missing, of the wrong type or of an impossible value.
     """
     if not isinstance(node, Mapping):
-        raise UserError(f"{key}={node}: expected a group of settings; choose one with {key}=NAME")
+        raise UserError(f"{key}={node}: expected a group of settings; choose one with {key.replace('.', '/')}=NAME")
     if "_target_" not in node:
-        raise UserError(f"{key}: nothing chosen (no _target_); choose one with {key}=NAME")
+        raise UserError(f"{key}: nothing chosen (no _target_); choose one with {key.replace('.', '/')}=NAME")
     function = target(node["_target_"], key)
     if not isinstance(node.get("_partial_", True), bool):
         raise UserError(f"{key}._partial_={node['_partial_']}: true or false; leave it as it is")
@@ -433,10 +428,8 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
     except ValidationError as error:
         internal = ("is_instance_of", "needs_python_object")
         reasons = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] not in internal}
-        group = next((name for name in reversed(key.split(".")) if name in RELOCATED), None)
-        if not reasons and group is not None:
-            plus = "+" if group in OPTIONAL else ""
-            raise UserError(f"{key}={value}: is a group of settings; write {plus}{group}@{key}={value}") from None
+        if not reasons and (CONF / key.replace(".", "/")).is_dir():
+            raise UserError(f"{key}={value}: is a group of settings; write {key.replace('.', '/')}={value}") from None
         told = f"{key}={shortened(json.dumps(value))}: {' or '.join(sorted(reasons)) or 'wrong type'}"
         if "input should be a valid string" in reasons and isinstance(value, int | float):
             told += f"; text that would be read as a number is quoted twice: {key}=\"'TEXT'\""

@@ -56,7 +56,7 @@ def rank(spec: ImageSpec) -> Tensor:
 @pytest.mark.parametrize("spec", TINY)
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_probabilities_sum_to_one(name: str, spec: str, distribution: str) -> None:
-    model = lively(name, TINY[spec], f"distribution@model.distribution={distribution}")
+    model = lively(name, TINY[spec], f"model/distribution={distribution}")
     images = every_image(TINY[spec])
     total = model.log_likelihood(images).double().exp().sum()
     assert abs(float(total) - 1) < 1e-4
@@ -192,7 +192,7 @@ def test_samples_have_the_models_probabilities(name: str) -> None:
 def test_cooled_samples_have_the_cooled_probabilities(name: str, distribution: str) -> None:
     """The same for 27 images of 3 levels at temperature 1/2; 26 degrees of freedom, 0.999 quantile 54.1."""
     spec = ImageSpec(1, 1, 3, levels=3)
-    model = lively(name, spec, f"distribution@model.distribution={distribution}").eval()
+    model = lively(name, spec, f"model/distribution={distribution}").eval()
     images = every_image(spec)
     conditional = (model.logits(images).double() / 0.5).log_softmax(-1)  # of each value given those before it
     probability = conditional.gather(-1, images.long()[..., None]).flatten(1).sum(1).exp()

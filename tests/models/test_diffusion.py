@@ -97,11 +97,11 @@ def test_the_decoder_is_the_integral_of_the_density_and_has_gradients_far_away()
 # --- the bound -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned"])
 def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) -> None:
     """T = 2, one binary pixel: p(x_0) and every term of equation 2 by integrals over a grid."""
     spec = ImageSpec(1, 1, 1, levels=2)
-    model = make(spec, "model.steps=2", f"variance@model.variance={variance}", "loss@model.loss=full_bound").eval()
+    model = make(spec, "model.steps=2", f"model/variance={variance}", "model/loss=vlb").eval()
     for p in model.net.parameters():
         p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     q = model.process
@@ -159,8 +159,8 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
 def test_probabilities_of_all_tiny_images_sum_to_at_most_one(levels: int) -> None:
     """Σ exp(bound) over all 1x2 images after some training, each bound a mean over many draws."""
     spec = ImageSpec(1, 1, 2, levels=levels)
-    learned = ("variance@model.variance=learned", "loss@model.loss=full_bound")
-    model = make(spec, "model.steps=5", "prediction@model.prediction=velocity", *learned)
+    learned = ("model/variance=learned", "model/loss=vlb")
+    model = make(spec, "model.steps=5", "model/prediction=v", *learned)
     every = torch.tensor(list(itertools.product(range(levels), repeat=2)), dtype=torch.uint8).view(-1, 1, 1, 2)
     optimizer = torch.optim.Adam(model.net.parameters(), 3e-3)
     draws = torch.Generator().manual_seed(0)
@@ -297,21 +297,21 @@ def test_training_draws_every_time_and_hides_labels() -> None:
 
 def test_the_hybrid_moves_means_by_the_simple_loss_and_variances_by_the_bound() -> None:
     spec = ImageSpec(1, 2, 2)
-    learned = ("model.steps=6", "variance@model.variance=learned")
+    learned = ("model.steps=6", "model/variance=learned")
     images = images_of(spec, 64)
     gradients = {}
-    for name in ("hybrid", "full_bound"):
-        asked = learned_with(make(spec, *learned, f"loss@model.loss={name}"), images)
+    for name in ("hybrid", "vlb"):
+        asked = learned_with(make(spec, *learned, f"model/loss={name}"), images)
         asked["loss"].backward()
         gradients[name] = [part.grad for part in asked["answer"]]
-    model = make(spec, *learned, "loss@model.loss=hybrid")
+    model = make(spec, *learned, "model/loss=hybrid")
     model.loss = Simple()
     asked = learned_with(model, images)
     asked["loss"].backward()
     mean, variance = gradients["hybrid"]
     torch.testing.assert_close(mean, asked["answer"][0].grad)
     assert asked["answer"][1].grad is None
-    torch.testing.assert_close(variance, 0.001 * gradients["full_bound"][1])
+    torch.testing.assert_close(variance, 0.001 * gradients["vlb"][1])
     assert bool((variance != 0).all())
 
 
@@ -333,10 +333,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
     spec = ImageSpec(1, 8, 8, classes=3)
     with pytest.raises(UserError, match=r"model.guidance=1.0: .* conditional=true and model.p_uncond=0.1"):
         make(spec, "model.guidance=1.0")
-    with pytest.raises(
-        UserError, match=r"model.variance: .* no gradient from the loss Simple; .*=hybrid or full_bound"
-    ):
-        make(spec, "variance@model.variance=learned")
+    with pytest.raises(UserError, match=r"model.variance: .* no gradient from the loss Simple; .*=hybrid or vlb"):
+        make(spec, "model/variance=learned")
     with pytest.raises(UserError, match=r"model.sampler.steps=50: the process has model.steps=20"):
         make(spec, "model.steps=20", "model.sampler.steps=50")
 
@@ -358,7 +356,7 @@ def test_a_compiled_network_is_the_same_network() -> None:
 
 def test_guidance_moves_away_from_what_is_said_without_a_label() -> None:
     spec = ImageSpec(1, 6, 6, classes=3)
-    options = ("conditional=true", "model.p_uncond=0.2", "prediction@model.prediction=image")
+    options = ("conditional=true", "model.p_uncond=0.2", "model/prediction=x0")
     plain, guided = make(spec, *options).eval(), make(spec, *options, "model.guidance=2.0").eval()
     x, t, labels = 0.1 * torch.randn(4, 1, 6, 6), torch.tensor([700]), torch.tensor([0, 1, 2, 1])
     with torch.no_grad():
@@ -384,7 +382,7 @@ def test_noise_prediction_guides_the_noise() -> None:
 
 def test_the_chain_of_a_sample_ends_with_the_sample() -> None:
     spec = ImageSpec(1, 6, 6, classes=2)
-    for options in (("sampler@model.sampler=ancestral", "model.steps=30"), ("conditional=true",)):
+    for options in (("model/sampler=ancestral", "model.steps=30"), ("conditional=true",)):
         model = make(spec, *options).train()
         labels = torch.tensor([1, 0, 1]) if model.conditional else None
         chain = model.sample_chain(3, 5, PerImageGenerator(4), labels)
@@ -411,7 +409,7 @@ def test_a_chain_has_two_ends() -> None:
 
 def test_an_image_is_the_same_in_any_batch_when_noise_is_drawn_on_the_way() -> None:
     spec = ImageSpec(1, 6, 6, classes=2)
-    ancestral = ("sampler@model.sampler=ancestral", "model.steps=20")
+    ancestral = ("model/sampler=ancestral", "model.steps=20")
     for options in (ancestral, (*ancestral, "conditional=true", "model.p_uncond=0.1", "model.guidance=1.0")):
         model = make(spec, *options)
         together = model.sample(4, generator=PerImageGenerator(9)).int()
@@ -452,13 +450,11 @@ def test_ddim_of_a_perfect_denoiser_finds_the_image(prediction: Any) -> None:
         assert torch.equal(images, ((target + 1) * 127.5).round().to(torch.uint8).expand(2, 1, 3, 3))
 
 
-@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned"])
 def test_a_process_of_one_step_has_two_terms_and_learns(variance: str) -> None:
     spec = ImageSpec(1, 2, 2, levels=4)
-    more = ("loss@model.loss=hybrid",) if variance == "learned" else ()
-    model = make(
-        spec, "model.steps=1", "noise@model.noise_schedule=cosine", f"variance@model.variance={variance}", *more
-    )
+    more = ("model/loss=hybrid",) if variance == "learned" else ()
+    model = make(spec, "model.steps=1", "model/noise_schedule=cosine", f"model/variance={variance}", *more)
     images = images_of(spec, 6)
     terms = model.nll_terms(images, None, lambda *shape: torch.randn(shape))
     assert not bool(terms["elbo/denoising"].any())

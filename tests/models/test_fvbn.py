@@ -14,7 +14,7 @@ from imago.nets.masked import MaskedLinear, stripes_of
 from imago.training.run import build_model, count_parameters
 from models.test_laws import images_of, make
 
-SOFTMAX = "distribution@model.distribution=softmax"
+SOFTMAX = "model/distribution=softmax"
 
 
 def staircase(inputs: int, outputs: int) -> list[int]:

@@ -108,7 +108,7 @@ def test_gradient_clipping_bounds_each_players_step() -> None:
     """With plain SGD of rate 1 a step is the clipped gradient itself."""
     spec = ImageSpec(1, 8, 8)
     options = [
-        *(f"optimizer@model.optimizer.{player}=sgd" for player in ("generator", "discriminator")),
+        *(f"model/optimizer/{player}=sgd" for player in ("generator", "discriminator")),
         *(f"model.optimizer.{player}.lr=1.0" for player in ("generator", "discriminator")),
         *(f"model.optimizer.{player}.momentum=0.0" for player in ("generator", "discriminator")),
     ]
@@ -125,7 +125,7 @@ def test_gradient_clipping_bounds_each_players_step() -> None:
 
 def test_a_schedule_sets_the_rate_by_images() -> None:
     spec = ImageSpec(1, 8, 8)
-    model = make("gan", spec, "+schedule@model.schedule=linear", "max_images=80")
+    model = make("gan", spec, "model/schedule=linear", "max_images=80")
     fit(model, Tensors(images_of(spec, 8), torch.zeros(8, dtype=torch.long), 8), 6)
     rates = [group["lr"] for o in model._optimizers.values() for group in o.param_groups]
     assert rates == pytest.approx([2e-4 * (80 - 40) / 80] * 2)  # the sixth step is taken after 40 images
@@ -135,14 +135,14 @@ def test_a_schedule_sets_the_rate_by_images() -> None:
     "options",
     [
         [
-            "objective@model.objective=wasserstein",
-            "+penalty@model.penalty=gradient_penalty",
+            "model/objective=wasserstein",
+            "model/penalty=gradient_penalty",
             "model.discriminator_steps=5",
         ],
-        ["objective@model.objective=hinge", "model.discriminator.spectral_norm=true"],
-        ["objective@model.objective=least_squares"],
-        ["objective@model.objective=minimax"],
-        ["+penalty@model.penalty=r1"],
+        ["model/objective=hinge", "model.discriminator.spectral_norm=true"],
+        ["model/objective=least_squares"],
+        ["model/objective=minimax"],
+        ["model/penalty=r1"],
     ],
 )
 @pytest.mark.parametrize("name", ["gan", "dcgan"])

@@ -143,7 +143,7 @@ def test_codes_decode_and_draws_are_samples(name: str) -> None:
 @pytest.mark.parametrize("distribution", ["softmax", "logistic_mixture", "gaussian"])
 def test_every_distribution_of_values(name: str, distribution: str) -> None:
     spec = ImageSpec(1, 1, 2, levels=3)
-    model = make(name, spec, f"distribution@model.distribution={distribution}", *little(name))
+    model = make(name, spec, f"model/distribution={distribution}", *little(name))
     assert isinstance(model, Variational)
     images = every_image(spec)
     total = model.importance_weighted(images, k=500, generator=PerImageGenerator(0)).double().exp().sum()
@@ -209,7 +209,7 @@ def test_training_weighs_the_divergence() -> None:
     spec = SPECS["binary-2x2"]
 
     def moved(*overrides: str) -> float:
-        model = make("vae", spec, "optimizer@model.optimizer.net=sgd", *overrides)
+        model = make("vae", spec, "model/optimizer/net=sgd", *overrides)
         with torch.no_grad():
             model.net["decoder"].first.weight.zero_()  # type: ignore[union-attr,operator]
         first = model.net["encoder"].first.weight  # type: ignore[union-attr]

@@ -40,21 +40,21 @@ CASES: dict[str, list[str]] = {
     **{f"{model} rgb": [] for model in ("pixelcnn", "diagonal_bilstm", "conv_vae", "dcgan", "ddpm")},
     # what an image's values are drawn from
     **{
-        f"{model} {name}": [f"distribution@model.distribution={name}"]
+        f"{model} {name}": [f"model/distribution={name}"]
         for model, name in (
             ("pixelcnn", "logistic_mixture"), ("made", "softmax"), ("fvbn", "logistic"),
             ("vae", "gaussian"), ("conv_vae", "logistic_mixture"),
         )
     },
-    "made rgb logistic_mixture": ["distribution@model.distribution=logistic_mixture"],
-    # games
+    "made rgb logistic_mixture": ["model/distribution=logistic_mixture"],
+    # adversarial losses
     **{
-        f"gan {name}": [f"objective@model.objective={name}"]
+        f"gan {name}": [f"model/objective={name}"]
         for name in ("minimax", "hinge", "least_squares", "wasserstein")
     },
-    "dcgan r1": ["+penalty@model.penalty=r1", "model.discriminator.batch_norm=false"],
+    "dcgan r1": ["model/penalty=r1", "model.discriminator.batch_norm=false"],
     "dcgan gradient_penalty": [
-        "+penalty@model.penalty=gradient_penalty", "model.discriminator.batch_norm=false",
+        "model/penalty=gradient_penalty", "model.discriminator.batch_norm=false",
         "model.discriminator_steps=2",
     ],
     "dcgan spectral_norm": ["model.discriminator.spectral_norm=true"],
@@ -62,21 +62,21 @@ CASES: dict[str, list[str]] = {
     "vae beta": ["model.beta=2", "model.kl_warmup=150", "model.free_bits=0.1"],
     "hvae skip": ["model.kl_warmup=150", "model.free_bits=0.1", "model.gradient_skip=5"],
     # diffusion
-    **{f"ddpm {name}": [f"noise@model.noise_schedule={name}"] for name in ("quadratic", "sigmoid", "cosine")},
-    **{f"ddpm {name}": [f"prediction@model.prediction={name}"] for name in ("image", "velocity")},
-    **{f"ddpm {name}": [f"sampler@model.sampler={name}"] for name in ("ancestral", "dpm_solver")},
-    "ddpm large": ["variance@model.variance=large", "sampler@model.sampler=ancestral"],
+    **{f"ddpm {name}": [f"model/noise_schedule={name}"] for name in ("quadratic", "sigmoid", "cosine")},
+    **{f"ddpm {name}": [f"model/prediction={name}"] for name in ("x0", "v")},
+    **{f"ddpm {name}": [f"model/sampler={name}"] for name in ("ancestral", "dpm_solver")},
+    "ddpm fixed_large": ["model/variance=fixed_large", "model/sampler=ancestral"],
     "ddpm learned": [
-        "variance@model.variance=learned", "loss@model.loss=hybrid", "sampler@model.sampler=ancestral",
+        "model/variance=learned", "model/loss=hybrid", "model/sampler=ancestral",
     ],
-    "ddpm full_bound": ["loss@model.loss=full_bound"],
+    "ddpm vlb": ["model/loss=vlb"],
     # steps
-    "vae rmsprop": ["optimizer@model.optimizer.net=rmsprop", "model.gradient_clip=0.5"],
+    "vae rmsprop": ["model/optimizer/net=rmsprop", "model.gradient_clip=0.5"],
     "vae adagrad warmup": [
-        "optimizer@model.optimizer.net=adagrad", "+schedule@model.schedule=warmup", "model.schedule.images=100",
+        "model/optimizer/net=adagrad", "model/schedule=warmup", "model.schedule.images=100",
     ],
-    "vae sgd cosine": ["optimizer@model.optimizer.net=sgd", "+schedule@model.schedule=cosine"],
-    "vae linear": ["+schedule@model.schedule=linear"],
+    "vae sgd cosine": ["model/optimizer/net=sgd", "model/schedule=cosine"],
+    "vae linear": ["model/schedule=linear"],
 }  # fmt: skip
 
 

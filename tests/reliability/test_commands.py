@@ -24,7 +24,8 @@ from PIL import Image
 
 from helpers import CONF, Command, configuration, small
 from imago import capacity
-from imago.cli import check_command, explain
+from imago.cli import check_command
+from imago.cli.explain import explain
 from imago.config import check, plain
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
@@ -144,11 +145,28 @@ COMMANDS: dict[str, str] = {
     "train model=null": r"model=null: names no choice; choose one of autoencoder, ",
     "train_classifier data=null out=x": r"data=null: names no choice; choose one of bars, ",
     "train model=": r"model=.*choose one of autoencoder",
-    "train ~model": r"~model: names no choice; choose one of autoencoder",
-    "train ~trainer": r"~trainer: names no choice; choose one of auto, cpu",
+    "train ~model": r"model: nothing chosen; choose one of autoencoder",
+    "train ~trainer": r"trainer: nothing chosen; choose one of auto, cpu",
     "train ~seed": r"data\.seed: Interpolation key 'seed' not found; give it a value",
     "train +x=1": r"x: no such setting; known are",
-    "train recipe=nope": r"recipe=nope: no such choice; leave it out",
+    "train recipe=nope": r"recipe=nope: no such setting; known here are",
+    # -- what others write
+    "train batch_size=32": r"batch_size=32: no such setting; did you mean data\.batch_size=32",
+    "train lr=0.001": r"did you mean model\.optimizer\.(discriminator|generator)\.lr=0\.001 or model\.optimizer\.",
+    "train model=vae learning_rate=0.1": r"did you mean model\.optimizer\.net\.lr=0\.1\?",
+    "train epochs=5": r"epochs=5: .*max_images, max_updates or max_seconds",
+    "train trainer.max_epochs=5": r"trainer\.max_epochs=5: .*use max_images, max_updates or max_seconds",
+    "train trainer.benchmark=true": r"write \+trainer\.benchmark=true",
+    "train --model=gan": r"--model=gan: settings have no dashes; write model=gan",
+    "train --batch-size 32": r"--batch-size: no such option, .*KEY=VALUE; .*did you mean data\.batch_size=32",
+    "train --model.latent=50": r"--model\.latent=50: settings have no dashes; write model\.latent=50",
+    "train --model.latent 50": r"--model\.latent: settings have no dashes; write model\.latent=50",
+    "train dataset=mnist": r"dataset=mnist: choose with data=mnist",
+    "train noise@model.noise_schedule=cosine model=ddpm": r"choose with model/noise_schedule=cosine",
+    "train +schedule@model.schedule=cosine": r"choose with model/schedule=cosine",
+    "train hydra/launcher=joblib": r"hydra/launcher=joblib: .*pip install hydra-joblib-launcher",
+    "train hydra/launcher=submitit_slurm": r"pip install hydra-submitit-launcher",
+    "train -m hydra/sweeper=optuna": r"hydra/sweeper=optuna: .*pip install hydra-optuna-sweeper",
     "train model.generator._partial_=5": r"model\.generator\._partial_=5: true or false",
     "train =5": r"=5: nothing before the equals sign; write KEY=VALUE",
     "train ''": r"an empty argument; leave it out, or write KEY=VALUE",
@@ -183,7 +201,7 @@ COMMANDS: dict[str, str] = {
     "sample checkpoint=RUN labels=3": r"labels given to an unconditional model",
     "sample checkpoint=RUN temperature=1": r"temperature=1: a GAN has none",
     "sample checkpoint=RUN +model.latent=5": r"model\.latent: belongs to how the model was trained",
-    "sample checkpoint=RUN data=digits": r"data: a group of train\.py, which this script does not have",
+    "sample checkpoint=RUN data=digits": r"data=digits: a group of train\.py, which this script does not have",
     "evaluate": r"checkpoint: missing; give checkpoint=VALUE",
     "evaluate checkpoint=RUN split=train": r"split=\"train\": input should be 'val' or 'test'",
     "evaluate checkpoint=RUN importance=5": r"importance=5: a GAN has no importance-weighted bound",
@@ -200,8 +218,8 @@ COMMANDS: dict[str, str] = {
 MISTAKES = [
     (["model=gam"], r"model=gam: no such choice; did you mean gan\? choose one of .*dcgan, .*gan"),
     (["data=cifar"], r"data=cifar: no such choice; did you mean cifar10\?"),
-    (["modle=gan"], r"modle: no such group of settings; did you mean model\?|modle: no such setting"),
-    (["model.latant=3"], r"model\.latant: no such setting; .*latent"),
+    (["modle=gan"], r"modle=gan: no such setting; did you mean model\?"),
+    (["model.latant=3"], r"model\.latant=3: no such setting; .*latent"),
     (["+model.latant=3"], r"model\.latant: no such setting; did you mean latent\?"),
     (["+max_imagess=3"], r"max_imagess: no such setting; did you mean max_images\?"),
     (["seed=abc"], r'seed="abc": input should be a valid integer'),
@@ -230,7 +248,7 @@ MISTAKES = [
     (["resume=nowhere.ckpt"], r"^error: resume=nowhere\.ckpt: no such file"),
     ([f"resume={ROOT / 'README.md'}"], r"^error: resume=.*README\.md: no checkpoint of this program; a checkpoint is"),
     (
-        ["+schedule@model.schedule=cosine", "max_images=10", "model.schedule.warmup=20"],
+        ["model/schedule=cosine", "max_images=10", "model.schedule.warmup=20"],
         r"model\.schedule: end=10: must be larger",
     ),
     (["metrics=inception", "metrics.weights=nowhere.pth"], r"nowhere\.pth"),
@@ -241,31 +259,36 @@ MISTAKES = [
     (["model.generator.hidden=[]"], r"model\.generator\.hidden=\[\]: .*at least 1 item"),
     (["seed=5000000000"], r"seed=5000000000: input should be less than 4294967296"),
     (["+model.optimizer.generator.foreach=true"], r"model\.optimizer: .*fused.*foreach"),
-    (["model.objective=hinge"], r"model\.objective=hinge: .*write objective@model\.objective=hinge"),
-    (["objective=hinge"], r"objective=hinge: belongs to the model; choose with objective@model\.objective=NAME"),
+    (["model.objective=hinge"], r"model\.objective=hinge: .*write model/objective=hinge"),
+    (["model.optimizer.generator=sgd"], r"choose one with model/optimizer/generator=NAME"),
+    (["objective@model.objective=hinge"], r"=hinge: choose with model/objective=hinge"),
+    (["model/objective=hing"], r"model/objective=hing: no such choice; did you mean hinge\? choose one of hinge, "),
     (
-        ["sampler@model.sampler=ddim"],
-        r"^error: sampler@model\.sampler=ddim: model=gan has no group sampler; its own are optimizer@model\..*"
-        r", objective@model\.objective, \+penalty@.*; leave it out, or choose a model that has one: ddpm$",
+        ["model/sampler=ddim"],
+        r"^error: model/sampler=ddim: model=gan has no group model/sampler; its own are .*model/objective, "
+        r".*; leave it out, or choose a model that has one: ddpm$",
     ),
-    (["distribution@model.distribution=softmax"], r"model=gan has no group distribution; .* has one: .*made, pixelcnn"),
-    (["model=vae", "noise@model.noise_schedule=cosine"], r"model=vae has no group noise; .*, distribution@.*: ddpm$"),
-    (["model=vae", "penalty=r1"], r"^error: penalty=r1: model=vae has no group penalty; .*: dcgan, gan$"),
-    (["sweep=lecture", "loss=hybrid"], r"^error: loss=hybrid: model=autoencoder has no group loss"),
-    (["optimizer@model.optimizer.net=sgd"], r"choose with .*\.generator=NAME or .*\.discriminator=NAME$"),
+    (["model/distribution=softmax"], r"model=gan has no group model/distribution; .* has one: .*made, pixelcnn"),
+    (
+        ["model=vae", "model/noise_schedule=cosine"],
+        r"model=vae has no group model/noise_schedule; .*, model/distr.*: ddpm$",
+    ),
+    (["model=vae", "penalty=r1"], r"^error: penalty=r1: model=vae has no group model/penalty; .*: dcgan, gan$"),
+    (["sweep=lecture", "loss=hybrid"], r"^error: loss=hybrid: model=gan has no group model/loss"),
+    (["model/optimizer/net=sgd"], r"has no group model/optimizer/net; its own are .*model/optimizer/generator"),
     (
         ["experiment=sngan", "model=gan"],
-        r"^error: experiment=sngan model=gan: this experiment is for model=dcgan; leave model=gan out, or leave the",
+        r"^error: experiment=sngan model=gan: .* is for model=dcgan; leave .* out, or .*: gan_digits, gan_mnist$",
     ),
     (
         ["model=ddpm", "experiment=wgan_gp"],
-        r"^error: experiment=wgan_gp model=ddpm: this experiment is for model=dcgan; .* one for it: ddpm_cifar10$",
+        r"^error: experiment=wgan_gp model=ddpm: .* is for model=dcgan; .*: ddpm_cifar10, ddpm_digits, ddpm_mnist$",
     ),
     (
         ["metrics=none", "metrics.samples=3"],
-        r"metrics\.samples: no such setting; there are none here; .* metrics=NAME$",
+        r"metrics\.samples=3: no such setting; there are none here; .* metrics=NAME$",
     ),
-    (["penalty@model.penalty=r1"], r"belongs to the model; choose with \+penalty@model\.penalty=NAME"),
+    (["+penalty@model.penalty=r1"], r"choose with model/penalty=r1"),
     (["model.generator._target_=imago.runs.write_atomically"], r"only classes of .* can be constructed"),
     (["model.generator._target_=imago.data.module.Path"], r"only classes of .* can be constructed"),
     (["model.latent="], r"latent"),
@@ -396,14 +419,14 @@ BROKEN = [
 VALUES = st.sampled_from(NUMBERS + TEXTS + BROKEN) | st.integers().map(str) | st.floats().map(str)
 VALUES |= st.lists(st.sampled_from(NUMBERS + TEXTS), max_size=3).map(lambda items: f"[{','.join(items)}]")
 VALUES |= st.sampled_from(NUMBERS + TEXTS).map(lambda item: "{a:" + item + "}")
-GROUPS = ["model", "data", "trainer", "metrics", "logger", "callbacks", "experiment", "recipe", "sweep"]
+GROUPS = ["model", "data", "trainer", "metrics", "logger", "callbacks", "experiment", "sweep"]
 GROUPS += [
-    "optimizer@model.optimizer.net",
-    "objective@model.objective",
-    "+penalty@model.penalty",
-    "sampler@model.sampler",
+    "model/optimizer/net",
+    "model/objective",
+    "model/penalty",
+    "model/sampler",
 ]
-CHOICES = sorted({path.stem for path in CONF.glob("*/*.yaml")})
+CHOICES = sorted({path.stem for path in [*CONF.glob("*/*.yaml"), *CONF.glob("model/*/*.yaml")]})
 SPEC = ImageSpec(1, 8, 8, 256, 10)
 
 

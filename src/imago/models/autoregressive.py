@@ -70,7 +70,7 @@ class Autoregressive(ExplicitModel, ABC):
         if not self.distribution.exact:
             raise UserError(
                 f"distribution={type(self.distribution).__name__}: has a bound of the likelihood only, these models "
-                "have an exact one; choose distribution@model.distribution=softmax or logistic_mixture"
+                "have an exact one; choose model/distribution=softmax or logistic_mixture"
             )
         self.temperature = 1.0
         self.incremental = True

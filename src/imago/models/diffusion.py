@@ -135,7 +135,7 @@ class Diffusion(ExplicitModel):
         if variance.learned and not loss.needs_bound:
             raise UserError(
                 f"model.variance: a learned one gets no gradient from the loss {type(loss).__name__}; choose "
-                "loss@model.loss=hybrid or full_bound, or a fixed variance"
+                "model/loss=hybrid or vlb, or a fixed variance"
             )
         self.process = Process(noise_schedule, steps)
         self.prediction = prediction

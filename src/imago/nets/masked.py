@@ -266,6 +266,6 @@ def check_size(spec: ImageSpec, parameters: int, weights: int) -> None:
     if weights > LARGEST:
         raise UserError(
             f"{weights / 1e6:,.0f} million weights for images of {spec} with {parameters} parameters for each value "
-            f"(at most {LARGEST / 1e6:,.0f} million): choose distribution@model.distribution=logistic_mixture with few "
+            f"(at most {LARGEST / 1e6:,.0f} million): choose model/distribution=logistic_mixture with few "
             f"components, smaller layers or smaller images"
         )

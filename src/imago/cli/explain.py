@@ -1,0 +1,186 @@
+"""What to say of a command that Hydra cannot compose: the setting that is wrong, and what would be right."""
+
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from imago.config import CONF, REFUSED_TRAINER_KEYS, TRAINER_KEYS, check_experiment, defaults_of
+from imago.errors import UserError
+
+# Hydra's own groups are extended by packages.
+PLUGINS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+    "rq": "hydra-rq-launcher",
+    "optuna": "hydra-optuna-sweeper",
+    "ax": "hydra-ax-sweeper",
+    "nevergrad": "hydra-nevergrad-sweeper",
+    "colorlog": "hydra-colorlog",
+}
+
+# What others call our settings.
+ALIASES = {
+    **dict.fromkeys(("epochs", "max_epochs", "num_epochs", "n_epochs"), "max_images"),
+    **dict.fromkeys(("steps", "max_steps", "num_steps", "iterations"), "max_updates"),
+    "max_time": "max_seconds",
+    "learning_rate": "lr",
+    "dataset": "data",
+    "noise": "noise_schedule",
+    "gpus": "devices",
+}
+
+
+def explain(error: Exception, script: str) -> str:
+    """One line for an error of Hydra or OmegaConf.
+
+    Args:
+        error: by which composing ended.
+        script: that was called, such as ``train``.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B], the special in quotes"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group.startswith("hydra/") and name in PLUGINS:
+            return f"{group}={name}: its package is missing; install it with pip install {PLUGINS[name]}"
+        return f"{group}={name}: no such choice; {_one_of(name, error.options, 'choose one of')}"
+    found = re.search(r"(?:Could not override|config group) '([^']+)'", text)
+    if not found:
+        return text
+    experiment = re.search(r"In 'experiment/([^']+)'", text)
+    if experiment:  # it changes what this model does not have
+        try:
+            check_experiment(experiment[1], _composed(script, found[1])[1]["model"])
+        except UserError as mismatch:
+            return str(mismatch)
+        return text
+    whole = re.search(r"Override (\S+) looks like a config group", text)
+    given = next((o for o in sys.argv[1:] if o.split("=")[0] == found[1]), whole[1] if whole else found[1])
+    config, choices = _composed(script, found[1])
+    key, _, value = given.partition("=")
+    return f"{given}: {_meant(key, value, config, choices) or _known_beside(key, config, choices)}"
+
+
+def explain_option(option: str, script: str) -> str | None:
+    """One line for an option that there is not, such as ``--batch-size``, where a setting is meant."""
+    key, _, value = option.lstrip("-").partition("=")
+    key = key.replace("-", "_")
+    after = sys.argv[sys.argv.index(option) + 1 :] if option in sys.argv else []
+    if not value and after and "=" not in after[0] and not after[0].startswith("-"):
+        value = after[0]
+    config, choices = _composed(script, key)
+    if key in choices or key in _keys(config):
+        return f"{option}: settings have no dashes; write {key}={shlex.quote(value) if value else 'VALUE'}"
+    meant = _meant(key, value, config, choices)
+    return f"{option}: no such option, settings are given as KEY=VALUE; {meant}" if meant else None
+
+
+def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str, Any]) -> str | None:
+    """The remedy for a key that a script does not have, where it can be told what is meant.
+
+    Args:
+        key: dotted, or a group.
+        value: that it was given.
+        config, choices: what the script has instead.
+    """
+    value = value or "VALUE"
+    place, _, given = key.split("@")[-1].replace("/", ".").rpartition(".")
+    name = ALIASES.get(given, given)
+    if place == "trainer" and given in REFUSED_TRAINER_KEYS:
+        return f"has no effect with the models' own optimisation; {REFUSED_TRAINER_KEYS[given]}"
+    if place == "trainer" and given in TRAINER_KEYS:
+        return f"write +{key}={value}"
+    groups = [group for group in choices if group.rpartition("/")[2] == name and group != key]
+    if groups:
+        return f"choose with {' or '.join(f'{group}={value}' for group in groups)}"
+    inside = key if key.startswith("model/") else f"model/{name}"
+    if (CONF / inside).is_dir():
+        return _not_of_this_model(inside, choices)
+    if (CONF / key).is_dir():
+        return "a group of train.py, which this script does not have; leave it out, or see --help"
+    within = f"{place.split('.')[0]}." if place else ""
+    same = [other for other in _keys(config) if other.rpartition(".")[2] == name and other.startswith(within)]
+    if name == "max_images" and same:
+        return (
+            "an epoch is one pass over the training images, and a run ends after max_images, max_updates or max_seconds"
+        )
+    if same:
+        return f"no such setting; did you mean {' or '.join(f'{other}={value}' for other in same[:4])}?"
+    return None
+
+
+def _known_beside(key: str, config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
+    place, _, name = key.rpartition(".")
+    there: Any = config
+    for part in place.split(".") if place else ():
+        there = there.get(part) if isinstance(there, Mapping) else None
+    known = sorted(str(other) for other in there if other != "_target_") if isinstance(there, Mapping) else []
+    if known:
+        return f"no such setting; {_one_of(name, [*known, *choices], 'known here are', known)}"
+    top = place.split(".")[0]
+    if top not in config:
+        return f"no such setting; {_one_of(top, config, 'known are')}"
+    return f"no such setting; there are none here; leave it out, or choose another {top}=NAME"
+
+
+def _not_of_this_model(group: str, choices: Mapping[str, Any]) -> str:
+    own = [name for name in choices if name.startswith("model/")]
+    if "model" not in choices:
+        told = f"of a checkpoint's model can be chosen {', '.join(own)}" if own else "this script has no model"
+        return f"belongs to how a model is trained; {told}"
+    files = sorted((CONF / "model").glob("*.yaml"))
+    having = [file.stem for file in files if group.removeprefix("model/") in defaults_of(file)]
+    return (
+        f"model={choices['model']} has no group {group}; its own are {', '.join(own)}; leave it out, or choose a model "
+        f"that has one: {', '.join(having)}"
+    )
+
+
+def _one_of(name: str, known: Any, told: str, shown: Any = None) -> str:
+    """The nearest of what is known, and all of it."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"{f'did you mean {close[0]}? ' if close else ''}{told} {', '.join(shown or known)}"
+
+
+def _keys(node: Mapping[str, Any], key: str = "") -> Iterator[str]:
+    """Dotted keys of all values, those of groups too."""
+    for name, value in node.items():
+        yield f"{key}{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{key}{name}.")
+
+
+def _composed(script: str, without: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the command means without one of its settings: the configuration, and the choices of its groups."""
+    given, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    settings = [o for o in given.overrides if re.match(r"[\w/.@]+=[^,]*$", o) and o.split("=")[0] != without]
+    place = [f"hydra.searchpath=[{Path(given.config_dir).absolute()}]"] if given.config_dir else []
+    for overrides in ([*place, *settings], [o for o in settings if o.startswith("model=")], []):
+        before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                config = compose(script, overrides, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        finally:
+            GlobalHydra.instance().hydra = before
+        choices = {name: choice for name, choice in config.hydra.runtime.choices.items() if "hydra" not in name}
+        plain: Any = OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        )
+        return plain, choices
+    raise AssertionError(f"conf/{script}.yaml does not compose")
