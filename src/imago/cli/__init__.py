@@ -34,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imago.capacity import enough, exhausted
+from imago.cli import lazy_imports
 from imago.cli.explain import explain, explain_option
 from imago.cli.streams import make_forgiving
 from imago.config import CONF
@@ -74,6 +75,7 @@ def run(
         check: gets it before Hydra makes the job's folder, and raises UserError where it cannot be made.
     """
     make_forgiving()
+    lazy_imports.install()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall hand errors on instead of printing them and exiting with 1
     # Deprecations inside libraries are not the user's concern.
     warnings.filterwarnings("ignore", category=DeprecationWarning)

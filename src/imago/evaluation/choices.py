@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveFloat
 from torch import nn
-from torch_fidelity import feature_extractor_clip, feature_extractor_dinov2
 
 from imago.checkpoints import unpacked
 from imago.data import ImageDataModule, Source
@@ -199,9 +198,11 @@ class Clip(ExtractorChoice):
     def __init__(
         self, encoder: ClipEncoder = "clip-vit-b-32", url: str | None = None, timeout: PositiveFloat = 5.0
     ) -> None:
+        from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS  # here: it takes seconds
+
         self.encoder = encoder
-        told = feature_extractor_clip.MODEL_METADATA[encoder]
-        url = url or feature_extractor_clip.MODEL_URLS[encoder]
+        told = MODEL_METADATA[encoder]
+        url = url or MODEL_URLS[encoder]
         self.published = PublishedFile("clip", encoder, f"{encoder}.pt", url, told["hash"], timeout)
 
     def build(self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify) -> ClipExtractor:
@@ -226,8 +227,10 @@ class DinoV2(ExtractorChoice):
     """
 
     def __init__(self, encoder: DinoV2Encoder = "dinov2-vit-l-14", timeout: PositiveFloat = 5.0) -> None:
+        from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA
+
         self.encoder = encoder
-        self.entry = feature_extractor_dinov2.MODEL_METADATA[encoder]
+        self.entry = MODEL_METADATA[encoder]
         self.timeout = timeout
 
     def build(

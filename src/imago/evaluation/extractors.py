@@ -1,4 +1,7 @@
-"""What every feature extractor promises, and the kinds there are."""
+"""What every feature extractor promises, and the kinds there are.
+
+torch-fidelity is imported by those that need it: it takes as long as torch.
+"""
 
 import hashlib
 import warnings
@@ -10,10 +13,6 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
-from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from imago.evaluation.network import ClassifierNetwork
 
@@ -110,6 +109,8 @@ class InceptionExtractor(FeatureExtractor):
     suffix = ""
 
     def __init__(self, weights: str) -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         super().__init__()
         try:
             # torch-fidelity unpickles whatever a file holds, so it only gets to see files that passed the safe loader.
@@ -152,6 +153,8 @@ class ClipExtractor(FeatureExtractor):
     suffix = "_clip"
 
     def __init__(self, weights: str, name: str) -> None:
+        from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
+
         super().__init__()
         try:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -171,15 +174,6 @@ class ClipExtractor(FeatureExtractor):
         return self.network(images.expand(-1, 3, -1, -1))[0]
 
 
-class _DinoV2Network(FeatureExtractorDinoV2):
-    """torch-fidelity's module around a backbone that is there: its own constructor fetches whatever code is newest."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        FeatureExtractorBase.__init__(self, "dinov2", ["dinov2"])
-        self.feature_extractor_internal_dtype = torch.float32
-        self.model = backbone.float()
-
-
 class DinoV2Extractor(FeatureExtractor):
     """DINOv2 (Oquab et al. 2023), the features of the FD-DINOv2 of Stein et al. 2023; d = 1024 for ViT-L/14.
 
@@ -194,10 +188,17 @@ class DinoV2Extractor(FeatureExtractor):
     suffix = "_dinov2"
 
     def __init__(self, backbone: nn.Module, name: str) -> None:
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+        from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+
         super().__init__()
         self.name = name
         self.dimensions = cast(int, backbone.embed_dim)
-        self.network = _DinoV2Network(backbone)
+        # Around the backbone that is there: the constructor of torch-fidelity fetches whatever code is newest.
+        self.network = FeatureExtractorDinoV2.__new__(FeatureExtractorDinoV2)
+        FeatureExtractorBase.__init__(self.network, "dinov2", ["dinov2"])
+        self.network.feature_extractor_internal_dtype = torch.float32
+        self.network.model = backbone.float()
         self.fingerprint = weights_fingerprint(backbone.state_dict())
         self.requires_grad_(False).eval()
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float64, Int64
-from scipy.linalg.lapack import dpstrf
 from torch import Tensor, nn
 
 from imago.evaluation.feature_metric import FeatureMetric
@@ -153,6 +152,8 @@ def _triangular_root(covariance: Float64[Tensor, "d d"]) -> _Root:
     Algorithms", section 10.3): it finds the rank r, and stops where rounding begins. Rows come in falling size, which
     keeps small eigenvalues accurate.
     """
+    from scipy.linalg.lapack import dpstrf  # here, because it takes half a second
+
     # column-major, as LAPACK has it, so that its lower triangle is the upper one of what torch sees
     columns, pivots, rank, _ = dpstrf(covariance.numpy().T, lower=1)
     return _Root(torch.from_numpy(columns.T)[:rank].triu(), torch.from_numpy(pivots).long() - 1)

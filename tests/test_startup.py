@@ -1,0 +1,152 @@
+"""What a start loads, and what it leaves to those who need it. Modules are looked at, not clocks."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from imago.cli import lazy_imports
+
+ROOT = Path(__file__).parents[1]
+RELEASED = ROOT / "tests" / "reliability" / "released" / "0.1.0"
+HEAVY = {"sympy", "scipy", "sklearn", "torchvision", "matplotlib", "wandb", "torch._inductor"}
+
+
+def run(*arguments: str | Path, code: int = 0) -> set[str]:
+    """Run a script, or code after ``-c``, in a new process; gives the modules that it imported."""
+    finished = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+    )
+    assert finished.returncode == code, finished.stderr[-3000:]
+    return set(re.findall(r"^import time:.*\| +(\S+)$", finished.stderr, re.MULTILINE))
+
+
+def test_sampling_loads_torch_and_lightning_without_what_they_seldom_need(tmp_path: Path) -> None:
+    loaded = run(ROOT / "src/sample.py", f"checkpoint={RELEASED / 'vae.ckpt'}", f"out={tmp_path / 'a.png'}", "n=1")
+    assert {"torch", "lightning"} <= loaded
+    assert not HEAVY & loaded
+
+
+def test_training_begins_without_what_it_seldom_needs(tmp_path: Path) -> None:
+    settings = ["data=digits", "callbacks=minimal", "metrics=none", "logger=none", "max_updates=1", f"logs={tmp_path}"]
+    loaded = run(ROOT / "src/train.py", *settings)
+    assert {"torch", "lightning"} <= loaded
+    assert not (HEAVY - {"matplotlib"}) & loaded  # which draws the curves at the end
+
+
+def test_what_waited_is_the_real_package_at_its_first_use() -> None:
+    run(
+        "-W",
+        "ignore",
+        "-c",
+        textwrap.dedent("""
+            import sys
+            from imago.cli import lazy_imports
+
+            lazy_imports.install()
+            import lightning, torch
+
+            net = torch.nn.Linear(3, 3)
+            optimizer = torch.optim.Adam(net.parameters())
+
+            def step():
+                optimizer.zero_grad()
+                net(torch.ones(2, 3)).square().sum().backward()
+                optimizer.step()
+
+            step()
+            from lightning.pytorch.utilities.compile import OptimizedModule
+
+            assert not isinstance(net, OptimizedModule)
+            assert not {"sympy", "torchvision", "scipy", "matplotlib"} & set(sys.modules)
+
+            before = net.weight.clone()
+            torch.compile(step, backend="eager")()
+            assert isinstance(torch.compile(net, backend="eager"), OptimizedModule)
+            assert not torch.equal(net.weight, before)
+
+            import torch._dynamo.utils as utils
+            assert utils is torch._dynamo.utils is sys.modules["torch._dynamo.utils"]
+
+            import torchvision.models
+            import torchmetrics
+            from torchmetrics.image.fid import FrechetInceptionDistance
+            from torchmetrics.metric import _AX_TYPE
+
+            assert all(hasattr(torchmetrics, name) for name in torchmetrics.__all__)
+            assert issubclass(FrechetInceptionDistance, torchmetrics.Metric)
+            assert torchmetrics.image.FrechetInceptionDistance is FrechetInceptionDistance
+            metric = torchmetrics.MeanMetric()
+            metric.update(1.0)
+            for _ in range(2):
+                assert isinstance(metric.plot()[1], _AX_TYPE)
+        """),
+    )
+
+
+@pytest.fixture
+def lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[lazy_imports.StandIns], ModuleType]:
+    """Imports a package through a finder of its own, with given stand-ins. Its two modules count how often they run."""
+    folder = tmp_path / "imago_waits"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from imago_waits import part\nheavy = 'real'\nlight = 'real'\n")
+    (folder / "part.py").write_text("import sys\nsys.imago_runs = sys.imago_runs + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "imago_runs", 0, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [lazy_imports.LazyFinder(), *sys.meta_path])
+    for name in ("imago_waits", "imago_waits.part"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def imported(stand_ins: lazy_imports.StandIns) -> ModuleType:
+        monkeypatch.setattr(lazy_imports, "STAND_INS", {"imago_waits": stand_ins})
+        return importlib.import_module("imago_waits")
+
+    return imported
+
+
+def light(module: ModuleType, load: Callable[[], None]) -> None:
+    vars(module).update(light="stand-in")
+
+
+def test_a_package_waits_until_another_name_is_asked_for(
+    lazily: Callable[[lazy_imports.StandIns], ModuleType],
+) -> None:
+    package = lazily(light)
+    assert (package.light, sys.imago_runs) == ("stand-in", 0)  # type: ignore[attr-defined]
+    assert package.heavy == package.light == "real"
+    with pytest.raises(AttributeError, match="imago_waits"):
+        _ = package.unknown
+
+
+def test_a_submodule_loads_its_package_and_itself_once(
+    lazily: Callable[[lazy_imports.StandIns], ModuleType],
+) -> None:
+    package = lazily(light)
+    part = importlib.import_module("imago_waits.part")
+    assert (package.light, sys.imago_runs) == ("real", 1)  # type: ignore[attr-defined]
+    assert part is package.part is sys.modules["imago_waits.part"]
+    for module in (package, part):
+        assert module.__spec__ is not None
+        assert module.__spec__.loader is module.__loader__
+        assert Path(str(module.__spec__.origin)).is_file()
+
+
+def test_a_package_without_the_expected_names_is_loaded_at_once(
+    lazily: Callable[[lazy_imports.StandIns], ModuleType],
+) -> None:
+    def outdated(module: ModuleType, load: Callable[[], None]) -> None:
+        light(module, load)
+        importlib.import_module("imago_waits.gone")
+
+    assert lazily(outdated).light == "real"
