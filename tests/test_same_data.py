@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from helpers import Command, configuration
+from imago.board.records import read_record
 from imago.checkpoints import read
 from imago.data import ImageDataModule, folder_data
 from imago.data.base import ImageSet, Splits
@@ -192,3 +193,28 @@ def test_a_run_goes_on_and_is_measured_with_its_own_images_alone(
     assert not (tmp_path / "new").exists()
     weights = read(run.last)["state_dict"]
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_run_may_hold_no_images_out(script: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["model=made", "model.hidden=[8]", "data=digits", "metrics=none", "trainer=cpu", "logger=none"]
+    settings += [f"logs={tmp_path}", "max_updates=2"]
+    run = train(configuration(*settings, "data.val=0"), "m", tmp_path / "run")
+    assert "the likelihood is not measured during training: data.val=0 holds no images out" in capsys.readouterr().err
+    assert {name: part["images"] for name, part in run.summary["splits"].items()} == {
+        "train": 1617,
+        "val": 0,
+        "test": 180,
+    }
+    assert not run.best.exists()
+    assert not [name for name in run.summary.get("metrics", {}) if name.startswith("val/")]
+    assert "digits: train = all 1,617 images" in run.summary["split"]
+    code, out, _ = script("evaluate", f"checkpoint={run.path}", "metrics=none")
+    assert (code, "test/bpd" in out) == (0, True)
+    code, _, err = script("evaluate", f"checkpoint={run.path}", "metrics=none", "split=val")
+    assert (code, "error: data.val=0: no images of digits are held out for validation; take the test" in err) == (
+        2,
+        True,
+    )
+    assert str(read_record(run.path).data) == "digits, 8×8 gray, no images held out"
+    with pytest.raises(UserError, match=r"that run is another experiment \(data\.val: 0 there, None now\)"):
+        train(configuration(*settings, f"resume={run.path}"), "m", tmp_path / "other")

@@ -138,6 +138,7 @@ class Runs:
     def command(self, sweep: str, *settings: str) -> str:
         """The command that trains what is missing."""
         binarize = f" {_quoted('data.binarize', self.data.binarize)}" if self.data.binarize else ""
+        settings = (*[f"data.val={self.data.val}"] * (self.data.val is not None), *settings)
         chosen = "".join(f" {setting}" for setting in settings)
         return (
             f"python src/train.py -m sweep={sweep} {_quoted('data', self.data.name)}{binarize}{chosen} "

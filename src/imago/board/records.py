@@ -111,12 +111,14 @@ class Data:
         binarize: "dynamic", "threshold", or ``None`` for gray and colours.
         shape: channels, height, width, levels; ``None`` where the run broke before it was known.
         own: whether they are somebody's own images, which may have any name.
+        val: how many images were held out of training, where the run chose that; ``None`` for as many as usual.
     """
 
     name: str
     binarize: str | None
     shape: tuple[int, int, int, int] | None
     own: bool = False
+    val: int | None = None
 
     def __str__(self) -> str:
         said = [self.name, *["own images"] * self.own]
@@ -125,6 +127,8 @@ class Data:
             said.append(f"{height}×{width} {'gray' if channels == 1 else 'RGB' if channels == 3 else f'×{channels}'}")
         if self.binarize:
             said.append(f"binarised ({self.binarize})")
+        if self.val is not None:
+            said.append(f"{self.val or 'no'} images held out")
         return ", ".join(said)
 
 
@@ -444,6 +448,7 @@ def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[s
         None if binarize is None else str(binarize),
         shape,  # type: ignore[arg-type]
         own="path" in node,
+        val=val if type(val := node.get("val")) is int else None,
     )
 
 

@@ -174,8 +174,15 @@ class ImageDataModule(lightning.LightningDataModule):
         return _drawn_once(self.train, seed=0) if self.binarize == "dynamic" else self.train
 
     def split(self, name: str) -> Dataset:
-        """The train, val or test split as models see it; a dynamic one in one fixed draw."""
-        return self._fixed_train if name == "train" else {"val": self.val, "test": self.test}[name]
+        """The train, val or test split as models see it; a dynamic one in one fixed draw.
+
+        Raises:
+            UserError: no images are held out.
+        """
+        part = self._fixed_train if name == "train" else {"val": self.val, "test": self.test}[name]
+        if not len(part):
+            raise UserError(f"data.val=0: no images of {self.name} are held out for validation; take the test split")
+        return part
 
     def train_dataloader(self) -> BatchStream:
         """The batches of training, from the one on that the model has reached (``batches_seen``), for this process.

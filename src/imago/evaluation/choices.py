@@ -379,11 +379,12 @@ class Classifier(ExtractorChoice):
                     progress=progress,
                 )
             cache.save(name, content)
+        accuracy = content["validation_accuracy" if len(data.val) else "test_accuracy"]
         notify(
             f"val/fd_classifier is measured with a classifier of {data.name} trained on this machine "
-            f"(accuracy {content['validation_accuracy']:.1%}): compare its values with this machine's only."
+            f"(accuracy {accuracy:.1%}): compare its values with this machine's only."
         )
-        doubt = doubt_of(content["validation_accuracy"], data.spec)
+        doubt = doubt_of(accuracy, data.spec)
         if doubt:
             notify(f"val/fd_classifier is {doubt}")
         return ClassifierExtractor(network_from(content), f"{data.name}, trained at first use", doubt)
@@ -452,7 +453,7 @@ def doubt_of(accuracy: float, spec: ImageSpec) -> str:
     if accuracy > chance:
         return ""
     return (
-        f"unreliable: the classifier learned nothing, it is right in {accuracy:.1%} of validation images, and the "
+        f"unreliable: the classifier learned nothing, it is right in {accuracy:.1%} of held-out images, and the "
         f"largest class alone is {chance:.1%} of the training images"
     )
 

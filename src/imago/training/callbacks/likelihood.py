@@ -58,11 +58,12 @@ class MeasureLikelihood(Measuring):
         if isinstance(pl_module, ExplicitModel) and not len(seen_by(pl_module, data.val)):
             self.possible = False
             if trainer.is_global_zero:
-                print(
-                    f"note: the likelihood is not measured during training: none of the {len(data.val)} validation "
-                    "images is of a class that has training images",
-                    file=sys.stderr,
+                why = (
+                    f"none of the {len(data.val)} validation images is of a class that has training images"
+                    if len(data.val)
+                    else "data.val=0 holds no images out"
                 )
+                print(f"note: the likelihood is not measured during training: {why}", file=sys.stderr)
         super().on_train_start(trainer, pl_module)
 
     def measure(
