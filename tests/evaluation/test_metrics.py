@@ -10,6 +10,7 @@ import lightning
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -25,6 +26,7 @@ from imago.evaluation import (
     KernelDistance,
     NegativeLogLikelihood,
 )
+from imago.evaluation.neighbours import nearest
 from imago.evaluation.network import ClassifierNetwork
 
 
@@ -194,6 +196,25 @@ def test_states_are_kept_in_checkpoints_where_that_is_asked_for(expected: dict[s
     for metric in fresh.values():
         metric._update_count = 1  # as torchmetrics restores no count
     assert {k: float(v) for k, v in fresh.compute().items()} == pytest.approx(expected, rel=1e-9)
+
+
+def test_numbers_stay_on_the_device_of_their_images() -> None:
+    """On a pretended GPU, where an operation between two devices is an error."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+
+        def vectors(n: int) -> Tensor:
+            return torch.empty(n, 8, device="cuda")
+
+        for metric in (PRDC(), KernelDistance(subsets=2, subset_size=20), InceptionScore(splits=2)):
+            metric.update(vectors(40), real=True)
+            metric.update(vectors(30), real=False)
+            value = metric.compute()
+            found = list(value.values()) if isinstance(value, dict) else [value]
+            assert {number.device.type for number in found} == {"cuda"}, type(metric).__name__
+        nats = NegativeLogLikelihood(48)
+        nats.update(torch.empty(30, device="cuda"))
+        assert {number.device.type for number in nats.compute().values()} == {"cuda"}
+        assert nearest(vectors(30), vectors(40))[0].device.type == "cuda"
 
 
 def test_likelihood_in_nats_and_bits() -> None:

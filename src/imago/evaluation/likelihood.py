@@ -52,8 +52,8 @@ class NegativeLogLikelihood(Metric):
 
         The sums are float64; ``bpd`` = nats / (dimensions ln 2).
         """
-        nats = dim_zero_cat(self.values).cpu().double()  # in this order: not every device has float64
-        error = nats.std() / math.sqrt(len(nats)) if len(nats) > 1 else torch.tensor(math.nan, dtype=torch.float64)
+        nats = dim_zero_cat(self.values).double()
+        error = nats.std() / math.sqrt(len(nats)) if len(nats) > 1 else nats.new_tensor(math.nan)
         bits = self.dimensions * math.log(2)
         return {"nats": nats.mean(), "nats_error": error, "bpd": nats.mean() / bits, "bpd_error": error / bits}
 
@@ -125,7 +125,7 @@ def measure_likelihood(
         for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional):
             for name, nats in _nats(model, shown, labels, first, importance, work).items():
                 metric = metrics.setdefault(name, NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False))
-                metric.update(nats)
+                metric.update(nats.cpu())  # not every device has float64
     protocol = Protocol(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,

@@ -154,7 +154,6 @@ class SampleQuality(Evaluator):
         if extractor is None:
             return
         self._device, self._spec = device, data.spec
-        self._home = device if device.type == "cuda" else torch.device("cpu")  # not every device has float64
         extractor.to(device)
         cache = Cache(data.directory)
         known = KnownFeatures.of(data, extractor, self.batch_size, device) if self.full else None
@@ -194,7 +193,6 @@ class SampleQuality(Evaluator):
         kernel.update(reference.features, real=True)
         names = extractor.metric_names
         self._metrics = MetricCollection(dict(zip(names, (frechet, kernel), strict=True)), compute_groups=False)
-        self._metrics.to(self._home)
         few = f"unreliable: {fewest} images for covariances of {d} features; compare at equal counts only"
         smaller = f"subsets of {size} instead of {self.subset_size}: too few images"
         caveats = (few if fewest <= d else "", smaller if size < self.subset_size else "")
@@ -210,7 +208,7 @@ class SampleQuality(Evaluator):
         if count >= FEWEST:
             prdc = PRDC(**_OPTIONS)
             prdc.update(reference.features, real=True)
-            self._metrics["prdc"] = prdc.to(self._home)
+            self._metrics["prdc"] = prdc
             wide = f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more"
             counts = {"samples": count, "reference_images": count, "caveat": wide if count < FEW else ""}
             for name, k in _NEIGHBOURS.items():
@@ -226,9 +224,9 @@ class SampleQuality(Evaluator):
             size = self.samples // splits
 
             def head(features: Tensor) -> Tensor:
-                return extractor.logits(features.to(self._device)).to(self._home)  # type: ignore[union-attr]
+                return extractor.logits(features.to(self._device)).cpu()  # type: ignore[union-attr]
 
-            self._metrics["score"] = InceptionScore(head=head, splits=splits, **_OPTIONS).to(self._home)
+            self._metrics["score"] = InceptionScore(head=head, splits=splits, **_OPTIONS)
             caveat = f"unreliable: splits of {size} images for {classes} classes" if size <= classes else ""
             entries["inception_score" + extractor.suffix] = {"splits": splits, "caveat": caveat}
         return entries
@@ -237,10 +235,10 @@ class SampleQuality(Evaluator):
         self, extractor: FeatureExtractor, known: KnownFeatures, data: ImageDataModule
     ) -> dict[str, dict[str, Any]]:
         """Set up authenticity and copies; the protocols have the shares of held-out images."""
-        metric = Authenticity(**_OPTIONS).to(self._home)
-        metric.update(known.training.to(self._home), real=True, originals=data.training_images())
+        metric = Authenticity(**_OPTIONS)
+        metric.update(known.training, real=True, originals=data.training_images())
         self._metrics["authenticity"] = metric
-        held_out = known.held_out[: self.samples].to(self._home)
+        held_out = known.held_out[: self.samples]
         doubts = ["of the training images in one draw of their binarisation"] if data.binarize == "dynamic" else []
         doubts += [f"unreliable beside {len(held_out)} held-out images; {FEW} or more"] if len(held_out) < FEW else []
         entries = {
@@ -267,8 +265,8 @@ class SampleQuality(Evaluator):
                     n = min(self.batch_size, self.samples - first)
                     images = sample(n, first)
                     _check_samples(images, n, self._spec)
-                    features = extractor(to_bytes(images.to(self._device), self._spec.levels))
-                    self._metrics.update(features.to(self._home), real=False, originals=images)
+                    features = extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
+                    self._metrics.update(features, real=False, originals=images)
                     if progress is not None:
                         progress(first + n, self.samples)
             found = {_suffixed(name, extractor): float(value) for name, value in self._metrics.compute().items()}
