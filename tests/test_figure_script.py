@@ -201,7 +201,7 @@ MISTAKES: list[tuple[str | None, list[str], str]] = [
     ("pixels", ["figure.hide=middle"], r"figure\.hide=\"middle\": .*'bottom'"),
     ("pixels", ["figure.fraction=1.5"], r"figure\.fraction=1\.5: input should be less than or equal to 1"),
     ("pixels", ["figure.temperature=0"], r"figure\.temperature=0: input should be greater than 0"),
-    ("pixels", ["figure.image=3"], r"figure\.image: no such setting"),
+    ("pixels", ["figure.image=3"], r"figure\.image=3: no such setting"),
     ("pixels", ["out=x.jpg"], r"out=x\.jpg: .*\.png"),
     ("pixels", ["out=no/x.png"], r"out=no/x\.png: there is no folder no"),
     ("pixels", ["device=abacus"], r"device=abacus: .*choose another one"),

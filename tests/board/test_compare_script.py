@@ -64,7 +64,7 @@ MISTAKES = [
     (["runs=[]"], r"runs=\[\]"),
     (["runs=3"], r"runs=3: input should be a valid"),
     (["runs=logs", "out=file"], r"out=file: file is no folder; choose another place"),
-    (["run=logs"], r"run: no such setting; did you mean runs\?"),
+    (["run=logs"], r"run=logs: no such setting; did you mean runs\?"),
 ]
 
 
