@@ -7,16 +7,21 @@ datasets of torchvision (PIL image, ``RandomHorizontalFlip`` for CIFAR-10, ``ToT
 
     make bench BENCHMARKS=benchmarks/data_path.py
 
+The last two rows set batches that a thread prepares ahead beside batches made when they are asked for, during a step of
+some milliseconds: in memory, where that is off because it gains nothing, and where every batch takes 5 ms to arrive.
+
 With IMAGO_DATA_DIR set the images are those of MNIST and CIFAR-10, else noise of the same sizes, at the same cost.
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,7 +29,7 @@ from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from imago.data import BatchStream, Dataset, ImageSet
 from imago.data.sources import CIFAR10, MNIST
-from imago.images import normalize
+from imago.images import Batch, normalize
 from side_by_side import Row, alternate, report
 
 BATCH = 128
@@ -90,11 +95,37 @@ def compare(name: str, train: Dataset, flip: bool) -> list[Row]:
     ]
 
 
+class Distant(ImageSet):
+    """Images that one has to wait for, as on a network drive."""
+
+    def take(self, indices: np.ndarray) -> Batch:
+        time.sleep(0.005)
+        return super().take(indices)
+
+
+def prefetching(name: str, kind: type[ImageSet], train: Dataset, target: float | None) -> Row:
+    """Batches prepared ahead against batches made when they are asked for, with a step in between."""
+
+    def side(prefetch: int) -> Callable[[], object]:
+        data = kind(train.images, train.condition, prefetch)
+        stream = iter(BatchStream(data, batch_size=BATCH, seed=0, flip=True))
+        weights = torch.randn(train.images[0].numel(), 512)
+        return lambda: normalize(next(stream).images, 256).flatten(1) @ weights
+
+    timings = alternate({"ahead": side(2), "asked for": side(0)}, steps=20, rounds=15)
+    ahead, asked = timings.values()
+    others = BATCH / asked.seconds, asked.threads
+    return Row(name, "images/s", BATCH / ahead.seconds, ahead.threads, "when asked for", *others, target)
+
+
 if __name__ == "__main__":
+    cifar10 = training_split(CIFAR10(), "cifar-10-batches-bin", (45_000, 3, 32, 32))
     report(
         "data_path",
         [
             *compare("MNIST", training_split(MNIST(), "MNIST", (50_000, 1, 28, 28)), flip=False),
-            *compare("CIFAR-10", training_split(CIFAR10(), "cifar-10-batches-bin", (45_000, 3, 32, 32)), flip=True),
+            *compare("CIFAR-10", cifar10, flip=True),
+            prefetching("CIFAR-10 in memory, prepared ahead", ImageSet, cifar10, None),
+            prefetching("5 ms away, prepared ahead", Distant, cifar10, 1.2),
         ],
     )

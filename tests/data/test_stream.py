@@ -133,10 +133,8 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 class Waiting(ImageSet):
     """Says which batch was asked for, and by which thread."""
 
-    prefetch = 3
-
     def __init__(self, *args: Tensor) -> None:
-        super().__init__(*args)
+        super().__init__(*args, prefetch=3)
         self.taken: list[tuple[str, int]] = []
         self.fails_at = -1
 

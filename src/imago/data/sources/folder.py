@@ -127,7 +127,7 @@ class Folder(Source):
                 f"data.path={self.path}: {len(names)} images; training, validation and test need one each. Add some."
             )
         numbers, classes = self._numbered(labels, names)
-        everything = ImageSet(torch.from_numpy(images), numbers)
+        everything = ImageSet(torch.from_numpy(images), numbers, prefetch=2)
         n_held = max(1, len(names) // 10)
         lost = f"{len(bad):,} unreadable ones left out, " if bad else ""
         return Splits(
