@@ -97,10 +97,10 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
     from imago.evaluation import measure_likelihood
-    from imago.evaluation.progress import progress_bar
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
     from imago.models.latent import Variational
+    from imago.progress import progress_bar
     from imago.training.callbacks.quality import measure
 
     path = checkpoint_file(checkpoint_path)

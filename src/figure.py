@@ -45,8 +45,8 @@ def main(config: DictConfig) -> None:
     check_node(values["figure"], "figure")
     from imago.checkpoints import model_of, read
     from imago.data import data_of
-    from imago.evaluation.progress import progress_bar
     from imago.figures.base import Trained, write
+    from imago.progress import progress_bar
 
     choice = HydraConfig.get().runtime.choices["figure"]
     figure: Figure = build(values["figure"], "figure")

@@ -67,9 +67,9 @@ def draw(settings: Settings) -> None:
 
     from imago.checkpoints import average_of, changed, model_of, read
     from imago.cli.outputs import OUTPUTS
-    from imago.evaluation.progress import progress_bar
     from imago.images import to_bytes
     from imago.models.autoregressive import Autoregressive
+    from imago.progress import progress_bar
     from imago.rng import PerImageGenerator
 
     out = Path(settings.out)

@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
 
     from imago.evaluation.cache import save_atomically
     from imago.evaluation.choices import check_learnable, train_on
-    from imago.evaluation.progress import progress_bar
+    from imago.progress import progress_bar
 
     check_node(composed["data"], "data")
     data = build(composed["data"], "data")

@@ -77,7 +77,7 @@ def test_the_bar_moves_within_a_batch(command: Command, runs: dict[str, Run], mo
     def bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: shares.append(done / total)
 
-    monkeypatch.setattr("imago.evaluation.progress.progress_bar", bar)
+    monkeypatch.setattr("imago.progress.progress_bar", bar)
     assert command(f"checkpoint={runs['pixels'].path}", "n=5", "batch_size=3")[0] == 0
     assert shares == sorted(shares)
     within = [k / 8 for k in range(1, 9)]  # digits have 8 rows

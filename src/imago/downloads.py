@@ -1,54 +1,111 @@
-"""One file from the network: checked, atomic, and quick to give up."""
+"""Files from the network: whole and right, or not there at all."""
 
 import hashlib
 import http.client
+import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from imago.files import one_at_a_time, remove_litter, replacing
 
+_ATTEMPTS = 3
+_PIECE = 2**18  # bytes
+
 
 class DownloadError(Exception):
-    """The file could not be had; the text says why."""
+    """No address gives the file; the text says why."""
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+class _InterruptedTransferError(DownloadError):
+    """The transfer began and broke off: worth another attempt, unlike a server that is not there."""
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """The hexadecimal digest of a file, by one of :mod:`hashlib`'s algorithms."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def download(
-    url: str, path: Path, sha256: str, *, timeout: float, progress: Callable[[int, int], None] | None = None
+    urls: Sequence[str],
+    path: Path,
+    digest: str,
+    *,
+    size: int | None = None,
+    timeout: float = 20.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Fetch ``url`` to ``path``; the file appears there whole and with the right checksum, or not at all.
+    """Fetch a published file, by one process at a time; a transfer that breaks off is tried again.
 
     Args:
-        url: http or https address.
+        urls: http or https addresses, tried in turn.
         path: where the file is to lie; its folder is created.
-        sha256: the expected hexadecimal digest.
+        digest: algorithm and hexadecimal digest, "md5:c32a..." or "sha256:...".
+        size: in bytes, where it is known.
         timeout: seconds to wait for a connection, and for each piece of data.
         progress: called with (bytes so far, bytes in all).
 
     Raises:
-        DownloadError: no connection, no such file, a broken transfer, the wrong content or nowhere to write it.
+        DownloadError: no connection, no such file, a broken transfer or the wrong content, at every address.
+        OSError: nothing can be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(path, f"{path}: another process downloads it; waiting"):
-            remove_litter(path.parent)
-            if path.is_file() and sha256_of(path) == sha256:  # by the process that this one waited for
+    algorithm, expected = digest.split(":")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(path, f"{path}: another process downloads it; waiting"):
+        remove_litter(path.parent)
+        if path.is_file() and digest_of(path, algorithm) == expected:  # by the process that this one waited for
+            return
+        failures = []
+        for url in urls:
+            try:
+                with replacing(path) as file:
+                    for attempt in range(1, _ATTEMPTS + 1):
+                        try:
+                            _transfer(url, file, size, timeout, progress)
+                            break
+                        except _InterruptedTransferError:
+                            if attempt == _ATTEMPTS:
+                                raise
+                            time.sleep(attempt)
+                    file.seek(0)
+                    found = hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
+                    if found != expected:
+                        name = {"md5": "MD5", "sha256": "SHA-256"}[algorithm]
+                        raise DownloadError(f"gives {file.tell():,} bytes of {name} {found} instead of {expected}")
                 return
-            with urllib.request.urlopen(url, timeout=timeout) as response, replacing(path) as file:
-                total, done, digest = int(response.headers.get("Content-Length") or 0), 0, hashlib.sha256()
-                while piece := response.read(1 << 20):
-                    file.write(piece)
-                    digest.update(piece)
-                    done += len(piece)
-                    if progress is not None:
-                        progress(done, max(total, done))
-                if digest.hexdigest() != sha256:
-                    raise DownloadError(f"{url} has the SHA-256 {digest.hexdigest()} instead of {sha256}")
+            except DownloadError as error:
+                failures.append(f"{url}: {error}")
+        raise DownloadError("; ".join(failures))
+
+
+def _transfer(
+    url: str, file: BinaryIO, size: int | None, timeout: float, progress: Callable[[int, int], None] | None
+) -> None:
+    """Write what an address gives, from the file's beginning; errors of the disk pass as they are."""
+    file.seek(0)
+    file.truncate()
+    try:
+        response = urllib.request.urlopen(url, timeout=timeout)
+        promised = int(response.headers.get("Content-Length") or size or 0)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DownloadError(f"{url}: {getattr(error, 'reason', error)}") from error
+        raise DownloadError(str(getattr(error, "reason", error))) from error
+    with response:
+        received = 0
+        while piece := _piece(response, received, promised):
+            received += len(piece)
+            if size is not None and received > size:
+                raise DownloadError(f"sends more than {size:,} bytes")
+            file.write(piece)
+            if progress is not None:
+                progress(received, max(promised, received))
+        if received < promised:
+            raise _InterruptedTransferError(f"broke off after {received:,} of {promised:,} bytes")
+
+
+def _piece(response: Any, received: int, promised: int) -> bytes:
+    try:
+        return cast(bytes, response.read(_PIECE))
+    except (OSError, http.client.HTTPException) as error:
+        raise _InterruptedTransferError(f"broke off after {received:,} of {promised:,} bytes ({error})") from error

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers import at_once
-from imago.data import download
+from imago import downloads
 from imago.data.download import Download, fetch
 from imago.data.sources import CIFAR10, MNIST, cifar10, mnist
 from imago.errors import UserError
@@ -58,7 +58,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
     server = Server()
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -114,14 +114,16 @@ def test_the_next_mirror_answers_for_a_dead_one(server: Server, dead_url: str, t
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.files["/file.bin"] = b"something else"
     wanted = published(f"{server.url}/file.bin")
-    with pytest.raises(UserError, match=rf"MD5 {hashlib.md5(b'something else').hexdigest()}.*expected {wanted.md5}"):
+    with pytest.raises(
+        UserError, match=rf"14 bytes of MD5 {hashlib.md5(b'something else').hexdigest()} instead of {wanted.md5}"
+    ):
         fetch(wanted, tmp_path, instead="")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_file_that_is_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "file.bin").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"file\.bin: has MD5 .* and 4 bytes, expected .* 768,000.*Delete it"):
+    with pytest.raises(UserError, match=r"file\.bin: has 4 bytes, MD5 .*, expected 768,000 bytes, MD5 .*Delete it"):
         fetch(published("http://127.0.0.1:9/"), tmp_path, instead="")
 
 
@@ -194,7 +196,7 @@ def test_ten_processes_fetch_and_unpack_once(
 
 def test_more_than_was_promised_is_not_written(server: Server, tmp_path: Path) -> None:
     server.files["/file.bin"] = CONTENT + b"x" * 2**20
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(UserError, match="sends more than 768,000 bytes"):
         fetch(published(f"{server.url}/file.bin"), tmp_path, instead="")
     assert list(tmp_path.iterdir()) == []
 

@@ -36,8 +36,8 @@ from imago.data import data_of, folder_data
 from imago.data.places import remember
 from imago.data.restore import SOURCES
 from imago.errors import UserError
-from imago.evaluation.progress import progress_bar
 from imago.images import ImageSpec
+from imago.progress import progress_bar
 from imago.training.run import announce
 
 SECRET = "0123456789secret"

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from imago.data.decode import Fit, Header, ImageFile, decode, read_header
 from imago.data.listing import Container
 from imago.data.metadata import UnreadableError
 from imago.errors import UserError
 from imago.files import one_at_a_time, remove_litter, replacing, write_text
+from imago.progress import progress_bar
 
 _SHOWN = 10  # of a list of bad files
 _CHUNK = 1024  # files handed to the threads at a time, which bounds what waits in memory
@@ -35,7 +34,6 @@ _CHECKED_BYTES = 2**28  # a quarter of a second of CRC-32; of more than that, ev
 # What fails for a while and says nothing of the file. Pillow's own OSErrors have no number.
 _PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
 _PASSING |= {errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-_LONG = 2000  # files from which on a progress bar is worth its lines
 
 
 class Decoder:
@@ -215,9 +213,8 @@ def _write_header(file: Any, rows: int, shape: tuple[int, ...]) -> None:
 
 def _in_threads(work: Callable[[str], Any], names: list[str], title: str) -> Iterator[tuple[str, Any]]:
     """(name, work(name)) in order. Threads suffice: decoders release the interpreter's lock."""
-    chunks = [names[first : first + _CHUNK] for first in range(0, len(names), _CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = (pair for chunk in chunks for pair in zip(chunk, pool.map(work, chunk), strict=True))
-        yield from track(
-            done, title, total=len(names), console=Console(stderr=True), transient=True, disable=len(names) < _LONG
-        )
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(title) as progress:
+        for first in range(0, len(names), _CHUNK):
+            chunk = names[first : first + _CHUNK]
+            yield from zip(chunk, pool.map(work, chunk), strict=True)
+            progress(first + len(chunk), len(names))

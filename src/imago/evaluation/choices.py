@@ -24,7 +24,7 @@ from imago.checkpoints import unpacked
 from imago.data import ImageDataModule, Source
 from imago.data.base import seen_in_training
 from imago.data.sources import CIFAR10, MNIST, Digits
-from imago.downloads import DownloadError, download, sha256_of
+from imago.downloads import DownloadError, digest_of, download
 from imago.errors import UserError
 from imago.evaluation.cache import Cache
 from imago.evaluation.extractors import (
@@ -36,8 +36,8 @@ from imago.evaluation.extractors import (
     in_one_line,
 )
 from imago.evaluation.network import ClassifierNetwork, accuracy, train_classifier
-from imago.evaluation.progress import progress_bar
 from imago.images import ImageSpec, to_bytes
+from imago.progress import progress_bar
 from imago.untrusted import first_line, limited_memory
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -118,7 +118,7 @@ class PublishedFile:
         path = self._downloaded(Cache(data.directory, "weights")) if weights is None else Path(weights)
         if not path.is_file():
             raise UserError(f"metrics.weights={weights}: there is no such file. {self.remedies()}")
-        published = sha256_of(path) == self.sha256
+        published = digest_of(path, "sha256") == self.sha256
         if not published and weights is None:
             raise UserError(f"{path}: damaged, its SHA-256 is not {self.sha256}. Delete it. {self.remedies(path)}")
         if not published:
@@ -137,8 +137,8 @@ class PublishedFile:
         if self.url not in _failed_downloads:
             try:
                 with progress_bar(f"Downloading the {self.owner} weights, once") as progress:
-                    download(self.url, path, self.sha256, timeout=self.timeout, progress=progress)
-            except DownloadError as error:
+                    download([self.url], path, f"sha256:{self.sha256}", timeout=self.timeout, progress=progress)
+            except (DownloadError, OSError) as error:
                 _failed_downloads[self.url] = str(error)
             else:
                 return path

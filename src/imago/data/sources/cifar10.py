@@ -8,6 +8,7 @@ each of 10,000 records of 3,073 bytes: one label 0..9, then 1,024 red, 1,024 gre
 import shutil
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ class CIFAR10(Source):
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
     def __init__(self, url: str | None = None) -> None:
-        self.archive = _ARCHIVE.at(url) if url else _ARCHIVE
+        self.archive = replace(_ARCHIVE, urls=(url,)) if url else _ARCHIVE
 
     def load(self, directory: Path) -> Splits:
         """Reads DIRECTORY/cifar-10-batches-bin/*.bin; fetches and unpacks the archive if one of them is missing."""

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from imago.evaluation.progress import lines
 from imago.models.base import GenerativeModel
+from imago.progress import lines
 from imago.training.callbacks.common import find
 from imago.training.callbacks.limits import Limits
 from imago.training.callbacks.log import TrainingLog
