@@ -63,6 +63,7 @@ def measure_all(values: dict[str, Any]) -> None:
     metrics = values["metrics"]
     if "full" in metrics and metrics["full"] is None:
         metrics["full"] = True
+    check_node(metrics, "metrics", imported=False)
     if isinstance(settings.checkpoint, str):
         checkpoint_file(settings.checkpoint)
         check_node(metrics, "metrics")

@@ -35,6 +35,7 @@ def main(config: DictConfig) -> None:
     """Draw, and write to ``out``."""
     values = plain(config)
     settings = check_settings(values, Settings, groups=["figure"])
+    check_node(values["figure"], "figure", imported=False)
     out = Path(settings.out)
     if out.suffix != ".png":
         raise UserError(f"out={out}: figures are PNG files; give a name ending in .png")

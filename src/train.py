@@ -7,6 +7,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from imago import cli
+from imago.config import check as check_values
 from imago.config import check_experiment, check_top, experiments, plain
 from imago.errors import UserError
 from imago.paths import check_folder_place, run_to_resume
@@ -18,7 +19,7 @@ def main(config: DictConfig) -> None:
     choices = hydra.runtime.choices
     check_experiment(choices.get("experiment"), choices["model"])
     values = plain(config)
-    settings = check_top(values)
+    settings = check_values(values, imported=False)
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
     name = settings.name or f"{choices['model']}-{choices['data']}"

@@ -32,6 +32,27 @@ def run(*arguments: str | Path, code: int = 0) -> set[str]:
     return set(re.findall(r"^import time:.*\| +(\S+)$", finished.stderr, re.MULTILINE))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train.py model=vea",
+        "train.py model.latent=abc",
+        "train.py data.batch_size=-1",
+        "train.py model.generator.hidden=x",
+        "train.py model.optimizer.generator.lr=x",
+        "train.py +callbacks.log.other=1",
+        "train.py max_images=x",
+        "evaluate.py checkpoint=none metrics.samples=1",
+        "figure.py figure=manifold out=a.png figure.rows=0",
+    ],
+)
+def test_a_mistake_is_told_without_loading_torch(command: str) -> None:
+    script, *settings = command.split()
+    loaded = run(ROOT / "src" / script, *settings, code=2)
+    assert "imago.config" in loaded
+    assert not {"torch", "lightning", "numpy"} & loaded
+
+
 def test_sampling_loads_torch_and_lightning_without_what_they_seldom_need(tmp_path: Path) -> None:
     loaded = run(ROOT / "src/sample.py", f"checkpoint={RELEASED / 'vae.ckpt'}", f"out={tmp_path / 'a.png'}", "n=1")
     assert {"torch", "lightning"} <= loaded

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
+from imago import signatures
 from imago.capacity import enough, exhausted
 from imago.errors import UserError, printable
 from imago.untrusted import check_plain, first_line, shortened
@@ -179,22 +180,26 @@ def check_top(config: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def check(config: Mapping[str, Any]) -> Settings:
+def check(config: Mapping[str, Any], *, imported: bool = True) -> Settings:
     """Check a resolved configuration of train.yaml.
+
+    Args:
+        config: plain types.
+        imported: see :func:`check_node`.
 
     Raises:
         UserError: naming the first key that is unknown, of the wrong type or of an impossible value.
     """
     settings = check_top(config)
     _check_trainer(config["trainer"])
-    check_node(config["data"], "data")
-    check_node(config["model"], "model", provided={"spec"})
-    check_node(config["trainer"], "trainer")
-    check_node(config["metrics"], "metrics")
+    check_node(config["data"], "data", imported=imported)
+    check_node(config["model"], "model", provided={"spec"}, imported=imported)
+    check_node(config["trainer"], "trainer", imported=imported)
+    check_node(config["metrics"], "metrics", imported=imported)
     for group, provided in PROVIDED.items():
         for name, node in config[group].items():
             if node is not None:
-                check_node(node, f"{group}.{name}", provided)
+                check_node(node, f"{group}.{name}", provided, imported=imported)
     return settings
 
 
@@ -282,6 +287,22 @@ def _check_machine(node: Mapping[str, Any]) -> None:
         )
 
 
+def _check_allowed(name: Any, key: str, found: Any = None) -> None:
+    """Refuse a ``_target_`` by its name, or by what that names; arguments and errors as in :func:`target`."""
+    group = re.split(r"\W", key, maxsplit=1)[0]
+    packages, by_name = ALLOWED.get(group, ()), ALLOWED_BY_NAME.get(group, ())
+    full = isinstance(name, str) and re.fullmatch(r"([a-zA-Z]\w*\.)+[a-zA-Z]\w*", name, re.ASCII)
+    if full and name in by_name:
+        return
+    if not full or not name.startswith(packages) or not (found is None or _is_class_of(found, packages)):
+        able = ", ".join([*by_name, *(f"classes of {package[:-1]}" for package in packages)]) or "nothing"
+        raise UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}")
+
+
+def _is_class_of(found: Any, packages: tuple[str, ...]) -> bool:
+    return inspect.isclass(found) and f"{found.__module__}.".startswith(packages)
+
+
 def target(name: Any, key: str) -> Callable[..., Any]:
     """The class or function that a ``_target_`` names.
 
@@ -292,21 +313,13 @@ def target(name: Any, key: str) -> Callable[..., Any]:
     Raises:
         UserError: not allowed there, or no such thing.
     """
-    group = re.split(r"\W", key, maxsplit=1)[0]
-    packages, by_name = ALLOWED.get(group, ()), ALLOWED_BY_NAME.get(group, ())
-    able = ", ".join([*by_name, *(f"classes of {package[:-1]}" for package in packages)]) or "nothing"
-    refused = UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}")
-    if not isinstance(name, str) or not re.fullmatch(r"([a-zA-Z]\w*\.)+[a-zA-Z]\w*", name, re.ASCII):
-        raise refused
-    if not name.startswith(packages) and name not in by_name:
-        raise refused
+    _check_allowed(name, key)
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}._target_={name}: {error}; check the spelling") from None
-    if name not in by_name and not (inspect.isclass(found) and f"{found.__module__}.".startswith(packages)):
-        raise refused
+    _check_allowed(name, key, found)
     return typing.cast(Callable[..., Any], found)
 
 
@@ -364,13 +377,15 @@ def check_experiment(experiment: str | None, model: str) -> None:
     )
 
 
-def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
+def check_node(node: Any, key: str, provided: Collection[str] = (), *, imported: bool = True) -> None:
     """Check a node with a ``_target_`` against the target's signature, and the nodes below it.
 
     Args:
         node: the plain node.
         key: where it stands, for messages.
         provided: arguments of the target that the program gives and the node must not.
+        imported: whether the target may be imported for it; if not, its signature is read from its source text, and
+            what that does not tell is believed.
 
     Raises:
         UserError: naming the first key that is unknown, missing, of the wrong type or of an impossible value.
@@ -379,31 +394,52 @@ def check_node(node: Any, key: str, provided: Collection[str] = ()) -> None:
         raise UserError(f"{key}={node}: expected a group of settings; choose one with {key.replace('.', '/')}=NAME")
     if "_target_" not in node:
         raise UserError(f"{key}: nothing chosen (no _target_); choose one with {key.replace('.', '/')}=NAME")
-    function = target(node["_target_"], key)
+    name = node["_target_"]
+    _check_allowed(name, key)
     if not isinstance(node.get("_partial_", True), bool):
         raise UserError(f"{key}._partial_={node['_partial_']}: true or false; leave it as it is")
-    signature = inspect.signature(function)
-    initialiser = function.__init__ if inspect.isclass(function) else function
-    hints = typing.get_type_hints(initialiser, include_extras=True)
     values = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-    parameters = {n: p for n, p in signature.parameters.items() if n not in provided}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        _check_names(values, list(parameters), key)
-    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind in named]
-    missing = [n for n in required if n not in values]
+    arguments = arguments_of(target(name, key)) if imported else signatures.arguments_of(name)
+    hints, required, others = arguments or ({}, [], True)
+    if not others:
+        _check_names(values, [name for name in hints if name not in provided], key)
+    missing = [name for name in required if name not in values and name not in provided]
     if missing and not node.get("_partial_"):
         raise UserError(f"{key}.{missing[0]}: missing; give it a value")
     for name, value in values.items():
-        _check_below(value, hints.get(name, Any), f"{key}.{name}")
+        _check_below(value, hints.get(name, Any), f"{key}.{name}", imported)
 
 
-def _check_below(value: Any, hint: Any, key: str) -> None:
+def arguments_of(function: Callable[..., Any]) -> signatures.Arguments:
+    """What a function or a class's constructor takes by name.
+
+    Settings that it hands on, ``**settings: Unpack[TypedDict]``, are among them.
+
+    Returns:
+        the annotation of each, those that must be given, and whether any others may be.
+    """
+    initialiser = function.__init__ if inspect.isclass(function) else function
+    annotations = typing.get_type_hints(initialiser, include_extras=True)
+    hints: dict[str, Any] = {}
+    required, others = [], False
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = annotations.get(name, Any)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            others = typing.get_origin(hint) is not typing.Unpack
+            hints |= {} if others else typing.get_type_hints(typing.get_args(hint)[0], include_extras=True)
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            hints[name] = hint
+            if parameter.default is parameter.empty:
+                required.append(name)
+    return hints, required, others
+
+
+def _check_below(value: Any, hint: Any, key: str, imported: bool) -> None:
     if isinstance(value, Mapping) and "_target_" in value:
-        check_node(value, key)
+        check_node(value, key, imported=imported)
     elif isinstance(value, Mapping) and any(isinstance(v, Mapping) and "_target_" in v for v in value.values()):
         for name, item in value.items():
-            check_node(item, f"{key}.{name}")
+            check_node(item, f"{key}.{name}", imported=imported)
     else:
         _check_value(value, hint, key)
 
