@@ -11,9 +11,12 @@ from rich.progress import Progress as Bars
 
 from imago.errors import printable
 
+Progress = Callable[[int, int], None]
+"""Called with (done, total) as work goes on."""
+
 
 @contextmanager
-def progress_bar(description: str, line_seconds: float = 15.0) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(description: str, line_seconds: float = 15.0) -> Iterator[Progress]:
     """Show a bar on standard error, or lines; the function it gives is called with (done, total)."""
     console, description = Console(stderr=True), printable(description)  # which may hold the name of somebody's folder
     if not console.is_terminal:
@@ -24,7 +27,7 @@ def progress_bar(description: str, line_seconds: float = 15.0) -> Iterator[Calla
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def lines(description: str, seconds: float) -> Callable[[int, int], None]:
+def lines(description: str, seconds: float) -> Progress:
     """What prints a line when called with (done, total), not more often than every so many seconds."""
     began = time.monotonic()
     following = began + seconds

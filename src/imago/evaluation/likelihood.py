@@ -16,12 +16,12 @@ from imago.config import choices_of
 from imago.data import ImageDataModule
 from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
-from imago.evaluation.network import Progress
 from imago.images import Images, Labels
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
 from imago.models.latent import Variational
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 

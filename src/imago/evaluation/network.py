@@ -5,15 +5,13 @@ describes what matters in an image. It takes gray and RGB images of any size.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) as work goes on."""
+from imago.progress import Progress
 
 
 class ConvNorm(nn.Module):

@@ -21,11 +21,10 @@ from imago.evaluation.inception_score import InceptionScore
 from imago.evaluation.kernel import KernelDistance
 from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, PRDC
 from imago.evaluation.neighbours import Authenticity
-from imago.evaluation.network import Progress
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics
 from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
-from imago.progress import progress_bar
+from imago.progress import Progress, progress_bar
 
 Sampler = Callable[[int, int], Tensor]
 _OPTIONS: dict[str, Any] = {"reset_real_features": False, "sync_on_compute": False}  # one process measures

@@ -14,9 +14,8 @@ from imago.data import ImageDataModule
 from imago.evaluation.cache import Cache, check_tensors
 from imago.evaluation.extractors import FeatureExtractor
 from imago.evaluation.frechet import FrechetDistance
-from imago.evaluation.network import Progress
 from imago.images import to_bytes
-from imago.progress import progress_bar
+from imago.progress import Progress, progress_bar
 
 _KEPT = 10_000  # feature vectors kept for the kernel distance
 _HELD_OUT = 10_000  # validation images that samples are compared with

@@ -13,10 +13,11 @@ from imago.data import ImageDataModule
 from imago.data.base import Dataset, ImageSet
 from imago.errors import UserError
 from imago.evaluation import Classifier
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import AT_ONCE, class_of, codes_of, decoded, first_of, labelled, stacked
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 Vectors = dict[int, Float[Tensor, "_ latent"]]  # of each class; of rare ones there may be fewer

@@ -18,9 +18,9 @@ from imago.errors import UserError
 from imago.models.base import GenerativeModel
 from imago.paths import unwritable
 from imago.pictures import write_png
+from imago.progress import Progress
 
 Picture = Image.Image | matplotlib.figure.Figure
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

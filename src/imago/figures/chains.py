@@ -8,10 +8,11 @@ from pydantic import Field, NonNegativeInt
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
 from imago.images import Images, Normalized, quantize, to_bytes
 from imago.models.diffusion import Diffusion
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 

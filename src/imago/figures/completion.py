@@ -11,11 +11,12 @@ from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out, needed
 from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.pictures import picture_of
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 Side = Literal["bottom", "right", "top", "left"]

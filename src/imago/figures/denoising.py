@@ -6,9 +6,10 @@ import torch
 from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
 
-from imago.figures.base import Figure, Progress, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out, needed
 from imago.images import bits_per_dim, normalize
 from imago.models.diffusion import Diffusion
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 

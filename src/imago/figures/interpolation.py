@@ -10,10 +10,11 @@ from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel
+from imago.progress import Progress
 
 
 class Interpolation(Figure):

@@ -9,10 +9,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from imago.data.base import Dataset
-from imago.figures.base import Figure, Progress, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, codes_of, variances
 from imago.images import normalize
 from imago.models.latent import EncodingModel, Variational
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 ACTIVE = 0.01

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from imago.data.base import Dataset
 from imago.errors import UserError
-from imago.figures.base import Progress
 from imago.images import Images, Labels, quantize
 from imago.models.base import GenerativeModel
 from imago.models.latent import EncodingModel, LatentModel, Latents
 from imago.pictures import picture_of
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 AT_ONCE = 250  # vectors or images that pass through a network together

@@ -11,9 +11,10 @@ from torch import Tensor
 from imago.capacity import Cells
 from imago.config import choices_of
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws
 from imago.models.latent import EncodingModel, LatentModel, Latents
+from imago.progress import Progress
 
 
 class Manifold(Figure):

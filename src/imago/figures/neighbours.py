@@ -13,10 +13,11 @@ from imago.errors import UserError
 from imago.evaluation.choices import Auto
 from imago.evaluation.neighbours import among, nearest
 from imago.evaluation.reference import KnownFeatures
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 AT_ONCE = 100  # images drawn together

@@ -6,8 +6,9 @@ from matplotlib.figure import Figure as Drawing
 from imago.capacity import Steps
 from imago.diffusion.process import Process
 from imago.diffusion.schedules import CosineNoise, Linear, NoiseSchedule, Quadratic, Sigmoid
-from imago.figures.base import Figure, Progress, Trained
+from imago.figures.base import Figure, Trained
 from imago.models.diffusion import Diffusion
+from imago.progress import Progress
 
 SCHEDULES: dict[str, type[NoiseSchedule]] = {
     "linear": Linear,

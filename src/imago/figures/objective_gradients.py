@@ -17,8 +17,9 @@ from matplotlib.figure import Figure as Drawing
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.figures.base import Figure, Progress, Trained
+from imago.figures.base import Figure, Trained
 from imago.models.gan import GAN, Logits, Objective
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 POINTS = 399  # of a curve; an odd number has D(G(z)) = 1/2 among them

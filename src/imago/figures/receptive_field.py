@@ -22,9 +22,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained
+from imago.figures.base import Figure, Trained
 from imago.images import ImageSpec, normalize
 from imago.models.autoregressive import Autoregressive
+from imago.progress import Progress
 
 ModelFactory = Callable[..., Autoregressive]
 COLUMNS = 3

@@ -8,10 +8,11 @@ from pydantic import PositiveInt
 
 from imago.capacity import Cells
 from imago.evaluation.reconstructions import pairs, reconstruct
-from imago.figures.base import Figure, Progress, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, labelled
 from imago.images import normalize
 from imago.models.latent import EncodingModel
+from imago.progress import Progress
 
 
 class Reconstruction(Figure):

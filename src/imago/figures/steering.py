@@ -20,11 +20,12 @@ from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out, needed
 from imago.figures.completion import GRAY
 from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.pictures import grid
+from imago.progress import Progress
 from imago.rng import PerImageGenerator
 from imago.statistics import Estimate, explained_share
 

@@ -6,10 +6,11 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Progress, Trained, needed
+from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws, variances
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel, Variational
+from imago.progress import Progress
 
 
 class Traversal(Figure):
