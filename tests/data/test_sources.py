@@ -1,8 +1,10 @@
 """Every published format, written as a tiny file here, and the real files where they are."""
 
 import gzip
+import io
 import math
 import os
+import pickle
 import struct
 from pathlib import Path
 
@@ -75,6 +77,15 @@ def test_idx_files_plain_and_compressed(source: Source, folder: str, packed: boo
     assert source.name in splits.description
 
 
+def test_idx_files_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    write_mnist(raw := tmp_path / "MNIST" / "raw")
+    found = MNIST().load(tmp_path).test
+    assert torch.equal(found.images[:, 0], read_image_file(str(raw / "t10k-images-idx3-ubyte")))
+    assert torch.equal(found.labels, read_label_file(str(raw / "t10k-labels-idx1-ubyte")))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -136,6 +147,79 @@ def test_cifar10_of_the_wrong_size_or_with_impossible_labels_is_refused(
     (folder / "test_batch.bin").write_bytes(bytes([10] * 61_460))
     with pytest.raises(UserError, match=r"test_batch\.bin: holds the label 10, expected 0\.\.9"):
         CIFAR10().load(tmp_path)
+
+
+class Python2(pickle._Pickler):  # type: ignore[name-defined]
+    """Writes texts and bytes as Python 2 did, in which the published files were made."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]  # noqa: RUF012
+
+    def save_text(self, text: str | bytes) -> None:
+        raw = text if isinstance(text, bytes) else text.encode("latin1")
+        self.write(b"T" + struct.pack("<I", len(raw)) + raw)
+
+    dispatch[str] = dispatch[bytes] = save_text
+
+
+def pickled(content: object) -> bytes:
+    file = io.BytesIO()
+    Python2(file, 2).dump(content)
+    return file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
+
+
+def write_python_cifar10(folder: Path, every: np.ndarray) -> None:
+    folder.mkdir()
+    names = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
+    for name, part in zip(names, np.split(every, 6), strict=True):
+        batch = {"batch_label": name, "labels": part[:, 0].tolist(), "data": np.ascontiguousarray(part[:, 1:])}
+        (folder / name).write_bytes(pickled(batch))
+
+
+def test_cifar10_as_torchvision_downloads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "RECORDS", 20)
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "python").mkdir()
+    every = write_cifar10(tmp_path / "binary" / "cifar-10-batches-bin", 20)
+    write_python_cifar10(tmp_path / "python" / "cifar-10-batches-py", every)
+    binary, python = (prepared(CIFAR10(), tmp_path / version) for version in ("binary", "python"))
+    assert python.identity == binary.identity
+    assert torch.equal(python.test.images, binary.test.images)
+    with (tmp_path / "python" / "cifar-10-batches-py" / "test_batch").open("rb") as file:
+        theirs = pickle.load(file, encoding="latin1")  # the line of torchvision.datasets.CIFAR10
+    assert (theirs["data"].reshape(-1, 3, 32, 32) == python.test.images.numpy()).all()
+    assert theirs["labels"] == python.test.labels.tolist()
+
+
+class Mine:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, ("touch it-ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickled(Mine()), r"test_batch: is no batch of CIFAR-10's python version \(UnpicklingError: it asks for "),
+        (pickled({"data": Mine()}), "it asks for posix.system"),
+        (b"no pickle", "UnpicklingError"),
+        (b"", "EOFError: Ran out of input"),
+        (pickled({"data": np.zeros((20, 3072), np.uint8)})[:-999], r"is no batch .* Delete it to have the binary"),
+        (pickled({"data": np.zeros((20, 3072), np.uint8)}), "KeyError: 'labels'"),
+        (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [10] * 20}), r"labels int64 \(20,\)\); expected"),
+        (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [0.5] * 20}), r"labels float64 \(20,\)\)"),
+        (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [0] * 19}), r"labels int64 \(19,\)\)"),
+        (pickled({"data": np.zeros((20, 3071), np.uint8), "labels": [0] * 20}), r"data uint8 \(20, 3071\)"),
+    ],
+)
+def test_damaged_and_hostile_pickles_are_refused(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cifar10, "RECORDS", 20)
+    write_python_cifar10(tmp_path / "cifar-10-batches-py", RNG.integers(0, 10, (120, 3073), np.uint8))
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        CIFAR10().load(tmp_path)
+    assert not (tmp_path / "it-ran").exists()
 
 
 def write_imagenet32(folder: Path) -> tuple[np.ndarray, np.ndarray]:

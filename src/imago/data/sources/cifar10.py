@@ -1,15 +1,20 @@
-"""CIFAR-10, binary version: 60,000 photographs, 32x32 RGB, ten classes.
+"""CIFAR-10: 60,000 photographs, 32x32 RGB, ten classes.
 
 Reference: A. Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". The archive
 cifar-10-binary.tar.gz unpacks to cifar-10-batches-bin/ with data_batch_1.bin ... data_batch_5.bin and test_batch.bin,
 each of 10,000 records of 3,073 bytes: one label 0..9, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
+The python version, which torchvision downloads, has cifar-10-batches-py/ with data_batch_1 ... test_batch: pickles of a
+dictionary of ``data``, uint8 (10000, 3072) in the same order, and ``labels``.
 """
 
+import pickle
 import shutil
 import tarfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +27,9 @@ from imago.files import one_at_a_time
 RECORDS = 10_000
 _RECORD = 1 + 3 * 32 * 32
 _FOLDER = "cifar-10-batches-bin"
-_TRAIN = tuple(f"data_batch_{k}.bin" for k in range(1, 6))
-_TEST = "test_batch.bin"
+_PYTHON_FOLDER = "cifar-10-batches-py"
+_BATCHES = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
+_BINARY = tuple(f"{name}.bin" for name in _BATCHES)
 _ARCHIVE = Download(
     name="cifar-10-binary.tar.gz",
     urls=("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
@@ -46,15 +52,19 @@ class CIFAR10(Source):
         self.archive = replace(_ARCHIVE, urls=(url,)) if url else _ARCHIVE
 
     def load(self, directory: Path) -> Splits:
-        """Reads DIRECTORY/cifar-10-batches-bin/*.bin; fetches and unpacks the archive if one of them is missing."""
-        folder = data_directory(directory) / _FOLDER
-        if not _complete(folder):
-            self._unpack(folder)
-        records = np.concatenate([_read(folder / name) for name in _TRAIN])
+        """Reads the files of either version in DIRECTORY; fetches and unpacks the binary one if neither is complete."""
+        folder, pickled = data_directory(directory) / _FOLDER, directory / _PYTHON_FOLDER
+        if not _complete(folder, _BINARY) and _complete(pickled, _BATCHES):
+            *batches, test = [_read_pickle(pickled / name) for name in _BATCHES]
+        else:
+            if not _complete(folder, _BINARY):
+                self._unpack(folder)
+            *batches, test = [_read(folder / name) for name in _BINARY]
+        records = np.concatenate(batches)
         return Splits(
             train=_image_set(records[fixed_permutation(len(records))]),
             val=len(records) // 10,
-            test=_image_set(_read(folder / _TEST)),
+            test=_image_set(test),
             classes=self.classes,
             description="images of a fixed permutation of data_batch_1..5, test = test_batch",
         )
@@ -66,11 +76,11 @@ class CIFAR10(Source):
             f"{folder}: another process unpacks it; waiting",
         )
         with writing(folder.parent, folder.parent), one_at_a_time(folder, waiting):
-            if _complete(folder):
+            if _complete(folder, _BINARY):
                 return
             shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
             archive = fetch(
-                self.archive, folder.parent, instead=f"or unpack it there, so that {folder / _TRAIN[0]} exists"
+                self.archive, folder.parent, instead=f"or unpack it there, so that {folder / _BINARY[0]} exists"
             )
             try:
                 aside.mkdir()
@@ -86,8 +96,8 @@ class CIFAR10(Source):
             archive.unlink()
 
 
-def _complete(folder: Path) -> bool:
-    return all((folder / name).exists() for name in (*_TRAIN, _TEST))
+def _complete(folder: Path, names: Iterable[str]) -> bool:
+    return all((folder / name).exists() for name in names)
 
 
 def _read(file: Path) -> np.ndarray:
@@ -108,6 +118,42 @@ def _read(file: Path) -> np.ndarray:
             "Delete it to have it fetched again."
         )
     return records
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and plain data, and constructs nothing else: pickles may run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ARRAYS.get((module.replace("numpy._core", "numpy.core"), name))
+        if found is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return found
+
+
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+def _read_pickle(file: Path) -> np.ndarray:
+    """The records of one batch file of the python version, as of the binary one."""
+    check_file(file)
+    try:
+        with file.open("rb") as stream:
+            content = _Unpickler(stream, encoding="latin1").load()
+        data, labels = content["data"], np.array(content["labels"])
+        fits = data.dtype == np.uint8 and data.shape == (RECORDS, _RECORD - 1) and labels.shape == (RECORDS,)
+        if not fits or labels.dtype.kind != "i" or not 0 <= labels.min() <= labels.max() <= 9:
+            raise ValueError(f"data {data.dtype} {data.shape}, labels {labels.dtype} {labels.shape}")
+    except Exception as error:  # whatever the bytes of a pickle lead to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{file}: is no batch of CIFAR-10's python version ({reason:.200}); expected data uint8 "
+            f"({RECORDS}, {_RECORD - 1}) and labels 0..9. Delete it to have the binary version fetched."
+        ) from None
+    return np.column_stack([labels.astype(np.uint8), data])
 
 
 def _image_set(records: np.ndarray) -> ImageSet:
