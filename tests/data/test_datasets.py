@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imago.data import Dataset, ImageDataModule, ImageSet, MapStyle, Source, Splits
+from imago.data import Dataset, ImageDataModule, ImageSet, MapStyle
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (12, 4, 5, 3), np.uint8)
@@ -90,23 +90,19 @@ def test_parts_of_parts(whole: Any) -> None:
             assert torch.equal(torch.cat([batch.images for batch in batches]), images[numbers])
 
 
-def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
-    """The ten lines of docs/data.md."""
-
-    class Mine(Source):
-        name = "mine"
-
-        def load(self, directory: Path) -> Splits:
-            with np.load(directory / "mine.npz") as file:
-                images = torch.from_numpy(file["images"]).permute(0, 3, 1, 2)
-                whole = ImageSet(images, torch.from_numpy(file["labels"]))
-            return Splits(whole.part(slice(9)), 2, whole.part(slice(9, None)), ["a", "b", "c"], "of mine.npz")
-
-    np.savez(tmp_path / "mine.npz", images=PICTURES, labels=LABELS)
-    data = ImageDataModule(Mine(), batch_size=4, dir=str(tmp_path))
+def test_the_data_set_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    images = RNG.integers(0, 256, (400, 4, 5, 3), np.uint8)
+    np.savez(tmp_path / "data" / "mine.npz", images=images, labels=RNG.integers(0, 3, 400))
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    data: ImageDataModule = names["data"]
     data.prepare()
     assert str(data.spec) == "3x4x5, 256 levels, 3 classes"
-    assert (len(data.train), len(data.val), len(data.test)) == (7, 2, 3)
+    assert data.description == "mine: train, val = the first 250 and the last 50 images of mine.npz"
+    assert torch.equal(data.test.images, torch.from_numpy(images[300:]).permute(0, 3, 1, 2))
 
 
 def test_what_is_asked_for_at_once_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
