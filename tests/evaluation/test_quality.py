@@ -5,6 +5,7 @@ import hydra
 import pytest
 import torch
 
+from imago.data import Dataset
 from imago.errors import UserError
 from imago.evaluation import (
     Auto,
@@ -237,6 +238,34 @@ def test_features_of_all_images_are_computed_once(squares, monkeypatch):
     assert [m.value for m in quality(squares(), full=True).measure(sampler(noise(data)))] == first
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_data_that_are_not_in_memory_are_read_in_pieces(squares, full, monkeypatch):
+    monkeypatch.setattr("imago.evaluation.neighbours._AT_ONCE", 64)
+
+    class Far(Dataset):
+        def __init__(self, near):
+            self.near = near
+
+        def __len__(self):
+            return len(self.near)
+
+        def take(self, indices):
+            assert len(indices) <= 64, "more than was asked for"
+            return self.near.take(indices)
+
+    def values(data):
+        return [m.value for m in quality(data, full=full, batch_size=64).measure(sampler(noise(data)))]
+
+    near, far = squares(), squares()
+    far.train, far.val = Far(far.train), Far(far.val)
+    for file in (far.directory / "cache").glob("*"):
+        file.unlink()
+    found = values(far)
+    for file in (far.directory / "cache").glob("*"):
+        file.unlink()
+    assert found == values(near)
+
+
 def test_measuring_leaves_no_trace(squares):
     data = squares()
     metrics = quality(data)
@@ -309,7 +338,7 @@ def test_reference_keeps_a_random_choice_of_features(squares, monkeypatch):
     monkeypatch.setattr("imago.evaluation.reference._KEPT", 50)
     data = squares()
     extractor = Given().build(data, CPU, None, None)
-    reference = ReferenceStatistics.compute(data.training_images(), 256, extractor, 64, CPU)
+    reference = ReferenceStatistics.compute(data.train, 256, extractor, 64, CPU)
     everything = extractor(data.training_images())
     distances = torch.cdist(reference.features, everything)
     places = distances.argmin(1)

@@ -299,7 +299,7 @@ def _tell_cost(extractor: FeatureExtractor, data: ImageDataModule, device: torch
     if device.type != "cpu":
         return
     start = time.perf_counter()
-    extractor(to_bytes(data.training_images()[:1], data.spec.levels))
+    extractor(to_bytes(data.train.part(slice(1)).images, data.spec.levels))
     seconds = time.perf_counter() - start
     notify(
         f"{extractor.name} takes about {seconds:.2g} s per image on this CPU: lower metrics.samples, or set "

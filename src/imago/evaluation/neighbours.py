@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
+from imago.data import Dataset
 from imago.evaluation.feature_metric import SetMetric
 
+_AT_ONCE = 1024  # images
 _SPARE = 2  # candidates more than asked for, whose order the fast form of the distance may confuse
 
 
@@ -74,13 +76,15 @@ def nearest(
     return distances[:, :k], which.gather(1, order)[:, :k]
 
 
-def digests(images: Tensor) -> Int64[Tensor, " n"]:
+def digests(images: Tensor | Dataset) -> Int64[Tensor, " n"]:
     """Digests of images, or of feature vectors, value by value, on their device."""
+    if isinstance(images, Dataset):
+        return torch.cat([torch.empty(0).long(), *(digests(batch.images) for batch in images.batches(_AT_ONCE))])
     each = [hashlib.blake2b(image.numpy().data, digest_size=8).digest() for image in images.detach().cpu().contiguous()]
     return torch.tensor([int.from_bytes(digest, signed=True) for digest in each], dtype=torch.int64).to(images.device)
 
 
-def among(images: UInt8[Tensor, "n c h w"], known: UInt8[Tensor, "m c h w"]) -> Bool[Tensor, " n"]:
+def among(images: UInt8[Tensor, "n c h w"], known: UInt8[Tensor, "m c h w"] | Dataset) -> Bool[Tensor, " n"]:
     """Return which images are one of the known ones, value by value."""
     return torch.isin(digests(images), digests(known))
 
@@ -120,7 +124,7 @@ class Authenticity(SetMetric):
         for side in ("real", "fake"):
             self.add_state(f"{side}_digests", [], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor, real: bool, originals: Tensor | None = None) -> None:
+    def update(self, images: Tensor, real: bool, originals: Tensor | Dataset | None = None) -> None:
         """Add a batch.
 
         Args:

@@ -163,7 +163,7 @@ class SampleQuality(Evaluator):
             else:
                 with progress_bar(f"Features of {data.name} ({extractor.name}), once") as progress:
                     reference = ReferenceStatistics.compute(
-                        data.training_images(), data.spec.levels, extractor, self.batch_size, device, progress
+                        data.split("train"), data.spec.levels, extractor, self.batch_size, device, progress
                     )
             reference.save(cache, data.fingerprint, extractor)
         protocol = Protocol(
@@ -235,7 +235,7 @@ class SampleQuality(Evaluator):
     ) -> dict[str, dict[str, Any]]:
         """Set up authenticity and copies; the protocols have the shares of held-out images."""
         metric = Authenticity(**_OPTIONS)
-        metric.update(known.training, real=True, originals=data.training_images())
+        metric.update(known.training, real=True, originals=data.split("train"))
         self._metrics["authenticity"] = metric
         held_out = known.held_out[: self.samples]
         doubts = ["of the training images in one draw of their binarisation"] if data.binarize == "dynamic" else []
@@ -245,7 +245,7 @@ class SampleQuality(Evaluator):
             "copies": {"reference_images": len(data.train), "caveat": "; ".join(doubts)},
         }
         if len(held_out):
-            metric.update(held_out, real=False, originals=data.val.images[: len(held_out)])
+            metric.update(held_out, real=False, originals=data.val.part(slice(len(held_out))))
             for name, share in metric.compute().items():
                 entries[name] |= {"held_out": f"{data.name} val", "held_out_images": len(held_out)}
                 entries[name] |= {"held_out_value": float(share)}

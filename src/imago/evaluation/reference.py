@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from imago.data import ImageDataModule
+from imago.data import Dataset, ImageDataModule
 from imago.evaluation.cache import Cache, check_tensors
 from imago.evaluation.extractors import FeatureExtractor
 from imago.evaluation.frechet import FrechetDistance
@@ -41,7 +41,7 @@ class ReferenceStatistics:
     @classmethod
     def compute(
         cls,
-        images: UInt8[Tensor, "n c h w"],
+        images: Dataset,
         levels: int,
         extractor: FeatureExtractor,
         batch_size: int,
@@ -103,15 +103,17 @@ class KnownFeatures:
         cls, data: ImageDataModule, extractor: FeatureExtractor, batch_size: int, device: torch.device
     ) -> "KnownFeatures":
         """From the cache, or computed and kept there."""
-        held_out = data.val.images[:_HELD_OUT]
-        digest = hashlib.sha256(held_out.contiguous().numpy().tobytes()).hexdigest()  # the fingerprint is of training
+        held_out = data.val.part(slice(_HELD_OUT))
+        digest = hashlib.sha256(
+            held_out.images.contiguous().numpy().tobytes()
+        ).hexdigest()  # the fingerprint is of training
         cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, f"features-{digest[:8]}")
         d = extractor.dimensions
         most = max(2, _AFFORDABLE // d)
         shapes = {"training": (min(len(data.train), most), d), "held_out": (len(held_out), d)}
         content = cache.load(name, partial(check_tensors, expected={k: (torch.float32, v) for k, v in shapes.items()}))
         if content is None:
-            training = data.training_images()[:most]
+            training = data.split("train").part(slice(most))
             total, done, parts = len(training) + len(held_out), 0, []
             with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
                 for images in (training, held_out):
@@ -127,7 +129,7 @@ class KnownFeatures:
 
 
 def batches_of_features(
-    images: UInt8[Tensor, "n c h w"],
+    images: Dataset,
     levels: int,
     extractor: FeatureExtractor,
     batch_size: int,
@@ -135,11 +137,13 @@ def batches_of_features(
     progress: Progress | None = None,
 ) -> Iterator[Tensor]:
     """The features (b, d) of images with values 0..levels-1, on the CPU, batch by batch."""
-    for first in range(0, len(images), batch_size):
-        features = extractor(to_bytes(images[first : first + batch_size].to(device), levels)).cpu()
+    done = 0
+    for batch in images.batches(batch_size):
+        features = extractor(to_bytes(batch.images.to(device), levels)).cpu()
         yield features
+        done += len(features)
         if progress is not None:
-            progress(first + len(features), len(images))
+            progress(done, len(images))
 
 
 def _file_name(data_fingerprint: str, extractor: FeatureExtractor, what: str = "statistics") -> str:
