@@ -1,4 +1,4 @@
-"""Metrics: the Fréchet distance against torchmetrics 1.9, Inception's features against torch-fidelity 0.4.
+"""Metrics: the Fréchet distance against torchmetrics 1.9, everything else against torch-fidelity 0.4.
 
 The distance is taken from means and covariances in float64, at Inception's 2,048 features, as both libraries do after
 the last image: torchmetrics' from the eigenvalues of the unsymmetric product, ours from those of a symmetric one. The
@@ -7,14 +7,18 @@ features: a singular covariance), against 10,000. How long torchmetrics takes de
 clouds, normal ones that a random matrix mixes, is among its slowest. Before anything is timed our distance must equal
 the definition, computed from the features themselves, and theirs is compared with it.
 
+The metrics as their users call them, update and compute, on the same vectors in float64: batches added to a Fréchet
+distance, kernel distance, precision and recall, Inception score. Their numbers must be equal first.
+
 Inception's features: torch-fidelity's module and ours, with the same random weights in the layout of its file, 32x32x3
 images (both sides resize them to 299x299), batch 16. They must be equal first.
 
     make bench BENCHMARKS=benchmarks/metrics.py
 """
 
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -23,9 +27,20 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3
-from torchmetrics.image.fid import _compute_fid
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
-from imago.evaluation import InceptionExtractor, frechet_distance
+from imago.evaluation import (
+    PRDC,
+    FrechetDistance,
+    InceptionExtractor,
+    InceptionScore,
+    KernelDistance,
+    frechet_distance,
+)
+from imago.evaluation.feature_metric import FeatureMetric
 from side_by_side import Row, alternate, report
 
 FEATURES, REFERENCE, BATCH = 2048, 10_000, 16
@@ -51,6 +66,15 @@ def exact(x: Tensor, y: Tensor) -> float:
     spreads = [torch.linalg.qr((part - part.mean(0)) / (len(part) - 1) ** 0.5, mode="r").R for part in (x, y)]
     common = torch.linalg.svdvals(spreads[0] @ spreads[1].T).sum()
     return float((x.mean(0) - y.mean(0)).square().sum() + sum(s.square().sum() for s in spreads) - 2 * common)
+
+
+class Given(nn.Module):
+    """Feature vectors as they are, for metrics that ask for a network."""
+
+    num_features = FEATURES
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors
 
 
 def distances(cloud: Callable[[int, int], Tensor], samples: int, *, rounds: int = 5) -> Row:
@@ -101,6 +125,72 @@ def random_weights(path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
+def streams() -> Row:
+    """A batch of 128 vectors added to what there is."""
+    batch = rectified(128, 1).float()
+    ours, theirs = FrechetDistance(num_features=FEATURES), FrechetInceptionDistance(Given())
+    sides = {"ours": partial(ours.update, batch, real=True), "torchmetrics": partial(theirs.update, batch, real=True)}
+    return row("batches of 128 vectors added", "batches/s", sides, 1, steps=5)
+
+
+def sets() -> list[Row]:
+    """Metrics of whole sets: 2,000 samples against 2,000, and the answers of a classifier to 10,000."""
+    x, y = rectified(2_000, 1), 1.1 * rectified(2_000, 2) + 0.01
+    logits = torch.randn(10_000, 1008, generator=torch.Generator().manual_seed(0))
+
+    def ours(metric: FeatureMetric, *sides: Tensor) -> dict[str, float]:
+        metric.reset()
+        for vectors, real in zip(sides, (False, True), strict=False):
+            metric.update(vectors, real=real)
+        value = metric.compute()
+        return {k: float(v) for k, v in (value if isinstance(value, dict) else {"distance": value}).items()}
+
+    kernel = {
+        "ours": partial(ours, KernelDistance(subsets=5), x, y),
+        "torch-fidelity": partial(kid_features_to_metric, x, y, kid_subsets=5, kid_subset_size=1000, verbose=False),
+    }
+    clouds = {
+        "ours": partial(ours, PRDC(), x, y),
+        "torch-fidelity": partial(prc_features_to_metric, x, y, prc_neighborhood=3, verbose=False),
+    }
+    score = {
+        "ours": partial(ours, InceptionScore(), logits),
+        "torch-fidelity": partial(isc_features_to_metric, logits, 10, shuffle=False),
+    }
+    for sides in (kernel, clouds, score):
+        found, expected = (list(side().values())[:1] for side in sides.values())
+        assert math.isclose(found[0], expected[0], rel_tol=1e-6), (found, expected)
+    return [
+        row("kernel distance, 5 subsets of 1,000", "subsets/s", kernel, 5),
+        row("precision and recall (ours: density and coverage too), 2,000 vectors", "measurements/s", clouds, 1),
+        row("Inception score of 10,000", "scores/s", score, 1),
+    ]
+
+
+def row(job: str, unit: str, sides: Mapping[str, Callable[[], object]], work: int, steps: int = 1) -> Row:
+    """One comparison at BLAS threads equal to torch's, where ours should be no slower."""
+
+    def limited(step: Callable[[], object]) -> Callable[[], object]:
+        def call() -> object:
+            with LIBRARIES.limit(limits=torch.get_num_threads(), user_api="blas"):
+                return step()
+
+        return call
+
+    timed = alternate({name: limited(step) for name, step in sides.items()}, steps=steps, rounds=5)
+    other = next(name for name in sides if name != "ours")
+    return Row(
+        job=job,
+        unit=unit,
+        ours=work / timed["ours"].seconds,
+        our_threads=timed["ours"].threads,
+        other=other,
+        others=work / timed[other].seconds,
+        their_threads=timed[other].threads,
+        target=1,
+    )
+
+
 @torch.no_grad()
 def features(*, rounds: int = 5) -> Row:
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +222,8 @@ def features(*, rounds: int = 5) -> Row:
 
 def main() -> None:
     torch.manual_seed(0)
-    report("metrics", [distances(rectified, 10_000), distances(rectified, 1_000), distances(mixed, 10_000), features()])
+    frechet = [distances(rectified, 10_000), distances(rectified, 1_000), distances(mixed, 10_000)]
+    report("metrics", [*frechet, streams(), *sets(), features()])
 
 
 if __name__ == "__main__":

@@ -57,3 +57,11 @@ def test_a_documented_command_is_accepted(command: str) -> None:
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_metrics_can_be_used_as_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    section = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("## In your own code")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    printed = capsys.readouterr().out
+    for name in ("fd", "kd", "precision", "recall", "density", "coverage", "authenticity", "copies"):
+        assert f"'{name}': tensor(" in printed
