@@ -129,10 +129,10 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     if not metrics.names and not likelihood_too:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
     results = Results(path)
-    print(f"{path}: {model.images_seen:,} images seen")
+    print(f"{path}: {model.state.images:,} images seen")
 
     def conclude(measurements: list[Measurement], began: float) -> None:
-        made_at = {"checkpoint": path.name, "images_seen": model.images_seen, "updates": model.updates}
+        made_at = {"checkpoint": path.name, "images_seen": model.state.images, "updates": model.state.updates}
         made_at |= {"changes": settings.model} if settings.model else {}
         print("\n".join(table(measurements)), flush=True)
         kept = results.add(

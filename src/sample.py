@@ -96,7 +96,7 @@ def draw(settings: Settings) -> None:
     depends_on = {
         "checkpoint": {
             "weights": fingerprint(model),
-            "images_seen": model.images_seen,
+            "images_seen": model.state.images,
             "averaged": settings.averaged and bool(average_of(checkpoint)),
         },
         "model": changed(checkpoint["config"]["model"], settings.model),

@@ -1,13 +1,13 @@
 """The smallest model with a likelihood: a categorical distribution for each pixel, uniform before training."""
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from imago.images import Batch, Images, ImageSpec
-from imago.models.base import ExplicitModel
-from imago.rng import PerImageGenerator
+from imago.models.base import ExplicitModel, Loss
+from imago.rng import BatchGenerator, PerImageGenerator
 
 
 class Pixels(ExplicitModel):
@@ -17,8 +17,8 @@ class Pixels(ExplicitModel):
         lr: of plain gradient descent on the mean negative log-likelihood.
     """
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "exact"
-    averaged: ClassVar[tuple[str, ...]] = ("table",)
+    likelihood = "exact"
+    ema = ("table",)
 
     def __init__(self, spec: ImageSpec, conditional: bool = False, lr: float = 0.5) -> None:
         optimizer = {"table": lambda parameters: torch.optim.SGD(parameters, lr=lr)}
@@ -31,11 +31,9 @@ class Pixels(ExplicitModel):
     def networks(self) -> dict[str, nn.Module]:
         return {"table": self.table}
 
-    def learn(self, batch: Batch) -> None:
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         loss = -self.log_prob(batch.images, batch.labels if self.conditional else None).mean()
-        self.record("nats", loss)
-        self.descend("table", loss)
-        self.updates += 1
+        yield Loss("table", loss, {"nats": loss})
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         logits = self._logits(n, labels)

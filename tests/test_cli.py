@@ -97,14 +97,14 @@ def test_a_sweep_without_measurements(command, tmp_path: Path) -> None:
 def test_a_run_that_breaks_later_exits_1_and_leaves_its_summary(command, tmp_path: Path, monkeypatch) -> None:
     from imago.models.gan import GAN
 
-    learn = GAN.learn
+    losses = GAN.losses
 
-    def broken(self: GAN, batch: object) -> None:
-        if self.updates == 3:
+    def broken(self: GAN, *given: object) -> object:
+        if self.state.updates == 3:
             raise RuntimeError("the disk is on fire")
-        learn(self, batch)
+        return losses(self, *given)
 
-    monkeypatch.setattr(GAN, "learn", broken)
+    monkeypatch.setattr(GAN, "losses", broken)
     code, _, err = command(*SMALL, "max_images=1000")
     assert code == 1
     assert "the disk is on fire" in err

@@ -205,15 +205,15 @@ def test_a_slurm_job_is_announced_its_end(
     monkeypatch.chdir(tmp_path)
     Path("hpc_ckpt_1.ckpt").write_bytes(b"of another job")
     options = [*MODELS["gan"], *EVERY, "callbacks=minimal", "max_updates=6"]
-    learn = GAN.learn
+    losses = GAN.batch_losses
 
-    def signalled(self: GAN, batch: Batch) -> None:
-        learn(self, batch)
-        if self.batches_seen == 3:
+    def signalled(self: GAN, batch: Batch, rng: Any) -> Any:
+        if self.state.batches == 3:
             os.kill(os.getpid(), signal.SIGUSR1)
+        return losses(self, batch, rng)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GAN, "learn", signalled)
+        patch.setattr(GAN, "batch_losses", signalled)
         with pytest.raises(Interrupted) as error:
             train(small(tmp_path, *options), "x", tmp_path / "run")
     assert error.value.exit_code == 128 + signal.SIGUSR1

@@ -172,6 +172,8 @@ def load(
     averaged: bool = True,
     device: torch.device | str = "cpu",
     changes: Mapping[str, Any] | None = None,
+    kind: type[GenerativeModel] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> GenerativeModel:
     """The model of a checkpoint, ready to sample.
 
@@ -180,15 +182,22 @@ def load(
         averaged: use the averaged weights where the run kept them.
         device: where the model shall live.
         changes: of the model's settings, such as ``{"observation_noise": False}``.
+        kind: class of a model that was made in Python, and not from a configuration.
+        settings: of its constructor.
 
     Raises:
         UserError: the file is missing or no checkpoint of ours.
     """
-    return model_of(read(path), averaged=averaged, changes=changes).to(device)
+    return model_of(read(path), averaged=averaged, changes=changes, kind=kind, settings=settings).to(device)
 
 
 def model_of(
-    checkpoint: dict[str, Any], *, averaged: bool, changes: Mapping[str, Any] | None = None
+    checkpoint: dict[str, Any],
+    *,
+    averaged: bool,
+    changes: Mapping[str, Any] | None = None,
+    kind: type[GenerativeModel] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> GenerativeModel:
     """The model of a checkpoint's content, in evaluation mode; see :func:`load`.
 
@@ -196,28 +205,17 @@ def model_of(
         checkpoint: what :func:`read` gave.
         averaged: use the averaged weights where the run kept them.
         changes: of the model's settings, such as how it samples.
+        kind, settings: see :func:`load`.
 
     Raises:
         UserError: settings that the model does not have, that are not about its use, or that do not fit the weights.
     """
-    trained, spec = checkpoint["config"].get("model"), spec_of(checkpoint)
-    if not isinstance(trained, Mapping):
-        raise UserError("model: the checkpoint does not say what model it is of; give one that train.py wrote")
-    node = changed(trained, changes or {})
-    check_node(node, "model", provided={"spec"})
-    kind = target(node["_target_"], "model")
-    if not isinstance(kind, type) or not issubclass(kind, GenerativeModel):
-        raise UserError(f"model._target_={node['_target_']}: is no model; give a checkpoint that train.py wrote")
-    usage = kind.usage
-    for name in changes or {}:
-        if name not in usage and node[name] != trained.get(name):
-            raise UserError(
-                f"model.{name}: belongs to how the model was trained, and stays; what can be changed is "
-                + (", ".join(f"model.{key}" for key in usage) or f"nothing of a {kind.__name__}")
-            )
-    weights = checkpoint["state_dict"]
+    spec, weights = spec_of(checkpoint), checkpoint["state_dict"]
     with _no_more_than(sum(tensor.numel() for tensor in weights.values())):
-        model: GenerativeModel = build(node, "model", spec=spec)
+        if kind is not None and (settings or not checkpoint["config"].get("model")):
+            model = kind(spec, **settings or {})
+        else:
+            model = _configured(checkpoint["config"].get("model"), changes or {}, spec)
     try:
         model.load_state_dict(weights)
         unknown = model.load_state_dict(average_of(checkpoint), strict=False).unexpected_keys if averaged else []
@@ -237,6 +235,30 @@ def model_of(
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"progress: not as train.py writes it ({type(error).__name__}: {first_line(error)})") from None
     return model.eval()
+
+
+def _configured(trained: Any, changes: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
+    """The model of a configuration's node, with some settings changed."""
+    if not isinstance(trained, Mapping):
+        raise UserError(
+            "model: the checkpoint does not say what model it is of; give one that train.py wrote, or load it by "
+            "its class: MODEL.load_from_checkpoint(PATH, SETTINGS)"
+        )
+    node = changed(trained, changes)
+    check_node(node, "model", provided={"spec"})
+    kind = target(node["_target_"], "model")
+    if not isinstance(kind, type) or not issubclass(kind, GenerativeModel):
+        raise UserError(f"model._target_={node['_target_']}: is no model; give a checkpoint that train.py wrote")
+    free = kind.inference_settings
+    for name in changes:
+        if name not in free and node[name] != trained.get(name):
+            raise UserError(
+                f"model.{name}: belongs to how the model was trained, and stays; what can be changed is "
+                + (", ".join(f"model.{key}" for key in free) or f"nothing of a {kind.__name__}")
+            )
+    model: GenerativeModel = build(node, "model", spec=spec)
+    model.config = node
+    return model
 
 
 @contextmanager

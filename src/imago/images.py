@@ -6,14 +6,17 @@ point in [-1, 1]. :func:`normalize` and :func:`quantize` are the only way across
 ``(n, d, 1, 1)`` on both sides.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int32, UInt8
+from PIL import Image
 from torch import Tensor
 
 from imago.errors import UserError
@@ -29,6 +32,8 @@ Labels = Int[Tensor, " n"]
 Condition = Int[Tensor, " n"] | Float[Tensor, "n features"]
 Normalized = Float[Tensor, "n channels height width"]
 Kind = Literal["pixels", "tokens", "points"]
+ImagesLike = Images | np.ndarray | Sequence[Image.Image]  # what people have: tensors, arrays, PIL's
+LabelsLike = Labels | Sequence[int | str]
 
 
 class Batch(NamedTuple):
@@ -225,3 +230,52 @@ def to_bytes(images: Images, levels: int) -> Images:
 def bits_per_dim(nats: Tensor, spec: ImageSpec) -> Tensor:
     """Negative log-likelihood in bits per dimension from nats per image: nats / (dimensions * ln 2)."""
     return nats / (spec.dimensions * math.log(2))
+
+
+def as_images(images: ImagesLike, spec: ImageSpec) -> Images:
+    """Images of people's usual kinds as a uint8 tensor (n, channels, height, width), values as they are.
+
+    Args:
+        images: such a tensor; an array (n, channels, height, width), (n, height, width, channels) or, of gray images,
+            (n, height, width); or PIL images, which become gray or RGB as the spec says.
+        spec: what they should be.
+
+    Raises:
+        UserError: something else.
+    """
+    if isinstance(images, Tensor):
+        return images
+    if not isinstance(images, np.ndarray):
+        if not all(isinstance(image, Image.Image) for image in images):
+            raise UserError("images: give a uint8 tensor, a NumPy array or a list of PIL images")
+        mode = "L" if spec.channels == 1 else "RGB"
+        arrays = [np.asarray(image.convert(mode)) for image in images]
+        if len({array.shape for array in arrays}) > 1:
+            raise UserError(f"images of several sizes: give images of {spec.height}x{spec.width} pixels")
+        images = np.stack(arrays) if arrays else np.zeros((0, *spec.shape), np.uint8)
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[1:] != spec.shape and images.shape[-1] == spec.channels:
+        images = images.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def as_labels(labels: LabelsLike, spec: ImageSpec) -> Labels:
+    """Classes, given by number or by name, as an int64 tensor (n,).
+
+    Raises:
+        UserError: a name that no class has.
+    """
+    if isinstance(labels, Tensor):
+        return labels
+    numbers = []
+    for label in labels:
+        if isinstance(label, str):
+            if label not in spec.class_names:
+                close = difflib.get_close_matches(label, spec.class_names, 1)
+                known = ", ".join(spec.class_names[:20]) or "none that have a name"
+                remedy = f"did you mean {close[0]}?" if close else f"there are {known}"
+                raise UserError(f"labels={label}: no such class; {remedy}")
+            label = spec.class_names.index(label)
+        numbers.append(int(label))
+    return torch.tensor(numbers, dtype=torch.long)

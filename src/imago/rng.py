@@ -93,3 +93,45 @@ class PerImageGenerator:
         """int64 (n,): k with probability weights[k] / sum(weights), by inversion of the cumulated weights."""
         ends = torch.tensor(weights, device=self.device).cumsum(0).double()
         return torch.searchsorted(ends, self._open_unit(n, ()) * ends[-1], right=True)
+
+
+class BatchGenerator:
+    """The noise of training: drawn for the batch of all devices and cut, so that two take the step that one would.
+
+    Args:
+        device: where the numbers are made.
+        rank: which part of the batch is this device's.
+        world_size: number of devices.
+        generator: its source; ``None`` is torch's global generator.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.rank = rank
+        self.world_size = world_size
+        self.generator = generator
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """float32 (n, *shape), standard normal."""
+        z = torch.randn(n * self.world_size, *shape, device=self.device, generator=self.generator)
+        return z[self.rank * n : (self.rank + 1) * n]
+
+    def uniform(self, n: int, *shape: int) -> Tensor:
+        """float32 (n, *shape), uniform on [0, 1)."""
+        u = torch.rand(n * self.world_size, *shape, device=self.device, generator=self.generator)
+        return u[self.rank * n : (self.rank + 1) * n]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over all devices, without a gradient."""
+        values = values.detach()
+        if self.world_size > 1:
+            values = values.clone()
+            torch.distributed.all_reduce(values)
+            values /= self.world_size
+        return values

@@ -13,7 +13,7 @@ from imago.data import ImageDataModule
 from imago.figures.base import Trained
 from imago.figures.objective_gradients import ObjectiveGradients, generator_loss
 from imago.models.gan import GAN, Hinge, LeastSquares, Minimax, NonSaturating
-from imago.rng import PerImageGenerator
+from imago.rng import BatchGenerator, PerImageGenerator
 from imago.training.run import build_model
 
 OBJECTIVES = {"minimax": Minimax(), "non_saturating": NonSaturating()}
@@ -81,9 +81,9 @@ def test_the_gradient_is_that_of_the_step_in_training(
     measured = figure.measure(model, lambda *_: None)
     z = PerImageGenerator(4).normal(21, 5)[7:14]
     logits = model.train().discriminator(model.generator(z))
-    monkeypatch.setattr(model, "noise", lambda n, latent: z)
-    monkeypatch.setattr(model, "descend", lambda player, loss: loss.backward())
-    model.generator_step(7, None)
+    rng = BatchGenerator()
+    monkeypatch.setattr(rng, "normal", lambda n, latent: z)
+    model.generator_loss(7, None, rng).value.backward()
     total = torch.nn.utils.get_total_norm([p.grad for p in model.generator.parameters() if p.grad is not None])
     assert float(measured.norms["its own"][1]) == pytest.approx(float(total), rel=1e-5)
     assert measured.fooled[7:14].tolist() == pytest.approx(logits.sigmoid().tolist(), rel=1e-5)

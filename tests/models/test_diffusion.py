@@ -19,7 +19,7 @@ from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 from imago.models.base import sum_of
 from imago.models.diffusion import Diffusion
-from imago.rng import PerImageGenerator
+from imago.rng import BatchGenerator, PerImageGenerator
 from imago.training.run import build_model
 
 
@@ -242,9 +242,9 @@ def test_a_random_part_of_the_terms_is_right_on_average() -> None:
 
 
 def learned_with(model: Diffusion, images: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
-    """The loss that ``learn`` descends on, with its graph, and what it asked the network."""
+    """The loss of a batch, with its graph, and what the network was asked for it."""
     asked: dict[str, Any] = {}
-    ask = model.ask
+    ask = model.predict
 
     def spy(noisy: torch.Tensor, t: torch.Tensor, given: torch.Tensor | None) -> Any:
         asked.update(noisy=noisy, t=t, labels=given)
@@ -254,16 +254,15 @@ def learned_with(model: Diffusion, images: torch.Tensor, labels: torch.Tensor | 
                 tensor.retain_grad()
         return asked["answer"]
 
-    model.ask = spy  # type: ignore[method-assign]
-    model.descend = lambda player, loss: asked.update(loss=loss)  # type: ignore[method-assign]
-    draws = torch.Generator().manual_seed(5)
-    model.noise = lambda n, *shape: torch.randn(n, *shape, generator=draws)  # type: ignore[method-assign]
-    model.learn(Batch(images, labels))
+    model.predict = spy  # type: ignore[method-assign]
+    rng = BatchGenerator(generator=torch.Generator().manual_seed(5))
+    (loss,) = model.losses(Batch(images, labels), rng)
+    asked["loss"] = loss.value
     return asked
 
 
 def test_the_full_loss_is_the_bound_on_average() -> None:
-    """What is descended on is the reported bound, in bits per dimension, without L_T.
+    """The loss is the reported bound, in bits per dimension, without L_T.
 
     The network knows one image that all images are, so that no estimate has to be clipped.
     """
@@ -462,7 +461,6 @@ def test_a_process_of_one_step_has_two_terms_and_learns(variance: str) -> None:
     assert bool((terms["elbo/reconstruction"] > 0).all())
     assert (model.bound_terms, model.nfe) == (2, 1)
     assert model.sample(3, generator=PerImageGenerator(0)).shape == (3, 1, 2, 2)
-    model.noise = torch.randn  # type: ignore[method-assign,assignment]
-    model.descend = lambda player, loss: loss.backward()  # type: ignore[method-assign]
-    model.learn(Batch(images, None))
+    for loss in model.losses(Batch(images, None)):
+        loss.value.backward()
     assert bool(model.net.last.weight.grad.any())

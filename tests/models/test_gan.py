@@ -73,11 +73,11 @@ def test_penalties_on_a_linear_discriminator() -> None:
     def discriminator(x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1) @ w
 
-    r1 = gan.R1(gamma=4.0)(discriminator, real, fake)
+    r1 = gan.R1(gamma=4.0)(discriminator, real, fake, BatchGenerator())
     assert torch.allclose(r1, torch.full((5,), 4.0 / 2 * 9))
     (gradient,) = torch.autograd.grad(r1.mean(), w)
     assert torch.allclose(gradient, 4.0 * w.detach())
-    gp = gan.GradientPenalty(weight=10.0)(discriminator, real, fake)
+    gp = gan.GradientPenalty(weight=10.0)(discriminator, real, fake, BatchGenerator())
     assert torch.allclose(gp, torch.full((5,), 10.0 * (3 - 1) ** 2))
 
 
@@ -87,10 +87,10 @@ def test_k_discriminator_steps_for_each_generator_step() -> None:
     start = {k: v.clone() for k, v in model.generator.state_dict().items()}
     data = Tensors(images_of(spec, 8), torch.zeros(8, dtype=torch.long), 4)
     fit(model, data, 2)
-    assert model.updates == 0
+    assert model.state.updates == 0
     assert all(torch.equal(v, start[k]) for k, v in model.generator.state_dict().items())
     fit(model, data, 7)
-    assert (model.batches_seen, model.updates, model.images_seen) == (9, 3, 36)
+    assert (model.state.batches, model.state.updates, model.state.images) == (9, 3, 36)
     assert not torch.equal(start["first.weight"], model.generator.first.weight)
 
 
@@ -155,7 +155,7 @@ def test_every_game_trains(name: str, options: list[str]) -> None:
     model = make(name, spec, *options)
     before = [p.detach().clone() for p in model.parameters()]
     fit(model, Tensors(images_of(spec, 8), torch.zeros(8, dtype=torch.long), 8), 5)
-    assert model.updates == 5 // model.discriminator_steps
+    assert model.state.updates == 5 // model.discriminator_steps
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
     assert sum(moved) >= len(moved) - 1  # the bias of a Wasserstein critic's last layer has no gradient
     assert all(torch.isfinite(p).all() for p in model.parameters())

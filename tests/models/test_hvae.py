@@ -149,7 +149,7 @@ def test_a_long_gradient_is_not_followed() -> None:
         model = hvae(BINARY, f"model.gradient_skip={skip}")
         before = [p.detach().clone() for p in model.parameters()]
         fit(model, data, 3)
-        assert model.take_records()["skipped/net"] == skipped
+        assert model.mean_logs()["skipped/net"] == skipped
         assert all(map(torch.equal, before, model.parameters())) is bool(skipped)
 
 
@@ -162,7 +162,7 @@ def test_by_default_first_steps_are_taken_and_explosions_are_not() -> None:
         for parameter in model.net.parameters():
             parameter.register_hook(lambda gradient, factor=factor: factor * gradient)
         fit(model, Tensors(images, torch.zeros(32, dtype=torch.long), 8), 20)
-        assert model.take_records()["skipped/net"] == skipped
+        assert model.mean_logs()["skipped/net"] == skipped
 
 
 def test_a_gradient_that_is_no_number_is_not_followed_and_does_not_stop_the_run() -> None:
@@ -171,7 +171,7 @@ def test_a_gradient_that_is_no_number_is_not_followed_and_does_not_stop_the_run(
     spoiled.register_hook(lambda gradient: gradient * math.nan)
     before = [p.detach().clone() for p in model.parameters()]
     fit(model, Tensors(images_of(BINARY, 8), torch.arange(8) % 2, 8), 2)
-    records = model.take_records()
+    records = model.mean_logs()
     assert records["skipped/net"] == 1.0
     assert all(math.isfinite(value) for value in records.values())  # the log stops a run at a number that is none
     assert all(map(torch.equal, before, model.parameters()))
@@ -200,7 +200,7 @@ def test_training_on_256_levels_stays_finite() -> None:
     model = hvae(spec, "model.optimizer.net.lr=0.003")
     fit(model, Tensors(images_of(spec, 32), torch.zeros(32, dtype=torch.long), 8), 100)
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert math.isfinite(model.take_records()["nats"])
+    assert math.isfinite(model.mean_logs()["nats"])
 
 
 def test_the_divergence_is_float32_under_bfloat16() -> None:

@@ -197,7 +197,7 @@ def test_warm_up_and_weight_change_training_and_no_measurement() -> None:
     model = make("vae", spec, "model.beta=4", "model.kl_warmup=100")
     assert isinstance(model, Variational)
     weights = []
-    for model.images_seen in (0, 50, 100, 1000):
+    for model.state.images in (0, 50, 100, 1000):
         weights.append(model.kl_weight)
     assert weights == [0, 2, 4, 4]
     plain = make("vae", spec)

@@ -48,7 +48,7 @@ def told(path: Path, n: int = 4) -> dict[str, Any]:
     model = load(path)
     labels = torch.arange(n) % model.classes if model.conditional else None
     images = model.sample(n, labels=labels, generator=PerImageGenerator(0))
-    answer: dict[str, Any] = {"samples": images.numpy().tobytes().hex(), "images_seen": model.images_seen}
+    answer: dict[str, Any] = {"samples": images.numpy().tobytes().hex(), "images_seen": model.state.images}
     if isinstance(model, ExplicitModel):
         fixed = fixed_images(model.spec, n)
         answer["nats"] = [float(f"{value:.8g}") for value in (-model.log_likelihood(fixed, labels)).tolist()]

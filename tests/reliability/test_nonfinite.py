@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from helpers import TINY, configuration
 from imago.checkpoints import load, read
-from imago.models.base import GenerativeModel
+from imago.models.base import GenerativeModel, Loss
 from imago.rng import PerImageGenerator
 from imago.runs import Run
 from imago.training.callbacks.common import find
@@ -71,7 +71,7 @@ def test_nothing_that_is_no_number_is_kept(tmp_path: Path, monkeypatch: pytest.M
 
     def spoilt(self: GenerativeModel, batch: Any, index: int) -> None:
         step(self, batch, index)
-        if self.images_seen == 192:
+        if self.state.images == 192:
             poison(self, value)
 
     monkeypatch.setattr(GenerativeModel, "training_step", spoilt)
@@ -91,14 +91,23 @@ def test_nothing_that_is_no_number_is_kept(tmp_path: Path, monkeypatch: pytest.M
 def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, player: int, value: float
 ) -> None:
-    descend = GenerativeModel.descend
+    def spoilt(model: GenerativeModel, loss: Loss) -> Loss:
+        bad = model.state.images == 160 and loss.network == list(model.networks)[player]
+        return loss._replace(value=loss.value * value) if bad else loss
 
-    def spoilt(self: GenerativeModel, name: str, loss: torch.Tensor) -> None:
-        bad = self.images_seen == 160 and name == list(self.networks)[player]
-        descend(self, name, loss * value if bad else loss)
-
-    monkeypatch.setattr(GenerativeModel, "descend", spoilt)
+    spoil(monkeypatch, spoilt)
     stops_and_keeps_what_was_good(settings(tmp_path, model), tmp_path, "(nan|inf)", 192)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, how: Callable[[GenerativeModel, Loss], Loss]) -> None:
+    """Train on losses that were changed."""
+    losses = GenerativeModel.losses
+
+    def spoilt(self: GenerativeModel, *given: Any) -> Iterator[Loss]:
+        for loss in losses(self, *given):
+            yield how(self, loss)
+
+    monkeypatch.setattr(GenerativeModel, "losses", spoilt)
 
 
 def stops_and_keeps_what_was_good(config: dict[str, Any], tmp_path: Path, message: str, images: int) -> None:
@@ -127,17 +136,12 @@ def test_where_steps_are_skipped_they_are_counted_and_the_run_goes_on(
 ) -> None:
     """Steps 3, 7 and 8 of 20; the weights are those of a run that left them out."""
     bad = {2, 6, 7}
-    learn, descend = GenerativeModel.record, GenerativeModel.descend
 
-    def record(self: GenerativeModel, name: str, number: torch.Tensor) -> None:
-        spoilt = self.batches_seen in bad and not name.startswith("skipped")
-        learn(self, name, number * value if spoilt else number)
+    def spoilt(model: GenerativeModel, loss: Loss) -> Loss:
+        factor = value if model.state.batches in bad else 1
+        return Loss(loss.network, loss.value * factor, {name: v * factor for name, v in loss.logs.items()})
 
-    def step(self: GenerativeModel, name: str, loss: torch.Tensor) -> None:
-        descend(self, name, loss * value if self.batches_seen in bad else loss)
-
-    monkeypatch.setattr(GenerativeModel, "record", record)
-    monkeypatch.setattr(GenerativeModel, "descend", step)
+    spoil(monkeypatch, spoilt)
     run = train(settings(tmp_path, "hvae", "model.gradient_skip=1e9"), "x", tmp_path / "run")
     assert run.summary["status"] == "completed"
     rows = [row for row in csv.DictReader(run.metrics.read_text().splitlines()) if row["train/skipped/net"]]
@@ -146,14 +150,11 @@ def test_where_steps_are_skipped_they_are_counted_and_the_run_goes_on(
 
 
 def test_where_every_step_is_skipped_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = GenerativeModel.descend
-    monkeypatch.setattr(GenerativeModel, "descend", lambda self, name, loss: step(self, name, loss * math.nan))
-    learn = GenerativeModel.record
+    def spoilt(model: GenerativeModel, loss: Loss) -> Loss:
+        factor = math.nan if model.state.images >= 128 else 1
+        return Loss(loss.network, loss.value * math.nan, {name: v * factor for name, v in loss.logs.items()})
 
-    def record(self: GenerativeModel, name: str, number: torch.Tensor) -> None:
-        learn(self, name, number * (math.nan if self.images_seen >= 128 and "skipped" not in name else 1))
-
-    monkeypatch.setattr(GenerativeModel, "record", record)
+    spoil(monkeypatch, spoilt)
     with pytest.raises(DivergedError, match=r"= nan after 192 images; last good checkpoint: .*last\.ckpt"):
         train(settings(tmp_path, "hvae", "model.gradient_skip=1e9"), "x", tmp_path / "run")
 

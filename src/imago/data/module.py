@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from imago.data.base import DEFAULT_DIRECTORY, Dataset, ImageSet, Source
 from imago.data.decode import Fit
+from imago.data.loaders import Epoch, OnePass
 from imago.data.sources.folder import Folder, Size
 from imago.data.stream import BatchStream, black_and_white, check_batch_size
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
+from imago.models.base import GenerativeModel
 
 _HASHED_AT_ONCE = 4096  # images
 _HASHED_BYTES = 2**28  # about a fifth of a second of SHA-256
@@ -27,7 +29,8 @@ _HASHED_BYTES = 2**28  # about a fifth of a second of SHA-256
 class ImageDataModule(lightning.LightningDataModule):
     """A data set, ready for training and evaluation.
 
-    After :meth:`prepare` the attributes ``spec``, ``train``, ``val``, ``test`` and ``description`` exist.
+    After :meth:`prepare` the attributes ``spec``, ``train``, ``val``, ``test`` and ``description`` exist. ``endless``
+    is set by runs that count images instead of epochs.
 
     Args:
         source: the data set, in its publisher's format.
@@ -71,6 +74,7 @@ class ImageDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.on_device = on_device
         self.name = source.name
+        self.endless = False
 
     def prepare(self) -> None:
         """Read the data, downloading it first where it is missing; a second call does nothing.
@@ -184,28 +188,35 @@ class ImageDataModule(lightning.LightningDataModule):
             raise UserError(f"data.val=0: no images of {self.name} are held out for validation; take the test split")
         return part
 
-    def train_dataloader(self) -> BatchStream:
-        """The batches of training, from the one on that the model has reached (``batches_seen``), for this process.
+    def train_dataloader(self) -> BatchStream | Epoch:
+        """The batches of training for this process, from the one on that the model has reached (``state.batches``).
+
+        An endless stream where a run asks for one (``endless``), else one epoch after the other.
 
         Raises:
             UserError: see :class:`BatchStream`; or the images do not fit on the accelerator.
         """
-        data, start, rank, world_size = self.train, 0, 0, 1
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        data, rank, world_size = self.train, 0, 1
         if self.trainer is not None:
-            start = cast(int, self.trainer.lightning_module.batches_seen)
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             if self.on_device:
                 data = self._on(self.trainer.strategy.root_device)
-        return BatchStream(
-            data,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            start=start,
-            flip=self.flip,
-            binarize=self.binarize == "dynamic",
-            rank=rank,
-            world_size=world_size,
-        )
+
+        def stream(start: int) -> BatchStream:
+            return BatchStream(
+                data,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                start=start,
+                flip=self.flip,
+                binarize=self.binarize == "dynamic",
+                rank=rank,
+                world_size=world_size,
+            )
+
+        seen = (lambda: model.state.batches) if isinstance(model, GenerativeModel) else None
+        return stream(seen() if seen else 0) if self.endless else Epoch(stream, seen)
 
     def _on(self, device: torch.device) -> ImageSet:
         images = self.train.images
@@ -216,6 +227,22 @@ class ImageDataModule(lightning.LightningDataModule):
                 f"data.on_device=true: the training images, {images.nbytes / 1e9:.1f} GB, do not fit on {device}. "
                 "Set data.on_device=false."
             ) from None
+
+    def val_dataloader(self) -> OnePass:
+        """The validation split, once (Lightning's hook)."""
+        return self._one_pass("val")
+
+    def test_dataloader(self) -> OnePass:
+        """The test split, once (Lightning's hook)."""
+        return self._one_pass("test")
+
+    def predict_dataloader(self) -> list[Tensor]:
+        """The numbers of as many samples as there are test images, for ``trainer.predict`` (Lightning's hook)."""
+        return list(torch.arange(len(self.test)).split(self.batch_size))
+
+    def _one_pass(self, split: Literal["val", "test"]) -> OnePass:
+        size = max(self.batch_size, 128)
+        return OnePass(lambda: self.batches(split, size), -(-len(self.split(split)) // size))
 
     def batches(self, split: Literal["train", "val", "test"], batch_size: int) -> Iterator[Batch]:
         """One pass over a split in its fixed order, without flips; the last batch may be smaller."""

@@ -7,7 +7,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 
-class Loss(ABC):
+class DiffusionLoss(ABC):
     """A function of two errors of an image at a random t.
 
     Attributes:
@@ -30,7 +30,7 @@ class Loss(ABC):
         """
 
 
-class Simple(Loss):
+class Simple(DiffusionLoss):
     """‖ε − ε_θ‖², or whatever the network predicts: the bound without its weights (Ho et al. 2020, eq. 14)."""
 
     needs_bound = False
@@ -40,7 +40,7 @@ class Simple(Loss):
         return squared
 
 
-class VLB(Loss):
+class VLB(DiffusionLoss):
     """The bound (Ho et al. 2020, eq. 5): best likelihood, worse samples, noisier gradient."""
 
     def __call__(self, squared: Tensor, bits: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class VLB(Loss):
         return bits
 
 
-class Hybrid(Loss):
+class Hybrid(DiffusionLoss):
     """L_simple + λ L_vlb, where L_vlb moves the variance only (Nichol & Dhariwal 2021, eq. 16).
 
     Args:

@@ -89,7 +89,7 @@ class ObjectiveGradients(Figure):
             fooled = measured.fooled.double()
             low, middle, high = fooled.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
             drawing.suptitle(
-                f"{type(trained.model).__name__}, {trained.model.images_seen:,} images seen: D(G(z)) of "
+                f"{type(trained.model).__name__}, {trained.model.state.images:,} images seen: D(G(z)) of "
                 f"{len(fooled):,} samples has median {middle:.2g}, 80% in {low:.2g} … {high:.2g}",
                 fontsize=10,
             )

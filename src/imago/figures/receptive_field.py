@@ -63,7 +63,7 @@ class ReceptiveField(Figure):
         """See :meth:`Figure.draw`."""
         if trained is not None:
             assert isinstance(trained.model, Autoregressive)
-            title = f"{type(trained.model).__name__}, {trained.model.images_seen:,} images seen"
+            title = f"{type(trained.model).__name__}, {trained.model.state.images:,} images seen"
             strength = influence(trained.model, self.inputs, self.seed)
             progress(1, 1)
             return draw_influences({title: strength})

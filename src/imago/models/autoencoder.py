@@ -9,22 +9,22 @@ image, and decodes to none. Two ways to draw are offered, to measure how much th
 normal distribution with the mean and covariance of the codes that training has seen last.
 """
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from imago.capacity import Width
 from imago.distributions import sampling_dtype
 from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
-from imago.models.base import OptimizerFactory
+from imago.models.base import Common, Loss
 from imago.models.latent import EncodingModel, Latents
-from imago.rng import PerImageGenerator
-from imago.schedules import Schedule
+from imago.nets.residual import ResidualDecoder, ResidualEncoder
+from imago.rng import BatchGenerator, PerImageGenerator
 
 
 class Autoencoder(EncodingModel):
@@ -35,17 +35,15 @@ class Autoencoder(EncodingModel):
         latent: length of z.
         encoder: builds the encoder from ``spec``, ``outputs`` (``latent``) and ``classes``.
         decoder: builds the decoder from ``spec``, ``latent``, ``parameters`` (1) and ``classes``.
-        optimizer: of the player ``net``.
         fitted: :meth:`sample` draws codes from the normal distribution fitted to the codes; ``False``: from N(0, I).
         memory: half-life of the codes' running moments, in training images.
-        conditional: both networks are told the label, and the codes of each class have a mean of their own.
-        schedule: see :class:`GenerativeModel`.
-        gradient_clip: see :class:`GenerativeModel`.
+        common: see :class:`Common`; in a conditional model both networks are told the label, and the codes of each
+            class have a mean of their own.
     """
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
-    averaged: ClassVar[tuple[str, ...]] = ("net",)
-    usage = ("fitted",)
+    likelihood = "none"
+    ema = ("net",)
+    inference_settings = ("fitted",)
     code_sums: Tensor
     code_square: Tensor
 
@@ -53,19 +51,14 @@ class Autoencoder(EncodingModel):
         self,
         spec: ImageSpec,
         *,
-        latent: Width,
-        encoder: Callable[..., nn.Module],
-        decoder: Callable[..., nn.Module],
-        optimizer: Mapping[str, OptimizerFactory],
+        latent: Width = 32,
+        encoder: Callable[..., nn.Module] = ResidualEncoder,
+        decoder: Callable[..., nn.Module] = ResidualDecoder,
         fitted: bool = True,
         memory: PositiveInt = 5000,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: PositiveFloat | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
-        )
+        super().__init__(spec, **common)
         self.latent = latent
         self.fitted = fitted
         self.memory = memory
@@ -83,27 +76,24 @@ class Autoencoder(EncodingModel):
         """Encoder and decoder, optimised together."""
         return {"net": self.net}
 
-    def learn(self, batch: Batch) -> None:
-        """Minimise the squared error of the signal, per dimension."""
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
+        """The squared error of the normalised image, per dimension."""
         labels = batch.labels if self.conditional else None
-        signal = normalize(batch.images, self.spec.levels)
-        z = self.net["encoder"](signal, labels)
-        # Of the decoder as it is: squashed into the range of a signal, outputs at its ends would no longer learn.
-        error = (self.net["decoder"](z, labels).squeeze(-1) - signal).square().mean()
-        self.record("reconstruction_error", error)
-        self._remember(z.detach(), labels)
-        self.descend("net", error)
-        self.updates += 1
+        x = normalize(batch.images, self.spec.levels)
+        z = self.net["encoder"](x, labels)
+        # Of the decoder as it is: clipped to the range of an image, outputs at its ends would no longer learn.
+        error = (self.net["decoder"](z, labels).squeeze(-1) - x).square().mean()
+        self._remember(z.detach(), labels, rng)
+        yield Loss("net", error, {"reconstruction_error": error})
 
-    def _remember(self, z: Latents, labels: Labels | None) -> None:
+    def _remember(self, z: Latents, labels: Labels | None, rng: BatchGenerator) -> None:
         """Running sums of 1, z for each class, and of z zᵀ, over about the last ``memory`` images, of all devices."""
         z = z.to(sampling_dtype(z.device))
         member = z.new_ones(len(z), 1) if labels is None else F.one_hot(labels, self.classes).to(z)
         sums = torch.cat([(member.T @ torch.cat([member.new_ones(len(z), 1), z], 1)).flatten(), (z.T @ z).flatten()])
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        sums = rng.mean(sums) * rng.world_size
         of_classes, square = sums.split([self.code_sums.numel(), self.code_square.numel()])
-        kept = 0.5 ** (len(z) * self.trainer.world_size / self.memory)
+        kept = 0.5 ** (len(z) * rng.world_size / self.memory)
         self.code_sums.mul_(kept).add_(of_classes.view_as(self.code_sums))
         self.code_square.mul_(kept).add_(square.view_as(self.code_square))
 

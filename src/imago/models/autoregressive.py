@@ -15,21 +15,31 @@ neural networks" (PMLR 48), equation 1.
 """
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imago.distributions import DistributionFactory, distribution_of, sampling_dtype
+from imago.distributions import Categorical, DistributionFactory, distribution_of, sampling_dtype
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, normalize
-from imago.models.base import ExplicitModel, OptimizerFactory, evaluating
+from imago.models.base import Common, ExplicitModel, Loss, evaluating
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Incremental, Recomputed
-from imago.rng import PerImageGenerator
-from imago.schedules import Schedule
+from imago.rng import BatchGenerator, PerImageGenerator
 from imago.threads import suitable_threads
+
+
+class AutoregressiveSettings(Common, total=False):
+    """Settings of autoregressive models.
+
+    Attributes:
+        distribution: of a value given those before it, for a number of levels; two levels are always Bernoulli.
+    """
+
+    distribution: DistributionFactory
 
 
 class Autoregressive(ExplicitModel, ABC):
@@ -37,11 +47,8 @@ class Autoregressive(ExplicitModel, ABC):
 
     Args:
         spec: the images.
-        distribution: of a value given those before it, for a number of levels; two levels are always Bernoulli.
-        optimizer: of the player ``net``.
-        conditional: model p(x | label).
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        distribution: see :class:`AutoregressiveSettings`.
+        common: see :class:`Common`.
 
     Attributes:
         net: the network.
@@ -50,22 +57,13 @@ class Autoregressive(ExplicitModel, ABC):
     """
 
     likelihood = "exact"
-    averaged = ("net",)
+    ema = ("net",)
     net: AutoregressiveNet
 
     def __init__(
-        self,
-        spec: ImageSpec,
-        *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        self, spec: ImageSpec, *, distribution: DistributionFactory = Categorical, **common: Unpack[Common]
     ) -> None:
-        super().__init__(
-            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
-        )
+        super().__init__(spec, **common)
         self.distribution = distribution_of(distribution, spec.levels)
         if not self.distribution.exact:
             raise UserError(
@@ -87,13 +85,10 @@ class Autoregressive(ExplicitModel, ABC):
 
     # --- likelihood ---------------------------------------------------------------------------------------------------
 
-    def learn(self, batch: Batch) -> None:
-        """Maximise log p(x), per dimension."""
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
+        """−log p(x), per dimension."""
         nats = -self.log_prob(batch.images, batch.labels if self.conditional else None).mean()
-        self.record("nats", nats)
-        self.record("bpd", bits_per_dim(nats, self.spec))
-        self.descend("net", nats / self.spec.dimensions)
-        self.updates += 1
+        yield Loss("net", nats / self.spec.dimensions, {"nats": nats, "bpd": bits_per_dim(nats, self.spec)})
 
     def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:
         """Equation 1: Σ_i log p(x_i | x_1, …, x_{i-1}), in nats."""

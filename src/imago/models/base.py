@@ -1,30 +1,130 @@
-"""The contract of every model: what it is told, what it can do, and how it takes a step.
+"""The contract of every model: what it is told, what it can do, and how it is trained.
 
 A model is built from an :class:`~imago.images.ImageSpec` and sees ``uint8`` images only. It declares its *networks*,
-the modules that have an optimiser each: one for most families, two for a GAN. All models step through
-:meth:`GenerativeModel.descend`, with Lightning's manual optimisation, so that gradient clipping, learning-rate
-schedules and counters mean the same for one player and for many. (Lightning's own clipping and schedulers are silently
-skipped in manual optimisation, and its step counter counts every player.)
+the modules that have an optimiser each: one for most families, two for a GAN. Training is the same for all:
+
+    for loss in model.losses(batch, rng):
+        optimizers[loss.network].zero_grad()
+        loss.value.backward()
+        optimizers[loss.network].step()
+
+:meth:`GenerativeModel.training_step` is this loop under Lightning's manual optimisation, with clipping, schedules,
+mixed precision and several processes. (Lightning's own clipping and schedulers are silently skipped in manual
+optimisation, and its step counter would count every network.)
 """
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+import imago
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Kind, Labels
-from imago.rng import PerImageGenerator
+from imago.images import (
+    Batch,
+    Images,
+    ImagesLike,
+    ImageSpec,
+    Kind,
+    Labels,
+    LabelsLike,
+    as_images,
+    as_labels,
+    bits_per_dim,
+)
+from imago.rng import BatchGenerator, PerImageGenerator
 from imago.schedules import Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Normal = Callable[..., Tensor]  # (n, *shape) → standard normal numbers of that shape, float32
 Terms = dict[str, Float[Tensor, " n"]]
+Progress = Callable[[int, int], None]
+
+
+class Loss(NamedTuple):
+    """What a network is to minimise next.
+
+    Attributes:
+        network: its name among the model's networks.
+        value: a scalar with a gradient.
+        logs: named numbers worth seeing, scalars.
+    """
+
+    network: str
+    value: Float[Tensor, ""]
+    logs: Mapping[str, Tensor] = {}
+
+
+@dataclass
+class TrainState:
+    """How far training has come; kept by :meth:`GenerativeModel.losses`, stored in checkpoints.
+
+    Attributes:
+        images: training images seen, over all devices.
+        batches: batches they came in; the position in the data stream.
+        updates: steps of the model: of the last of its networks, which for a GAN is the generator.
+        seconds: of training, without what :meth:`paused` encloses.
+        progress: share of the run, in [0, 1], for schedules that end with it.
+    """
+
+    images: int = 0
+    batches: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    progress: float = 0.0
+    _since: float | None = None  # when the clock was looked at; None while it stands
+
+    def start(self) -> None:
+        """Let the clock run."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def tick(self) -> None:
+        """Bring ``seconds`` up to date."""
+        if self._since is not None:
+            now = time.perf_counter()
+            self.seconds += now - self._since
+            self._since = now
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock inside: measuring, drawing and writing are no training."""
+        running = self._since is not None
+        self.tick()
+        self._since = None
+        try:
+            yield
+        finally:
+            if running:
+                self.start()
+
+
+class Common(TypedDict, total=False):
+    """Settings of every model.
+
+    Attributes:
+        optimizer: for a network's name, a function from its parameters to a torch optimiser; a network that is not
+            named gets the model's :attr:`~GenerativeModel.default_optimizer`.
+        conditional: generate a given class; needs labelled data.
+        schedule: factor on all learning rates as a function of the images seen; ``None`` keeps them constant.
+        gradient_clip: largest Euclidean norm of one network's gradient; longer gradients are scaled down to it.
+    """
+
+    optimizer: Mapping[str, OptimizerFactory]
+    conditional: bool
+    schedule: Schedule | None
+    gradient_clip: PositiveFloat | None
 
 
 class GenerativeModel(LightningModule, ABC):
@@ -32,69 +132,64 @@ class GenerativeModel(LightningModule, ABC):
 
     Args:
         spec: shape, levels and classes of the images.
-        optimizer: for each player a function from its parameters to a torch optimiser.
-        conditional: whether the model generates a given class. Needs labelled data.
-        schedule: factor on all learning rates as a function of the images seen; ``None`` keeps them constant.
-        gradient_clip: largest Euclidean norm of one player's gradient; longer gradients are scaled down to it.
+        common: see :class:`Common`.
 
     Attributes:
         likelihood: ``exact``, ``lower_bound`` or ``none``: what the model can say about p(x).
-        averaged: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
-        usage: settings that say how a trained model is used. They alone may be changed once it is trained.
+        ema: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
+        inference_settings: settings that say how a trained model is used. They alone may be changed once it is trained.
         kinds: of data that it can learn: pixels, tokens of a codebook, points in R^d.
-        images_seen: training images shown so far, over all devices.
-        batches_seen: batches they came in; the position in the data stream.
-        updates: optimiser steps of the model (of the generator, for a GAN).
-        batches_per_update: how many batches one of them takes.
-        observed: whether a row of the log is due soon, so that gradient norms are worth computing.
+        default_optimizer: of networks for which no other is given.
+        state: how far training has come.
+        batches_per_update: how many batches one update of the model takes.
+        log_grad_norm: whether gradient norms are computed only to be logged.
         gradient_skip: a step along a longer gradient than this is left out; for deep models, which set it.
+        config: the node of the configuration that the model was built from; checkpoints keep it.
+        managed: whether a run of ``train.py`` keeps log and progress; without it, they go to Lightning's logger.
     """
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
-    averaged: ClassVar[tuple[str, ...]]
-    usage: ClassVar[tuple[str, ...]] = ()
+    ema: ClassVar[tuple[str, ...]]
+    inference_settings: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels",)
+    default_optimizer: ClassVar[OptimizerFactory] = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
-    def __init__(
-        self,
-        spec: ImageSpec,
-        *,
-        optimizer: Mapping[str, OptimizerFactory],
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
-    ) -> None:
+    def __init__(self, spec: ImageSpec, **common: Unpack[Common]) -> None:
         super().__init__()
         spec.require(self.kinds, type(self).__name__)
-        if conditional and not spec.classes:
+        self.conditional = common.get("conditional", False)
+        if self.conditional and not spec.classes:
             raise UserError("conditional=true: the data has no labels; choose labelled data or conditional=false")
         self.automatic_optimization = False
         self.spec = spec
-        self.conditional = conditional
-        self.classes = spec.classes if conditional else 0
-        self.schedule = schedule
-        self.done = 0.0  # share of the run, which the run keeps up to date
-        self.gradient_clip = gradient_clip
-        self.images_seen = 0
-        self.batches_seen = 0
-        self.updates = 0
+        self.classes = spec.classes if self.conditional else 0
+        self.schedule = common.get("schedule")
+        self.gradient_clip = common.get("gradient_clip")
+        self.gradient_skip: float | None = None
+        self.state = TrainState()
         self.batches_per_update = 1
         self.log_grad_norm = True
-        self.gradient_skip: float | None = None
-        self._optimizer_factories = dict(optimizer)
-        self._terms: dict[str, tuple[Tensor, int | Tensor]] = {}
-        self._progress: Callable[[int, int], None] | None = None
+        self.managed = False
+        self.config: Mapping[str, Any] | None = None
+        self._optimizer_factories = dict(common.get("optimizer", {}))
+        self._means = RunningMeans()
+        self._progress: Progress | None = None
 
     # --- what a family writes -----------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
-        """The modules that are optimised, by name; ``optimizer`` has an entry for each."""
+        """The modules that are optimised, by name, in the order of an update."""
 
     @abstractmethod
-    def learn(self, batch: Batch) -> None:
-        """Train on one batch: compute losses, :meth:`record` what is worth seeing, :meth:`descend` for each player."""
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
+        """Yield what the networks minimise on a batch, one loss after the other: each is stepped along before the next.
+
+        Args:
+            batch: uint8 images (n, channels, height, width) and, for conditional models, labels.
+            rng: the noise of training.
+        """
 
     @abstractmethod
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
@@ -102,7 +197,7 @@ class GenerativeModel(LightningModule, ABC):
 
     @property
     def nfe(self) -> int:
-        """How often one sample asks the network, or a part of it, after another: what makes sampling slow."""
+        """Function evaluations: how often one sample asks the network, or a part of it, after another."""
         return 1
 
     @property
@@ -110,24 +205,173 @@ class GenerativeModel(LightningModule, ABC):
         """How samples are drawn, where there is a choice; for the protocol of what is measured of them."""
         return ""
 
-    # --- what everybody uses ------------------------------------------------------------------------------------------
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch, rng: BatchGenerator | None = None) -> Iterator[Loss]:
+        """Yield the losses of one batch, to be stepped along one after the other, and count it when all are.
+
+        Args:
+            batch: uint8 images (n, channels, height, width) and, for conditional models, labels.
+            rng: the noise of training; ``None`` draws from torch's global generator.
+        """
+        rng = rng or BatchGenerator(self.device)
+        state, network = self.state, None
+        state.start()
+        for loss in self.batch_losses(batch, rng):
+            network = loss.network
+            yield loss
+        state.batches += 1
+        state.images += len(batch.images) * rng.world_size
+        state.updates += network == list(self.networks)[-1]
+        state.tick()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Step along every loss of a batch (Lightning's hook)."""
+        updates = self.state.updates
+        for loss in self.losses(batch, self.training_rng):
+            self._means.add(loss.logs, finite_only=self.gradient_skip is not None)
+            self.optimize(loss)
+        if self.state.updates > updates:  # Lightning's max_steps, checkpoints and loggers count updates of the model
+            counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            counter.increment_ready()
+            counter.increment_completed()
+        if not self.managed:
+            self.state.progress = _share_of(self.trainer, self.state)
+            self.log_dict({f"train/{name}": value for name, value in self.mean_logs().items()}, prog_bar=True)
+
+    @property
+    def training_rng(self) -> BatchGenerator:
+        """The noise of training on this device, of all that train together."""
+        if self._trainer is None:
+            return BatchGenerator(self.device)
+        return BatchGenerator(self.device, self.trainer.global_rank, self.trainer.world_size)
+
+    def optimize(self, loss: Loss) -> None:
+        """Step along the gradient of a loss, clipped and scheduled as the settings say.
+
+        The gradient's norm is logged as ``gradient_norm/<network>`` where it is computed anyway or about to be logged.
+        """
+        optimizer = self._optimizers[loss.network]
+        parameters = self._parameters_of[loss.network]
+        optimizer.zero_grad(set_to_none=True)
+        if self._trainer is not None and self.trainer.world_size > 1:
+            self.manual_backward(loss.value)  # tells DDP's reducer what is coming
+        else:
+            loss.value.backward()  # the same, without a third of a millisecond of hooks
+        if self.gradient_clip is not None or self.gradient_skip is not None or self.log_grad_norm:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if self.gradient_clip is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
+            logs = {f"gradient_norm/{loss.network}": norm}
+            if self.gradient_skip is not None:
+                skipped = not bool(norm <= self.gradient_skip)  # also where the norm is not a number
+                self._means.add({f"skipped/{loss.network}": norm.new_tensor(float(skipped))}, finite_only=True)
+                if skipped:
+                    return
+            self._means.add(logs, finite_only=self.gradient_skip is not None)
+        if self.schedule is not None:
+            factor = self.schedule(self.state.images, self.state.progress)
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["initial_lr"]
+        optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimiser for each network, in the order of :attr:`networks` (Lightning's hook)."""
+        networks = self.networks
+        unknown = sorted(set(self._optimizer_factories).difference(networks))
+        if unknown:
+            raise UserError(f"model.optimizer.{unknown[0]}: no such network; the model's are {', '.join(networks)}")
+        self._parameters_of = {name: list(module.parameters()) for name, module in networks.items()}
+        self._optimizers = {
+            name: self._optimizer_factories.get(name, type(self).default_optimizer)(parameters)
+            for name, parameters in self._parameters_of.items()
+        }
+        for optimizer in self._optimizers.values():
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        return list(self._optimizers.values())
+
+    def mean_logs(self) -> dict[str, float]:
+        """The means of what was logged since the last call, over all devices."""
+        return self._means.take(self.trainer.strategy if self.trainer.world_size > 1 else None)
+
+    def on_train_start(self) -> None:
+        """Start the clock, and let Lightning's counter of steps go on from a continued run's (Lightning's hook)."""
+        self.state.start()
+        total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        total.ready = total.completed = self.state.updates
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counters and running means go along, so that a continued run logs the rows of one that never stopped."""
+        state = self.state
+        checkpoint["spec"] = self.spec.as_dict()
+        checkpoint.setdefault("config", {} if self.config is None else {"model": self.config})
+        checkpoint["progress"] = {
+            "images_seen": state.images,
+            "batches_seen": state.batches,
+            "updates": state.updates,
+            "seconds": state.seconds,
+            "terms": {name: [total, count] for name, (total, count) in self._means.sums.items()},
+        }
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: torch.device | str = "cpu", **settings: Any
+    ) -> "GenerativeModel":
+        """The model of a checkpoint, with its last weights; :func:`imago.load` gives the averaged ones.
+
+        Args:
+            checkpoint_path: a file that any trainer wrote of the model; only tensors and plain data are read.
+            map_location: device of the model.
+            settings: the constructor's, of a model that was not made from a configuration.
+
+        Raises:
+            UserError: no checkpoint of such a model.
+        """
+        load: Any = imago.load
+        model = load(checkpoint_path, averaged=False, device=map_location, kind=cls, settings=settings)
+        if not isinstance(model, cls):
+            raise UserError(f"{checkpoint_path}: is of a {type(model).__name__}, not of a {cls.__name__}")
+        return model
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` kept."""
+        progress = checkpoint["progress"]
+        # Version 0.1 kept the seconds with a callback.
+        seconds = float(progress["seconds"]) if "seconds" in progress else _seconds_of_log(checkpoint)
+        self.state = TrainState(progress["images_seen"], progress["batches_seen"], progress["updates"], seconds)
+        self._means.sums = {name: (total, count) for name, (total, count) in progress["terms"].items()}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure nothing: models with a likelihood do (Lightning's hook)."""
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure nothing: models with a likelihood do (Lightning's hook)."""
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Images:
+        """Draw the samples of the given numbers, consecutive ones (Lightning's hook; see the data module)."""
+        return self.sample(len(batch), generator=PerImageGenerator(0, first=int(batch[0]), device=self.device))
+
+    # --- samples ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(
         self,
         n: int,
         *,
-        labels: Labels | None = None,
-        generator: PerImageGenerator,
-        progress: Callable[[int, int], None] | None = None,
+        labels: LabelsLike | None = None,
+        seed: int = 0,
+        generator: PerImageGenerator | None = None,
+        progress: Progress | None = None,
     ) -> Images:
         """Draw ``n`` images.
 
         Args:
             n: number of images.
-            labels: int64 (n,), the class of each image; conditional models only, which without it draw classes as
-                :meth:`draw_labels` does.
-            generator: the random stream of each image. Image k depends on its own stream alone, not on ``n``.
+            labels: the class of each image, as numbers or names, or one for all; conditional models only, which
+                without it draw classes as :meth:`draw_labels` does.
+            seed: of the random streams of the images. Image k depends on its own stream alone, not on ``n``.
+            generator: these streams, to draw on from where others ended.
             progress: called with (steps done, steps in all) by models that draw all images step by step.
 
         Returns:
@@ -136,11 +380,8 @@ class GenerativeModel(LightningModule, ABC):
         Raises:
             UserError: labels given to an unconditional model, or labels that are not classes of the data.
         """
-        if labels is None and self.conditional:
-            labels = self.draw_labels(n, generator)
-        if labels is not None:
-            self.check_labels(labels, n)
-            labels = labels.to(self.device)
+        generator = generator or PerImageGenerator(seed, device=self.device)
+        labels = self.labels_for(n, labels, generator)
         if n == 0:
             return torch.zeros(0, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
         self._progress = progress
@@ -154,6 +395,16 @@ class GenerativeModel(LightningModule, ABC):
         """Tell whoever waits for :meth:`sample` or a bound how far it has come."""
         if self._progress is not None:
             self._progress(done, total)
+
+    def labels_for(self, n: int, labels: LabelsLike | None, generator: PerImageGenerator) -> Labels | None:
+        """The classes of ``n`` samples on the model's device: those given, or drawn; see :meth:`sample`."""
+        if labels is None:
+            return self.draw_labels(n, generator).to(self.device) if self.conditional else None
+        labels = as_labels(labels, self.spec)
+        if len(labels) == 1:
+            labels = labels.expand(n)
+        self.check_labels(labels, n)
+        return labels.to(self.device)
 
     def draw_labels(self, n: int, generator: PerImageGenerator) -> Labels:
         """Classes (n,) of a conditional model, as frequent as in the training split: the first number of each stream.
@@ -188,14 +439,16 @@ class GenerativeModel(LightningModule, ABC):
                     f"model never saw it; give other labels, such as {trained[0]} ({self.spec.class_name(trained[0])})"
                 )
 
-    def checked(self, images: Images, labels: Labels | None) -> tuple[Images, Labels | None]:
-        """Images and labels on the model's device.
+    def checked(self, images: ImagesLike, labels: LabelsLike | None) -> tuple[Images, Labels | None]:
+        """Images and labels as tensors on the model's device.
 
         Raises:
             UserError: images or labels that the model was not made for.
         """
+        images = as_images(images, self.spec)
         self.check_images(images)
         if labels is not None:
+            labels = as_labels(labels, self.spec)
             self.check_labels(labels, len(images))
             labels = labels.to(self.device)
         elif self.conditional:
@@ -210,111 +463,57 @@ class GenerativeModel(LightningModule, ABC):
         """
         self.spec.check(images)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Learn from one batch and count it (Lightning's entry)."""
-        self.learn(batch)
-        self.batches_seen += 1
-        self.images_seen += len(batch.images) * self.trainer.world_size
 
-    def descend(self, player: str, loss: Float[Tensor, ""]) -> None:
-        """One optimiser step of one player along the gradient of its loss.
+class RunningMeans:
+    """Means of named numbers since they were last taken; the order of names is that of their first appearance.
 
-        The gradient's norm is recorded as ``gradient_norm/<player>`` where it is computed anyway or about to be logged.
-        """
-        optimizer = self._optimizers[player]
-        parameters = self._parameters_of[player]
-        optimizer.zero_grad(set_to_none=True)
-        if self.trainer.world_size > 1:
-            self.manual_backward(loss)  # tells DDP's reducer what is coming
-        else:
-            loss.backward()  # the same, without a third of a millisecond of hooks
-        if self.gradient_clip is not None or self.gradient_skip is not None or self.log_grad_norm:
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
-            if self.gradient_clip is not None:
-                nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
-            if self.gradient_skip is not None:
-                skipped = not bool(norm <= self.gradient_skip)  # also where the norm is not a number
-                self.record(f"skipped/{player}", norm.new_tensor(float(skipped)))
-                if skipped:
-                    return
-            self.record(f"gradient_norm/{player}", norm)
-        if self.schedule is not None:
-            factor = self.schedule(self.images_seen, self.done)
-            for group in optimizer.param_groups:
-                group["lr"] = factor * group["initial_lr"]
-        optimizer.step()
+    Attributes:
+        sums: of each name the sum and how many numbers it has.
+    """
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for each player, in the order of :attr:`networks` (Lightning's entry)."""
-        networks = self.networks
-        if set(networks) != set(self._optimizer_factories):
-            raise UserError(
-                f"model.optimizer has entries for {sorted(self._optimizer_factories)}, the model's networks are "
-                f"{sorted(networks)}: give exactly one optimiser for each"
-            )
-        self._parameters_of = {name: list(module.parameters()) for name, module in networks.items()}
-        self._optimizers = {name: self._optimizer_factories[name](p) for name, p in self._parameters_of.items()}
-        for optimizer in self._optimizers.values():
-            for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])
-        return list(self._optimizers.values())
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[Tensor | float, Tensor | int]] = {}
 
-    def noise(self, n: int, *shape: int) -> Tensor:
-        """Standard normal noise (n, *shape) for training, from torch's global generator.
+    def add(self, logs: Mapping[str, Tensor], *, finite_only: bool) -> None:
+        """Add numbers; where steps are skipped, those that are not finite are left out of a mean, unless all are."""
+        for name, value in logs.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            value = value.detach().float()
+            if finite_only:
+                finite = value.isfinite()
+                self.sums[name] = (total + torch.where(finite, value, 0.0), count + finite)
+            else:
+                self.sums[name] = (total + value, count + 1)
 
-        It is drawn for the batch of all devices and cut, so that two processes together take the step that one would.
-        """
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        z = torch.randn(n * world, *shape, device=self.device)
-        return z[rank * n : (rank + 1) * n]
-
-    # --- running means of what is worth seeing -----------------------------------------------------------------------
-
-    def record(self, name: str, value: Float[Tensor, ""]) -> None:
-        """Add to the running mean of a named number; the training log writes the mean as ``train/<name>``.
-
-        Where steps are skipped (``gradient_skip``), numbers that are not finite are left out of it, unless all are.
-        """
-        total, count = self._terms.get(name, (0, 0))
-        value = value.detach().float()
-        if self.gradient_skip is None:
-            self._terms[name] = (total + value, count + 1)
-        else:
-            finite = value.isfinite()
-            self._terms[name] = (total + torch.where(finite, value, 0.0), count + finite)
-
-    def take_records(self) -> dict[str, float]:
-        """The means recorded since the last call, averaged over all devices."""
-        if not self._terms:
+    def take(self, strategy: Any = None) -> dict[str, float]:
+        """The means, over all processes of Lightning's ``strategy``; begins anew."""
+        if not self.sums:
             return {}
-        means = torch.stack([torch.as_tensor(total / count) for total, count in self._terms.values()])
-        if self.trainer.world_size > 1:
-            means = self.trainer.strategy.reduce(means, reduce_op="mean")
-        names = list(self._terms)
-        self._terms.clear()
+        means = torch.stack([torch.as_tensor(total / count) for total, count in self.sums.values()])
+        if strategy is not None:
+            means = strategy.reduce(means, reduce_op="mean")
+        names = list(self.sums)
+        self.sums.clear()
         return dict(zip(names, means.tolist(), strict=True))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Counters and running means go along, so that a continued run logs the rows of one that never stopped."""
-        checkpoint["progress"] = {
-            "images_seen": self.images_seen,
-            "batches_seen": self.batches_seen,
-            "updates": self.updates,
-            "terms": {name: [total, count] for name, (total, count) in self._terms.items()},
-        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` kept."""
-        progress = checkpoint["progress"]
-        self.images_seen = progress["images_seen"]
-        self.batches_seen = progress["batches_seen"]
-        self.updates = progress["updates"]
-        self._terms = {name: (total, count) for name, (total, count) in progress["terms"].items()}
+def _share_of(trainer: Any, state: TrainState) -> float:
+    """How much of a fit by Lightning's own limits is done."""
+    if trainer.max_steps > 0:
+        return min(1.0, state.updates / trainer.max_steps)
+    batches = trainer.num_training_batches * (trainer.max_epochs or 0)
+    return min(1.0, state.batches / batches) if 0 < batches < math.inf else 0.0
+
+
+def _seconds_of_log(checkpoint: Mapping[str, Any]) -> float:
+    kept = checkpoint.get("callbacks", {}).get("TrainingLog", {})
+    return float(kept.get("training_seconds", 0.0))
 
 
 class ExplicitModel(GenerativeModel, ABC):
     """A model that can say how likely an image is: exactly, or by a lower bound (:attr:`likelihood` says which)."""
+
+    _images_measured = 0
 
     def log_prob(self, images: Images, labels: Tensor | None) -> Float[Tensor, " n"]:
         """log p(x) of each image in nats, differentiable, in any mode: what models write that know it.
@@ -357,7 +556,7 @@ class ExplicitModel(GenerativeModel, ABC):
         images: Images,
         labels: Labels | None = None,
         generator: PerImageGenerator | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Terms:
         """The named parts of −log p(x) or of its bound; arguments and errors as in :meth:`log_likelihood`.
 
@@ -375,6 +574,35 @@ class ExplicitModel(GenerativeModel, ABC):
                 return self.nll_terms(images, labels, lambda n, *shape: generator.normal(n, *shape).to(self.device))
         finally:
             self._progress = None
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with the first image (Lightning's hook)."""
+        self._images_measured = 0
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with the first image (Lightning's hook)."""
+        self._images_measured = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log ``val/nats`` and ``val/bpd``, means over the images (Lightning's hook)."""
+        self._measure(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log ``test/nats`` and ``test/bpd`` (Lightning's hook)."""
+        self._measure(batch, "test")
+
+    def _measure(self, batch: Batch, split: str) -> None:
+        images, labels = batch.images, batch.labels if self.conditional else None
+        if labels is not None:
+            known = torch.isin(labels, torch.tensor(self.spec.trained, device=labels.device))
+            images, labels = images[known], labels[known]
+        if not len(images):
+            return
+        generator = PerImageGenerator(0, first=self._images_measured, device=self.device)
+        self._images_measured += len(images)
+        nats = -self.log_likelihood(images, labels, generator).mean()
+        values = {f"{split}/nats": nats, f"{split}/bpd": bits_per_dim(nats, self.spec)}
+        self.log_dict(values, prog_bar=True, batch_size=len(images), sync_dist=True)
 
 
 def sum_of(terms: Terms) -> Float[Tensor, " n"]:

@@ -27,29 +27,29 @@ eq. 14; :mod:`imago.diffusion.losses`). Sampling is (1), or something faster: :m
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from imago.capacity import Steps
-from imago.diffusion.losses import Loss
-from imago.diffusion.predictions import Prediction
+from imago.diffusion.losses import DiffusionLoss, Simple
+from imago.diffusion.predictions import Epsilon, Prediction
 from imago.diffusion.process import Process, Times
-from imago.diffusion.samplers import Context, Estimate, Sampler, State
-from imago.diffusion.schedules import NoiseSchedule
-from imago.diffusion.variances import Variance
+from imago.diffusion.samplers import DDIM, Context, Estimate, Sampler, State
+from imago.diffusion.schedules import Linear, NoiseSchedule
+from imago.diffusion.variances import FixedSmall, Variance
 from imago.distributions import discretised_normal
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize, quantize
-from imago.models.base import ExplicitModel, Normal, OptimizerFactory, Terms, evaluating
-from imago.rng import PerImageGenerator
-from imago.schedules import Schedule
+from imago.models.base import Common, ExplicitModel, Loss, Normal, Terms, evaluating
+from imago.nets.unet import UNet
+from imago.rng import BatchGenerator, PerImageGenerator
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,8 @@ class Diffusion(ExplicitModel):
         guidance: weight w of classifier-free guidance (Ho & Salimans 2022, eq. 6), conditional models with
             ``p_uncond`` only: (1 + w) ε(x, label) − w ε(x). 0 for none.
         p_uncond: share of training images whose label is hidden, so that the network knows ε(x) too.
-        optimizer: of the player ``net``.
-        conditional: model p(x | label).
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
         compile: let torch.compile translate the network, in place: minutes before the first step, repaid on a GPU only.
+        common: see :class:`Common`; the largest norm of the gradient is 1 unless another is given.
 
     Attributes:
         bound_steps: of the T − 1 terms of the denoising sum, how many an estimate of the bound visits, drawn for each
@@ -98,31 +95,28 @@ class Diffusion(ExplicitModel):
     """
 
     likelihood = "lower_bound"
-    averaged = ("net",)
-    usage = ("sampler", "guidance", "variance", "compile")
+    ema = ("net",)
+    inference_settings = ("sampler", "guidance", "variance", "compile")
 
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        network: Callable[[ImageSpec, int, int], nn.Module],
-        steps: Steps,
-        noise_schedule: NoiseSchedule,
-        prediction: Prediction,
-        variance: Variance,
-        loss: Loss,
-        sampler: Sampler,
-        optimizer: Mapping[str, OptimizerFactory],
+        network: Callable[[ImageSpec, int, int], nn.Module] = UNet,
+        steps: Steps = 1000,
+        noise_schedule: NoiseSchedule | None = None,
+        prediction: Prediction | None = None,
+        variance: Variance | None = None,
+        loss: DiffusionLoss | None = None,
+        sampler: Sampler | None = None,
         guidance: NonNegativeFloat = 0.0,
         p_uncond: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: PositiveFloat | None = None,
         compile: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
-        )
+        common.setdefault("gradient_clip", 1.0)
+        super().__init__(spec, **common)
+        conditional, loss, variance = self.conditional, loss or Simple(), variance or FixedSmall()
         if guidance and not (conditional and p_uncond):
             raise UserError(
                 f"model.guidance={guidance}: needs a network that knows images with and without a label; give "
@@ -137,11 +131,11 @@ class Diffusion(ExplicitModel):
                 f"model.variance: a learned one gets no gradient from the loss {type(loss).__name__}; choose "
                 "model/loss=hybrid or vlb, or a fixed variance"
             )
-        self.process = Process(noise_schedule, steps)
-        self.prediction = prediction
+        self.process = Process(noise_schedule or Linear(), steps)
+        self.prediction = prediction or Epsilon()
         self.variance = variance
         self.loss = loss
-        self.sampler = sampler
+        self.sampler = sampler or DDIM(50)
         self.sampler.times(steps)  # refuses what cannot be walked
         self.guidance = guidance
         self.p_uncond = p_uncond
@@ -216,38 +210,30 @@ class Diffusion(ExplicitModel):
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def learn(self, batch: Batch) -> None:
-        """Ask about every image at a random time, and descend on the error."""
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
+        """The error of what the network says of every image at a random time."""
         x = normalize(batch.images, self.spec.levels)
         n = len(x)
-        t = self._uniform(n).mul(self.process.steps).long().add(1).clamp(max=self.process.steps)
-        noise = self.noise(n, *self.spec.shape)
+        t = _uniform(n, rng).mul(self.process.steps).long().add(1).clamp(max=self.process.steps)
+        noise = rng.normal(n, *self.spec.shape)
         labels = batch.labels if self.conditional else None
         if self.p_uncond and labels is not None:
-            labels = torch.where(self._uniform(n) < self.p_uncond, self.classes, labels)
+            labels = torch.where(_uniform(n, rng) < self.p_uncond, self.classes, labels)
         noisy = self.process.diffuse(x, t, noise)
         output, raw = self.predict(noisy, t, labels)
         a, s = self.process.at("signal", t), self.process.at("noise", t)
         squared = (output - self.prediction.target(x, noise, a, s)).square().mean((1, 2, 3))
-        bits = squared
+        bits, logs = squared, {}
         if self.loss.needs_bound:
             image = self.prediction.image(output if self.loss.bound_trains_mean else output.detach(), noisy, a, s)
             estimate = Estimate(image, raw)
             nats = torch.where(
                 t > 1, self._denoising(x, t, estimate), self._reconstruction(batch.images, noisy, t, estimate)
             )
-            nats = nats * self.process.steps
-            bits = bits_per_dim(nats, self.spec)
-            self.record("bits", bits.mean())
-        self.record("squared_error", squared.mean())
+            bits = bits_per_dim(nats * self.process.steps, self.spec)
+            logs["bits"] = bits.mean()
         loss = self.loss(squared, bits).mean()
-        self.record("loss", loss)
-        self.descend("net", loss)
-        self.updates += 1
-
-    def _uniform(self, n: int) -> Float[Tensor, " n"]:
-        """Uniform numbers from the noise of training, so that two devices together draw what one would."""
-        return torch.special.ndtr(self.noise(n))
+        yield Loss("net", loss, logs | {"squared_error": squared.mean(), "loss": loss})
 
     # --- the bound ----------------------------------------------------------------------------------------------------
 
@@ -371,11 +357,7 @@ class Diffusion(ExplicitModel):
         """
         if snapshots < 2:
             raise UserError(f"snapshots={snapshots}: the chain has at least its two ends; give 2 or more")
-        if labels is None and self.conditional:
-            labels = self.draw_labels(n, generator)
-        if labels is not None:
-            self.check_labels(labels, n)
-            labels = labels.to(self.device)
+        labels = self.labels_for(n, labels, generator)
         moments = len(self.sampler.times(self.process.steps))
         wanted = set(torch.linspace(0, moments - 1, min(snapshots, moments)).round().long().tolist())
         self._progress = progress
@@ -385,3 +367,7 @@ class Diffusion(ExplicitModel):
         finally:
             self._progress = None
         return Chain([s.t for s in kept], torch.stack([s.noisy for s in kept]), torch.stack([s.image for s in kept]))
+
+
+def _uniform(n: int, rng: BatchGenerator) -> Float[Tensor, " n"]:
+    return torch.special.ndtr(rng.normal(n))

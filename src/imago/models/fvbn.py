@@ -18,16 +18,16 @@ Frey, Hinton & Dayan 1996, "Does the wake-sleep algorithm produce good density e
 1992, "Connectionist learning of belief networks".
 """
 
-from collections.abc import Mapping
+from functools import partial
+from typing import Unpack
 
 from torch import Tensor
 
-from imago.distributions import DistributionFactory
+from imago.distributions import DistributionFactory, LogisticMixture
 from imago.images import ImageSpec, Labels, Normalized
 from imago.models.autoregressive import Autoregressive
-from imago.models.base import OptimizerFactory
+from imago.models.base import Common
 from imago.nets.masked import MaskedLinear, OrderedIncremental, OrderedNet, check_size, stripes_of
-from imago.schedules import Schedule
 
 
 class FVBN(Autoregressive):
@@ -35,11 +35,8 @@ class FVBN(Autoregressive):
 
     Args:
         spec: the images.
-        distribution: of a value given those before it.
-        optimizer: of the player ``net``.
-        conditional: model p(x | label), by a bias of each class.
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        distribution: of a value given those before it, see :class:`AutoregressiveSettings`.
+        common: see :class:`Common`; a conditional model is p(x | label), by a bias of each class.
 
     Raises:
         UserError: more than 500 million weights.
@@ -49,20 +46,10 @@ class FVBN(Autoregressive):
         self,
         spec: ImageSpec,
         *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        distribution: DistributionFactory = partial(LogisticMixture, components=2),
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
+        super().__init__(spec, distribution=distribution, **common)
         self.net = FVBNNet(spec, self.distribution.parameters, classes=self.classes)
 
 

@@ -17,8 +17,9 @@ The networks are arguments: fully connected ones make the GAN of the paper, conv
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +31,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from imago.capacity import Width
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
-from imago.models.base import OptimizerFactory, frozen
+from imago.models.base import Common, Loss, frozen
 from imago.models.latent import LatentModel, Latents
-from imago.rng import PerImageGenerator
-from imago.schedules import Schedule
+from imago.nets.mlp import MLPDiscriminator, MLPGenerator
+from imago.rng import BatchGenerator, PerImageGenerator
 
 Logits = Float[Tensor, " n"]
 
@@ -136,7 +137,7 @@ class Penalty(ABC):
     """A price on the discriminator's gradient with respect to single images."""
 
     @abstractmethod
-    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized) -> Logits:
+    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized, rng: BatchGenerator) -> Logits:
         """The penalty of each image, (n,), differentiable in the discriminator's parameters."""
 
     @staticmethod
@@ -153,7 +154,7 @@ class R1(Penalty):
     def __init__(self, gamma: PositiveFloat = 10.0) -> None:
         self.gamma = gamma
 
-    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized) -> Logits:
+    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized, rng: BatchGenerator) -> Logits:
         """See the class."""
         return 0.5 * self.gamma * self.gradients(discriminator, real).square().sum(1)
 
@@ -164,9 +165,9 @@ class GradientPenalty(Penalty):
     def __init__(self, weight: PositiveFloat = 10.0) -> None:
         self.weight = weight
 
-    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized) -> Logits:
+    def __call__(self, discriminator: Discriminator, real: Normalized, fake: Normalized, rng: BatchGenerator) -> Logits:
         """See the class."""
-        mix = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+        mix = rng.uniform(len(real), 1, 1, 1)
         between = mix * real + (1 - mix) * fake.detach()
         return self.weight * (self.gradients(discriminator, between).norm(dim=1) - 1).square()
 
@@ -180,37 +181,30 @@ class GAN(LatentModel):
         generator: builds G from ``spec``, ``latent`` and ``classes``.
         discriminator: builds D from ``spec`` and ``classes``.
         objective: the game.
-        optimizer: entries ``generator`` and ``discriminator``.
         penalty: price on D's gradients, ``None`` for none.
         discriminator_steps: k of algorithm 1. Every step of D takes a new batch of data, so k batches make one update.
-        conditional: generate a given class (Mirza & Osindero 2014).
-        schedule: see :class:`GenerativeModel`.
-        gradient_clip: see :class:`GenerativeModel`.
+        common: see :class:`Common`; conditional models are those of Mirza & Osindero 2014.
     """
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
-    averaged: ClassVar[tuple[str, ...]] = ("generator",)
+    likelihood = "none"
+    ema = ("generator",)
+    default_optimizer = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)  # Radford et al. 2016
 
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        latent: Width,
-        generator: Callable[..., nn.Module],
-        discriminator: Callable[..., nn.Module],
-        objective: Objective,
-        optimizer: Mapping[str, OptimizerFactory],
+        latent: Width = 100,
+        generator: Callable[..., nn.Module] = partial(MLPGenerator, hidden=(256, 512, 1024)),
+        discriminator: Callable[..., nn.Module] = partial(MLPDiscriminator, hidden=(1024, 512, 256), dropout=0.3),
+        objective: Objective | None = None,
         penalty: Penalty | None = None,
         discriminator_steps: PositiveInt = 1,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: PositiveFloat | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
-        )
+        super().__init__(spec, **common)
         self.latent = latent
-        self.objective = objective
+        self.objective = objective or NonSaturating()
         self.penalty = penalty
         self.discriminator_steps = self.batches_per_update = discriminator_steps
         self.generator = generator(spec=spec, latent=latent, classes=self.classes)
@@ -226,38 +220,38 @@ class GAN(LatentModel):
         """The discriminator and the generator."""
         return {"discriminator": self.discriminator, "generator": self.generator}
 
-    def learn(self, batch: Batch) -> None:
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         """A step of D; after every k-th of them a step of G (Goodfellow et al. 2014, algorithm 1)."""
         labels = batch.labels if self.conditional else None
-        self.discriminator_step(normalize(batch.images, self.spec.levels), labels)
-        if (self.batches_seen + 1) % self.discriminator_steps == 0:
-            self.generator_step(len(batch.images), labels)
-            self.updates += 1
+        yield self.discriminator_loss(normalize(batch.images, self.spec.levels), labels, rng)
+        if (self.state.batches + 1) % self.discriminator_steps == 0:
+            yield self.generator_loss(len(batch.images), labels, rng)
 
-    def discriminator_step(self, real: Normalized, labels: Labels | None) -> None:
-        """D descends the objective's terms on m real and m generated images."""
+    def discriminator_loss(self, real: Normalized, labels: Labels | None, rng: BatchGenerator) -> Loss:
+        """The sum of the objective's terms on m real and m generated images."""
         with torch.no_grad():
-            fake = self.generator(self.noise(len(real), self.latent), labels)
+            fake = self.generator(rng.normal(len(real), self.latent), labels)
         d_real = self.discriminator(real, labels).float()
         d_fake = self.discriminator(fake, labels).float()
         terms = self.objective.discriminator(d_real, d_fake)
         if self.penalty is not None:
-            terms["penalty"] = self.penalty(lambda x: self.discriminator(x, labels), real, fake)
+            terms["penalty"] = self.penalty(lambda x: self.discriminator(x, labels), real, fake, rng)
         loss = torch.stack(list(terms.values())).sum(0).mean()
-        self.record("loss/discriminator", loss)
-        self.record("d_x", self.objective.score(d_real.detach()).mean())
-        self.record("d_g_z", self.objective.score(d_fake.detach()).mean())
+        logs = {
+            "loss/discriminator": loss,
+            "d_x": self.objective.score(d_real.detach()).mean(),
+            "d_g_z": self.objective.score(d_fake.detach()).mean(),
+        }
         if self.penalty is not None:
-            self.record("loss/discriminator/penalty", terms["penalty"].mean())
-        self.descend("discriminator", loss)
+            logs["loss/discriminator/penalty"] = terms["penalty"].mean()
+        return Loss("discriminator", loss, logs)
 
-    def generator_step(self, n: int, labels: Labels | None) -> None:
-        """G descends its loss on m new noise samples; gradients pass through D and none is computed for it."""
+    def generator_loss(self, n: int, labels: Labels | None, rng: BatchGenerator) -> Loss:
+        """G's loss on m new noise samples; gradients pass through D and none is computed for it."""
         with frozen(self.discriminator):
-            fake = self.generator(self.noise(n, self.latent), labels)
+            fake = self.generator(rng.normal(n, self.latent), labels)
             loss = self.objective.generator(self.discriminator(fake, labels).float()).mean()
-            self.record("loss/generator", loss)
-            self.descend("generator", loss)
+        return Loss("generator", loss, {"loss/generator": loss})
 
     def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         """G(z); see :meth:`LatentModel.decode`."""

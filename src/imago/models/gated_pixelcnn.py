@@ -11,8 +11,9 @@ where V s is a bias of the class s of a conditional model.
 Van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders" (arXiv 1606.05328), section 2, figure 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
+from typing import Unpack
 
 import torch
 from pydantic import PositiveInt
@@ -20,10 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.distributions import DistributionFactory
 from imago.images import ImageSpec, Labels, Normalized
-from imago.models.autoregressive import Autoregressive
-from imago.models.base import OptimizerFactory
+from imago.models.autoregressive import Autoregressive, AutoregressiveSettings
 from imago.models.pixelcnn import FirstKernel, OddInt
 from imago.nets.causal import (
     AutoregressiveNet,
@@ -36,7 +35,6 @@ from imago.nets.causal import (
     scaled_uniform,
 )
 from imago.nets.incremental import Operation, Row, RowProgram
-from imago.schedules import Schedule
 
 
 class GatedPixelCNN(Autoregressive):
@@ -44,48 +42,33 @@ class GatedPixelCNN(Autoregressive):
 
     Args:
         spec: the images.
-        distribution: of a value given those before it.
-        optimizer: of the player ``net``.
         features: p, of both stacks.
         layers: number of layers, the first one included.
         kernel: n of the n x n vertical and 1 x n horizontal convolutions.
         first_kernel: the same of the first layer.
         head: features of the 1x1 convolutions between the last layer and the output.
-        conditional: model p(x | label), equation 4.
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        settings: see :class:`AutoregressiveSettings`; a conditional model is p(x | label), equation 4.
     """
 
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        features: Width,
-        layers: PositiveInt,
-        kernel: OddInt,
-        first_kernel: FirstKernel,
-        head: list[Width],
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        features: Width = 32,
+        layers: PositiveInt = 7,
+        kernel: OddInt = 3,
+        first_kernel: FirstKernel = 7,
+        head: Sequence[Width] = (64,),
+        **settings: Unpack[AutoregressiveSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
+        super().__init__(spec, **settings)
         check_features(spec, features=features, head=min(head, default=features))
         self.net = GatedPixelCNNNet(
             spec,
             self.distribution.parameters,
             features=features,
             kernels=[first_kernel] + [kernel] * (layers - 1),
-            head=head,
+            head=list(head),
             classes=self.classes,
         )
 

@@ -32,25 +32,24 @@ are left out (``gradient_skip``).
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, channels_last, nn
 
 from imago.capacity import Width
-from imago.distributions import DistributionFactory, Parameters
+from imago.distributions import Parameters
 from imago.errors import UserError
 from imago.images import Images, ImageSpec, Labels, Normalized, normalize
-from imago.models.base import Normal, OptimizerFactory
-from imago.models.latent import Latents, PosteriorSample, Variational, gaussian_kl
+from imago.models.base import Normal
+from imago.models.latent import Latents, PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.dcgan import size_ladder
 from imago.nets.residual import channels_of
-from imago.schedules import Schedule
 
 Maps = Float[Tensor, "n _ height width"]
 Size = tuple[int, int]
@@ -283,49 +282,28 @@ class HierarchicalVAE(Variational):
         depth: number of halvings from the image to the smallest map, ``None`` for about 4 pixels.
         gradient_skip: a step along a gradient of a larger norm, before clipping, is left out and counted as
             ``skipped/net``.
-        distribution, optimizer, beta, kl_warmup, free_bits, observation_noise, conditional, schedule, gradient_clip:
-            see :class:`Variational`.
+        settings: see :class:`VariationalSettings`; the largest norm of the gradient is 1 unless another is given.
 
     Raises:
         UserError: no group at any map size.
     """
 
-    averaged = ("net",)
-
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        blocks: Annotated[list[NonNegativeInt], Field(min_length=1)],
-        zdim: Width,
-        width: Width,
-        widest: Width,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
+        blocks: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] = (3, 2, 1),
+        zdim: Width = 8,
+        width: Width = 32,
+        widest: Width = 64,
         bottleneck: Annotated[float, Field(gt=0, le=1)] = 0.5,
         encoder_blocks: NonNegativeInt = 1,
         depth: PositiveInt | None = None,
-        beta: NonNegativeFloat = 1.0,
-        kl_warmup: NonNegativeInt = 0,
-        free_bits: NonNegativeFloat = 0.0,
-        observation_noise: bool = True,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: PositiveFloat | None = None,
-        gradient_skip: PositiveFloat | None = None,
+        gradient_skip: PositiveFloat | None = 3000.0,
+        **settings: Unpack[VariationalSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            beta=beta,
-            kl_warmup=kl_warmup,
-            free_bits=free_bits,
-            observation_noise=observation_noise,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
+        settings.setdefault("gradient_clip", 1.0)
+        super().__init__(spec, **settings)
         self.gradient_skip = gradient_skip
         ladder = size_ladder(spec, depth)
         sizes = ladder[: len(blocks)]
@@ -348,11 +326,6 @@ class HierarchicalVAE(Variational):
         bottom_up = BottomUp(spec, sizes, channels, patch, bottleneck, encoder_blocks, self.classes)
         self.latent = sum(top_down.groups)
         self.net = nn.ModuleDict({"bottom_up": bottom_up, "top_down": top_down}).to(memory_format=channels_last)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """Both ways, optimised together."""
-        return {"net": self.net}
 
     def encoder_features(self, signal: Normalized, labels: Labels | None) -> list[Tensor]:
         """Features of the images at each map size, the smallest first."""

@@ -20,26 +20,20 @@ stays below log p(x) however many draws there are.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from pydantic import NonNegativeFloat, NonNegativeInt
+from torch import Tensor, nn
 
-from imago.distributions import DistributionFactory, Parameters, distribution_of, sampling_dtype
+from imago.distributions import DistributionFactory, LogisticMixture, Parameters, distribution_of, sampling_dtype
 from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize
-from imago.models.base import (
-    ExplicitModel,
-    GenerativeModel,
-    Normal,
-    OptimizerFactory,
-    Terms,
-    evaluating,
-    sum_of,
-)
-from imago.rng import PerImageGenerator
-from imago.schedules import Schedule
+from imago.models.base import Common, ExplicitModel, GenerativeModel, Loss, Normal, Terms, evaluating, sum_of
+from imago.rng import BatchGenerator, PerImageGenerator
 
 Latents = Float[Tensor, "n latent"]
 
@@ -95,42 +89,51 @@ class PosteriorSample:
     log_ratio: Float[Tensor, " n"]
 
 
+class VariationalSettings(Common, total=False):
+    """Settings of models with a bound by an approximate posterior.
+
+    Attributes:
+        distribution: p(x|z) of a value, for a number of levels; two levels are always Bernoulli.
+        beta: weight of the KL term in training (Higgins et al. 2017); what is reported is the ELBO, beta = 1.
+        kl_warmup: training images over which that weight rises from 0 (Sønderby et al. 2016, section 2.3); 0 for none.
+        free_bits: nats of every dimension of z, in the batch's mean, that are free (Kingma et al. 2016, eq. 15).
+        observation_noise: :meth:`sample` draws x ~ p(x|z); without it, samples are means, as many papers print them.
+    """
+
+    distribution: DistributionFactory
+    beta: NonNegativeFloat
+    kl_warmup: NonNegativeInt
+    free_bits: NonNegativeFloat
+    observation_noise: bool
+
+
 class Variational(ExplicitModel, EncodingModel, ABC):
     """A model with an approximate posterior: the ELBO, its importance-weighted refinement, the training objective.
 
     Args:
         spec: the images.
-        distribution: p(x|z) of a value, for a number of levels; two levels are always Bernoulli.
-        optimizer: of the player ``net``.
-        beta: weight of the KL term in training (Higgins et al. 2017); what is reported is the ELBO, beta = 1.
-        kl_warmup: training images over which that weight rises from 0 (Sønderby et al. 2016, section 2.3); 0 for none.
-        free_bits: nats of every dimension of z, in the batch's mean, that are free (Kingma et al. 2016, eq. 15).
-        observation_noise: :meth:`sample` draws x ~ p(x|z); without it, samples are means, as many papers print them.
-        conditional: model p(x | label).
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        distribution, beta, kl_warmup, free_bits, observation_noise: see :class:`VariationalSettings`.
+        common: see :class:`Common`.
     """
 
+    net: nn.ModuleDict
+
     likelihood = "lower_bound"
-    usage = ("observation_noise",)
+    ema = ("net",)
+    inference_settings = ("observation_noise",)
 
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        beta: float,
-        kl_warmup: int,
-        free_bits: float,
-        observation_noise: bool,
-        conditional: bool,
-        schedule: Schedule | None,
-        gradient_clip: float | None,
+        distribution: DistributionFactory = partial(LogisticMixture, components=1, largest_scale=0.5),
+        beta: NonNegativeFloat = 1.0,
+        kl_warmup: NonNegativeInt = 0,
+        free_bits: NonNegativeFloat = 0.0,
+        observation_noise: bool = True,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            spec, optimizer=optimizer, conditional=conditional, schedule=schedule, gradient_clip=gradient_clip
-        )
+        super().__init__(spec, **common)
         self.distribution = distribution_of(distribution, spec.levels)
         self.beta = beta
         self.kl_warmup = kl_warmup
@@ -153,38 +156,38 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
     # --- likelihood ---------------------------------------------------------------------------------------------------
 
-    def learn(self, batch: Batch) -> None:
-        """Maximise the ELBO, per dimension, with the KL term weighted as the settings say."""
-        labels = batch.labels if self.conditional else None
-        draw = self.rsample(
-            self.encoder_features(normalize(batch.images, self.spec.levels), labels), labels, self.noise
-        )
-        terms = self._elbo(draw, batch.images)
-        for name, nats in terms.items():
-            self.record(name, nats.mean())
-        nats = sum_of(terms).mean()
-        self.record("nats", nats)
-        self.record("bpd", bits_per_dim(nats, self.spec))
-        kl = self._beyond_free_bits(draw.kl.mean(0)).sum() if self.free_bits else terms["elbo/kl"].mean()
-        loss = terms["elbo/reconstruction"].mean() + self.kl_weight * kl
-        self.descend("net", loss / self.spec.dimensions)
-        self.updates += 1
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """All that is learned, optimised together."""
+        return {"net": self.net}
 
-    def _beyond_free_bits(self, kl: Float[Tensor, " units"]) -> Float[Tensor, " units"]:
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
+        """−ELBO, per dimension, with the KL term weighted as the settings say."""
+        labels = batch.labels if self.conditional else None
+        draw = self._posterior_sample(batch.images, labels, rng.normal)
+        terms = self._elbo(draw, batch.images)
+        nats = sum_of(terms).mean()
+        kl = self._beyond_free_bits(draw.kl.mean(0), rng).sum() if self.free_bits else terms["elbo/kl"].mean()
+        loss = terms["elbo/reconstruction"].mean() + self.kl_weight * kl
+        logs = {name: values.mean() for name, values in terms.items()}
+        logs |= {"nats": nats, "bpd": bits_per_dim(nats, self.spec)}
+        yield Loss("net", loss / self.spec.dimensions, logs)
+
+    def _posterior_sample(self, images: Images, labels: Labels | None, normal: Normal) -> PosteriorSample:
+        return self.rsample(self.encoder_features(normalize(images, self.spec.levels), labels), labels, normal)
+
+    def _beyond_free_bits(self, kl: Float[Tensor, " units"], rng: BatchGenerator) -> Float[Tensor, " units"]:
         """max(free_bits, kl), where the mean over the batch of all devices decides which of the two is larger.
 
         The gradient is that of this device's part where the dimension costs something, and 0 where it is free; the mean
         of the devices' gradients is then the gradient of the whole batch's maximum.
         """
-        whole = kl.detach()
-        if self.trainer.world_size > 1:
-            whole = self.trainer.strategy.reduce(whole.clone(), reduce_op="mean")
-        return torch.where(whole < self.free_bits, self.free_bits, kl)  # what is not a number stays one that is not
+        return torch.where(rng.mean(kl) < self.free_bits, self.free_bits, kl)  # what is not a number stays so
 
     @property
     def kl_weight(self) -> float:
         """beta, or the part of it that the warm-up has reached."""
-        return self.beta * (min(1.0, self.images_seen / self.kl_warmup) if self.kl_warmup else 1.0)
+        return self.beta * (min(1.0, self.state.images / self.kl_warmup) if self.kl_warmup else 1.0)
 
     def _elbo(self, draw: PosteriorSample, images: Images) -> Terms:
         log_prob = self.distribution.log_prob(draw.parameters, images).flatten(1).sum(1)
@@ -192,9 +195,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
     def nll_terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """−ELBO in its two parts (equation 1), with one z for each image and the KL in closed form."""
-        return self._elbo(
-            self.rsample(self.encoder_features(normalize(images, self.spec.levels), labels), labels, normal), images
-        )
+        return self._elbo(self._posterior_sample(images, labels, normal), images)
 
     @torch.no_grad()
     def importance_weighted(

@@ -22,9 +22,10 @@ Germain, Gregor, Murray & Larochelle 2015, "MADE: Masked autoencoder for distrib
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Annotated, cast
+from typing import Annotated, Unpack, cast
 
 import torch
 from pydantic import Field
@@ -32,15 +33,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.distributions import DistributionFactory
+from imago.distributions import DistributionFactory, LogisticMixture
 from imago.images import ImageSpec, Labels, Normalized
 from imago.models.autoregressive import Autoregressive
-from imago.models.base import OptimizerFactory
+from imago.models.base import Common
 from imago.models.fvbn import reach_of_values
 from imago.nets.masked import MaskedLinear, OrderedIncremental, OrderedNet, check_size, stripes_of
-from imago.schedules import Schedule
 
-Widths = Annotated[list[Width], Field(min_length=1)]
+Widths = Annotated[Sequence[Width], Field(min_length=1)]
 
 
 class MADE(Autoregressive):
@@ -48,13 +48,10 @@ class MADE(Autoregressive):
 
     Args:
         spec: the images.
-        distribution: of a value given those before it.
-        optimizer: of the player ``net``.
         hidden: width of each hidden layer.
         direct: connect the values to the outputs beside the hidden layers (equation 3).
-        conditional: model p(x | label), by a bias of each class in every layer.
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        distribution: of a value given those before it, see :class:`AutoregressiveSettings`.
+        common: see :class:`Common`; a conditional model is p(x | label), by a bias of each class in every layer.
 
     Raises:
         UserError: more than 500 million weights.
@@ -64,23 +61,13 @@ class MADE(Autoregressive):
         self,
         spec: ImageSpec,
         *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        hidden: Widths,
+        hidden: Widths = (1000,),
         direct: bool = False,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        distribution: DistributionFactory = partial(LogisticMixture, components=2),
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
-        self.net = MADENet(spec, self.distribution.parameters, hidden=hidden, direct=direct, classes=self.classes)
+        super().__init__(spec, distribution=distribution, **common)
+        self.net = MADENet(spec, self.distribution.parameters, hidden=list(hidden), direct=direct, classes=self.classes)
 
 
 def degrees_of(width: int, values: int) -> list[int]:

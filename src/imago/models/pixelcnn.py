@@ -19,21 +19,18 @@ Van den Oord et al. 2016, "Pixel recurrent neural networks" (PMLR 48), sections 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Unpack
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.distributions import DistributionFactory
 from imago.images import ImageSpec, Labels, Normalized
-from imago.models.autoregressive import Autoregressive
-from imago.models.base import OptimizerFactory
+from imago.models.autoregressive import Autoregressive, AutoregressiveSettings
 from imago.nets.causal import AutoregressiveNet, CausalConv2d, Head, Map, check_features
 from imago.nets.incremental import Row, RowProgram
-from imago.schedules import Schedule
 
 
 def _odd(value: int) -> int:
@@ -57,49 +54,35 @@ class PixelCNN(Autoregressive):
 
     Args:
         spec: the images.
-        distribution: of a value given those before it.
-        optimizer: of the player ``net``.
         features: of the maps between blocks; 2h in the paper.
         blocks: number of blocks.
         block: a block for (features, channels): :class:`ResidualBlock` or :class:`PlainBlock`.
         first_kernel: side of the first convolution, mask A.
         head: features of the 1x1 convolutions between the blocks and the output.
-        conditional: model p(x | label), by a bias of each class in the first layer and the head.
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        settings: see :class:`AutoregressiveSettings`; a conditional model is p(x | label),
+            by a bias of each class in the first layer and the head.
     """
 
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        features: Width,
-        blocks: NonNegativeInt,
-        block: Callable[..., "Block"],
-        first_kernel: FirstKernel,
-        head: list[Width],
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        features: Width = 64,
+        blocks: NonNegativeInt = 8,
+        block: "Callable[..., Block] | None" = None,
+        first_kernel: FirstKernel = 7,
+        head: Sequence[Width] = (64,),
+        **settings: Unpack[AutoregressiveSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
+        super().__init__(spec, **settings)
         check_features(spec, features=features, head=min(head, default=features))
         self.net = PixelCNNNet(
             spec,
             self.distribution.parameters,
             features=features,
-            blocks=[block(features, channels=spec.channels) for _ in range(blocks)],
+            blocks=[(block or ResidualBlock)(features, channels=spec.channels) for _ in range(blocks)],
             first_kernel=first_kernel,
-            head=head,
+            head=list(head),
             classes=self.classes,
         )
 

@@ -25,9 +25,9 @@ Van den Oord et al. 2016, "Pixel recurrent neural networks" (PMLR 48), sections 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 from jaxtyping import Float
@@ -36,15 +36,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imago.capacity import Width
-from imago.distributions import DistributionFactory
 from imago.images import ImageSpec, Labels, Normalized
 from imago.kernels.recurrence import diagonal_sweep, row_sweep, sweep_lstm
-from imago.models.autoregressive import Autoregressive
-from imago.models.base import OptimizerFactory
+from imago.models.autoregressive import Autoregressive, AutoregressiveSettings
 from imago.models.pixelcnn import FirstKernel, OddInt
 from imago.nets.causal import AutoregressiveNet, CausalConv2d, Head, check_features, from_above, grouped_order
 from imago.nets.incremental import Operation, Row, RowProgram
-from imago.schedules import Schedule
 
 #: A map with the pixels in raster order in front, so that the pixels of a step lie together.
 PixelMap = Float[Tensor, "pixels n _"]
@@ -55,8 +52,6 @@ class PixelRNN(Autoregressive):
 
     Args:
         spec: the images.
-        distribution: of a value given those before it.
-        optimizer: of the player ``net``.
         features: of the states of a layer, h; there are 2h between layers.
         layers: number of recurrent layers.
         layer: a layer for (features, spec, classes): :class:`RowLSTM` or :class:`DiagonalBiLSTM`.
@@ -64,9 +59,8 @@ class PixelRNN(Autoregressive):
         head: features of the 1x1 convolutions between the last layer and the output.
         residual: add every layer's output to its input.
         skip: also lead every layer's states to the head.
-        conditional: model p(x | label), by a bias of each class in the first convolution, all layers and the head.
-        schedule: factor on the learning rate as a function of the images seen.
-        gradient_clip: largest norm of the gradient.
+        settings: see :class:`AutoregressiveSettings`; a conditional model is p(x | label),
+            by a bias of each class in the first convolution, all layers and the head.
     """
 
     net: "PixelRNNNet"
@@ -75,35 +69,24 @@ class PixelRNN(Autoregressive):
         self,
         spec: ImageSpec,
         *,
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        features: Width,
-        layers: NonNegativeInt,
-        layer: Callable[..., "RecurrentLayer"],
-        first_kernel: FirstKernel,
-        head: list[Width],
+        features: Width = 32,
+        layers: NonNegativeInt = 2,
+        layer: "Callable[..., RecurrentLayer] | None" = None,
+        first_kernel: FirstKernel = 7,
+        head: Sequence[Width] = (64,),
         residual: bool = True,
         skip: bool = False,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: float | None = None,
+        **settings: Unpack[AutoregressiveSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
+        super().__init__(spec, **settings)
         check_features(spec, features=features, head=min(head, default=features))
         self.net = PixelRNNNet(
             spec,
             self.distribution.parameters,
             features=features,
-            layers=[layer(features, spec=spec, classes=self.classes) for _ in range(layers)],
+            layers=[(layer or DiagonalBiLSTM)(features, spec=spec, classes=self.classes) for _ in range(layers)],
             first_kernel=first_kernel,
-            head=head,
+            head=list(head),
             residual=residual,
             skip=skip,
             classes=self.classes,

@@ -13,18 +13,19 @@ and its gradient with respect to q passes through z = μ + σ ε, ε ~ N(0, I), 
 To sample: z ~ N(0, I), then x ~ p(x|z).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
+from typing import Unpack
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from imago.capacity import Width
-from imago.distributions import DistributionFactory, Parameters
+from imago.distributions import Parameters
 from imago.images import Images, ImageSpec, Labels, Normalized, normalize
-from imago.models.base import Normal, OptimizerFactory
-from imago.models.latent import Latents, PosteriorSample, Variational, gaussian_kl
-from imago.schedules import Schedule
+from imago.models.base import Normal
+from imago.models.latent import Latents, PosteriorSample, Variational, VariationalSettings, gaussian_kl
+from imago.nets.mlp import MLPDecoder, MLPEncoder
 
 LARGE = 3.0  # a log σ beyond anything that a posterior of use has
 
@@ -46,41 +47,19 @@ class VAE(Variational):
         latent: length of z.
         encoder: builds the encoder from ``spec``, ``outputs`` (2 ``latent``: μ and log σ) and ``classes``.
         decoder: builds the decoder from ``spec``, ``latent``, ``parameters`` (for each value) and ``classes``.
-        distribution, optimizer, beta, kl_warmup, free_bits, observation_noise, conditional, schedule, gradient_clip:
-            see :class:`Variational`.
+        settings: see :class:`VariationalSettings`.
     """
-
-    averaged = ("net",)
 
     def __init__(
         self,
         spec: ImageSpec,
         *,
-        latent: Width,
-        encoder: Callable[..., nn.Module],
-        decoder: Callable[..., nn.Module],
-        distribution: DistributionFactory,
-        optimizer: Mapping[str, OptimizerFactory],
-        beta: NonNegativeFloat = 1.0,
-        kl_warmup: NonNegativeInt = 0,
-        free_bits: NonNegativeFloat = 0.0,
-        observation_noise: bool = True,
-        conditional: bool = False,
-        schedule: Schedule | None = None,
-        gradient_clip: PositiveFloat | None = None,
+        latent: Width = 20,
+        encoder: Callable[..., nn.Module] = partial(MLPEncoder, hidden=(400,)),
+        decoder: Callable[..., nn.Module] = partial(MLPDecoder, hidden=(400,)),
+        **settings: Unpack[VariationalSettings],
     ) -> None:
-        super().__init__(
-            spec,
-            distribution=distribution,
-            optimizer=optimizer,
-            beta=beta,
-            kl_warmup=kl_warmup,
-            free_bits=free_bits,
-            observation_noise=observation_noise,
-            conditional=conditional,
-            schedule=schedule,
-            gradient_clip=gradient_clip,
-        )
+        super().__init__(spec, **settings)
         self.latent = latent
         self.net = nn.ModuleDict(
             {
@@ -90,11 +69,6 @@ class VAE(Variational):
                 ),
             }
         )
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """Encoder and decoder, optimised together."""
-        return {"net": self.net}
 
     def encoder_features(self, signal: Normalized, labels: Labels | None) -> list[Tensor]:
         """μ and log σ of q(z|x), (n, latent) each."""

@@ -4,6 +4,7 @@ A class label enters as one-hot input beside z, or beside the image (Mirza & Osi
 on a one-hot vector is a row of its weight, so it is written as an embedding that is added to the first layer's output.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Normalized
 
-Widths = Annotated[list[Width], Field(min_length=1)]
+Widths = Annotated[Sequence[Width], Field(min_length=1)]
 
 
 class MLPGenerator(nn.Module):

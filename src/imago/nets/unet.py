@@ -8,6 +8,7 @@ Sides follow ``ceil(side / 2^k)``: 28 goes 14, 7, 4, and what is enlarged from 4
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -218,11 +219,11 @@ class UNet(nn.Module):
         outputs: int,
         classes: int,
         *,
-        width: Width,
-        multipliers: Annotated[list[Width], Field(min_length=1)],
-        blocks: PositiveInt,
-        attention: list[NonNegativeInt],
-        head: Width = 64,
+        width: Width = 32,
+        multipliers: Annotated[Sequence[Width], Field(min_length=1)] = (1, 2, 2, 2),
+        blocks: PositiveInt = 1,
+        attention: Sequence[NonNegativeInt] = (),
+        head: Width = 32,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         patch: PositiveInt = 1,
         depth: NonNegativeInt | None = None,

@@ -78,6 +78,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         data: ImageDataModule = build(config["data"], "data")
         data.prepare()
         model = build_model(config, data.spec)
+        model.managed, data.endless = True, True
         trainer = build_trainer(config)
         forget_peak_memory(trainer.strategy.root_device)
         continued = find_run(settings, config, data)
@@ -147,6 +148,7 @@ def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
     """
     with affordable("model", bytes_for_each=FLOAT * (2 + remembered(config["model"].get("optimizer", {})))):
         model: GenerativeModel = build(config["model"], "model", spec=spec)
+    model.config = config["model"]
     try:
         model.configure_optimizers()
     except (ValueError, TypeError, RuntimeError) as error:
@@ -188,6 +190,7 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
             max_epochs=-1,
             limit_val_batches=0,
             num_sanity_val_steps=0,
+            check_val_every_n_epoch=None,  # Lightning's callbacks act when a measurement is made, not by epochs
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]} Choose trainer=cpu, or other devices.") from None
@@ -240,7 +243,7 @@ def begun(run: Run, model: GenerativeModel, new: bool) -> Iterator[None]:
     try:
         yield
     except (UserError, ValueError, RuntimeError, MemoryError) as error:
-        if model.updates:
+        if model.state.updates:
             error.run_began = True  # type: ignore[union-attr]
             raise
         if "Expected more than 1 value per channel" in str(error):  # of one image, where a map has shrunk to a point
@@ -350,18 +353,17 @@ def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None
 
 def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits) -> None:
     """The final numbers."""
-    log = find(trainer, TrainingLog)
+    log, seconds = find(trainer, TrainingLog), model.state.seconds
     entries: dict[str, Any] = {
-        "images_seen": model.images_seen,
-        "updates": model.updates,
+        "images_seen": model.state.images,
+        "updates": model.state.updates,
         "stopped_by": limits.reached(model),
+        "training_seconds": round(seconds, 2),
+        "images_per_second": round(model.state.images / seconds, 1) if seconds else None,
         "peak_memory_mib": round(peak_memory_mib(trainer.strategy.root_device), 1),
         "precision": trainer.precision,
         "device_count": trainer.world_size,
     }
     if log is not None:
-        seconds = log.training_seconds
         entries["train"] = log.latest
-        entries["training_seconds"] = round(seconds, 2)
-        entries["images_per_second"] = round(model.images_seen / seconds, 1) if seconds else None
     run.update(**entries)

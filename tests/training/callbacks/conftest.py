@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from imago.checkpoints import AtomicCheckpointIO
 from imago.images import Batch, Images, ImageSpec
-from imago.models.base import GenerativeModel
-from imago.rng import PerImageGenerator
+from imago.models.base import GenerativeModel, Loss
+from imago.rng import BatchGenerator, PerImageGenerator
 
 BATCH = 16
 
@@ -21,37 +21,36 @@ BATCH = 16
 class Toy(GenerativeModel):
     """One brightness for each pixel (and class), drawn to 1; samples are brightness plus a little noise."""
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
-    averaged: ClassVar[tuple[str, ...]] = ("net",)
+    likelihood = "none"
+    ema = ("net",)
 
     def __init__(self, conditional: bool = False, batches_per_update: int = 1, lr: float = 0.5) -> None:
         spec = ImageSpec(1, 4, 4, classes=3)
-        optimizer = {"net": lambda parameters: torch.optim.SGD(parameters, lr=lr)}
-        super().__init__(spec, optimizer=optimizer, conditional=conditional, schedule=None, gradient_clip=None)
+        optimizer = dict.fromkeys(("watch", "net"), lambda parameters: torch.optim.SGD(parameters, lr=lr))
+        super().__init__(spec, optimizer=optimizer, conditional=conditional)
         self.net = nn.Embedding(max(1, self.classes), 16)
         nn.init.constant_(self.net.weight, 0.1)
         self.net.register_buffer("steps", torch.zeros(()))
-        self.other = nn.Parameter(torch.zeros(1))  # what sampling does not need
+        self.watch = nn.Linear(1, 1)  # what sampling does not need, and what is stepped with every batch
         self.batches_per_update = batches_per_update
-        self.losses: list[float] = []
+        self.values: list[float] = []
         self.watched: list[bool] = []
         self.poison: int | None = None
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        return {"net": self.net}
+        return {"watch": self.watch, "net": self.net}
 
-    def learn(self, batch: Batch) -> None:
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         self.net.steps += 1
         loss = (self.net.weight - 1).square().sum()
-        if self.batches_seen == self.poison:
+        if self.state.batches == self.poison:
             loss = loss * float("nan")
-        self.record("loss", loss)
-        self.losses.append(float(loss.detach()))
+        self.values.append(float(loss.detach()))
         self.watched.append(self.log_grad_norm)
-        if (self.batches_seen + 1) % self.batches_per_update == 0:
-            self.descend("net", loss / 16)
-            self.updates += 1
+        yield Loss("watch", self.watch.weight.sum(), {"loss": loss.detach()})
+        if (self.state.batches + 1) % self.batches_per_update == 0:
+            yield Loss("net", loss / 16)
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         brightness = self.net.weight[0 if labels is None else labels].reshape(-1, 1, 4, 4).expand(n, -1, -1, -1)
@@ -77,7 +76,7 @@ class StopAfter(Callback):
         self.batches = batches
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *rest: Any) -> None:
-        if pl_module.batches_seen >= self.batches:
+        if pl_module.state.batches >= self.batches:
             trainer.should_stop = True
 
 
@@ -111,6 +110,7 @@ def fit() -> Callable[..., Trainer]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        model.managed = True
         trainer.fit(model, datamodule=data or Endless(), ckpt_path=checkpoint, weights_only=True)
         return trainer
 

@@ -26,7 +26,7 @@ class Diary(Periodic):
         if self.abandon:
             self.abandon -= 1
             raise Abandoned
-        self.entries.append(model.images_seen)
+        self.entries.append(model.state.images)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ class Weights(Callback):
         self.kept.append((0, 0, pl_module.net.weight.detach().clone()))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *rest: Any) -> None:
-        self.kept.append((pl_module.images_seen, pl_module.updates, pl_module.net.weight.detach().clone()))
+        self.kept.append((pl_module.state.images, pl_module.state.updates, pl_module.net.weight.detach().clone()))
 
 
 @pytest.mark.parametrize("batches_per_update", [1, 3])
@@ -50,7 +50,7 @@ def test_weights_of_a_half_life_count_half(toy: Any, fit: Any) -> None:
     averaging.load_state_dict({"weights": {"net.weight": torch.zeros(1, 16)}, "updates": 1, "images_seen": 64})
     averaging.on_train_start(trainer, model)
     model.net.weight.data.fill_(1)
-    model.images_seen, model.updates = 128, 2
+    model.state.images, model.state.updates = 128, 2
     averaging.on_train_batch_end(trainer, model, None, None, 0)
     assert torch.allclose(averaging.weights["net.weight"], torch.tensor(0.5))
 

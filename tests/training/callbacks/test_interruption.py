@@ -25,7 +25,7 @@ class Sends(Callback):
         self.number, self.at_batch = number, at_batch
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        if pl_module.batches_seen == self.at_batch:
+        if pl_module.state.batches == self.at_batch:
             os.kill(os.getpid(), self.number)
 
 
@@ -68,7 +68,7 @@ def test_that_nobody_hears_the_answer_harms_no_run(
         patch.setattr(sys, "stderr", Gone(error))
         model = toy()
         fit(model, 6, interruption, Sends(signal.SIGHUP, 2))
-    assert (model.batches_seen, interruption.requested) == (3, signal.SIGHUP)
+    assert (model.state.batches, interruption.requested) == (3, signal.SIGHUP)
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -83,7 +83,7 @@ def test_in_training_the_step_is_finished_and_kept(
             interruption.stop_if_requested()
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), number)  # the second one does not wait
-    assert read(run.last)["progress"]["images_seen"] == model.images_seen == 80
+    assert read(run.last)["progress"]["images_seen"] == model.state.images == 80
     assert "stopping after this step" in capsys.readouterr().err
 
 
@@ -92,4 +92,4 @@ def test_without_a_signal_work_goes_on(toy: Any, fit: Any) -> None:
         model = toy()
         fit(model, 3, interruption)
         interruption.stop_if_requested()
-        assert (model.batches_seen, interruption.requested) == (3, None)
+        assert (model.state.batches, interruption.requested) == (3, None)

@@ -98,7 +98,7 @@ def test_the_best_checkpoint_follows_the_likelihood(fit: Any, tmp_path: Path, di
 
     class Spoilt(Pixels):
         def on_train_batch_start(self, *rest: Any) -> None:
-            if self.batches_seen >= 3:
+            if self.state.batches >= 3:
                 self.table.weight.data += torch.randn(self.table.weight.shape)
 
     quality, likelihood = MeasureQuality(16, run, Falling()), MeasureLikelihood(16, run)
@@ -126,7 +126,7 @@ def test_measuring_does_not_move_training_nor_its_clock(
     def clock() -> float:
         return seconds
 
-    monkeypatch.setattr("imago.training.callbacks.log.time.perf_counter", clock)
+    monkeypatch.setattr("imago.models.base.time.perf_counter", clock)
     quiet = Pixels(digits.spec)
     fit(quiet, 4, data=digits)
     monkeypatch.setattr("imago.training.callbacks.likelihood.measure_likelihood", slowly)
@@ -144,7 +144,7 @@ def test_an_abandoned_measurement_is_made_up_for(fit: Any, tmp_path: Path, digit
 
     class Interrupting(Pixels):
         def log_prob(self, images: Any, labels: Any) -> Any:
-            if not self.training and self.images_seen == 64:
+            if not self.training and self.state.images == 64:
                 interruption.requested = 15
             return super().log_prob(images, labels)
 
@@ -173,7 +173,7 @@ def test_a_number_that_is_none_is_never_the_best(fit: Any, tmp_path: Path, digit
     class Broken(Pixels):
         def log_prob(self, images: Any, labels: Any) -> Any:
             value = super().log_prob(images, labels)
-            return value * float("nan") if not self.training and self.images_seen == 64 else value
+            return value * float("nan") if not self.training and self.state.images == 64 else value
 
     fit(Broken(digits.spec), 4, MeasureLikelihood(32, run), last=(Checkpoints(10**6, run, {"seed": 0}),), data=digits)
     entry = run.summary["metrics"]["val/bpd"]

@@ -7,10 +7,10 @@ import pytest
 from lightning import Callback, Trainer
 
 from imago.checkpoints import read
+from imago.models import base
 from imago.runs import CSVLogger, Run
-from imago.training.callbacks import log
 from imago.training.callbacks.checkpoints import Checkpoints
-from imago.training.callbacks.log import DivergedError, TrainingLog, clock_paused
+from imago.training.callbacks.log import DivergedError, TrainingLog
 
 
 class Clock:
@@ -27,7 +27,7 @@ def test_rows_are_means_over_their_interval(toy: Any, fit: Any, tmp_path: Path) 
     logger = CSVLogger(run.metrics)
     fit(model, 10, TrainingLog(40, run), loggers=(logger,))
     assert [row["images_seen"] for row in logger.rows] == [48, 80, 128, 160]
-    parts = [model.losses[:3], model.losses[3:5], model.losses[5:8], model.losses[8:]]
+    parts = [model.values[:3], model.values[3:5], model.values[5:8], model.values[8:]]
     assert [row["train/loss"] for row in logger.rows] == pytest.approx([sum(p) / len(p) for p in parts])
     assert all(row["time/peak_memory_mib"] > 10 for row in logger.rows)
 
@@ -42,7 +42,7 @@ def test_gradient_norms_are_asked_for_only_before_a_row(toy: Any, fit: Any, tmp_
 
 def test_throughput_is_of_training_alone(toy: Any, fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(log, "time", clock)
+    monkeypatch.setattr(base, "time", clock)
 
     class Step(Callback):
         """Each batch takes half a second to train."""
@@ -54,12 +54,12 @@ def test_throughput_is_of_training_alone(toy: Any, fit: Any, tmp_path: Path, mon
         """And a hundred to be judged, of which the log must not know."""
 
         def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-            with clock_paused(trainer):
+            with pl_module.state.paused():
                 clock.now += 100
 
-        def on_train_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *rest: Any) -> None:
             clock.now += 0.25  # what is not paused counts, in the coming interval
-            with clock_paused(trainer):
+            with pl_module.state.paused():
                 clock.now += 100
             clock.now += 0.25
 
@@ -74,9 +74,9 @@ def test_throughput_is_of_training_alone(toy: Any, fit: Any, tmp_path: Path, mon
 def test_seconds_of_training_add_up_over_a_continuation(toy: Any, fit: Any, tmp_path: Path) -> None:
     run, first, second = Run(tmp_path), *(TrainingLog(10**6, Run(tmp_path)) for _ in range(2))
     fit(toy(), 5, first, last=(Checkpoints(10**6, run, {"seed": 0}),))
-    kept = read(run.last)["callbacks"]["TrainingLog"]["training_seconds"]
-    fit(toy(), 10, second, checkpoint=run.last)
-    assert 0 < kept < second.training_seconds
+    kept, model = read(run.last)["progress"]["seconds"], toy()
+    fit(model, 10, second, checkpoint=run.last)
+    assert 0 < kept < model.state.seconds
 
 
 def test_a_number_that_is_none_names_the_last_checkpoint(toy: Any, fit: Any, tmp_path: Path) -> None:

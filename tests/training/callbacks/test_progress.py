@@ -73,10 +73,10 @@ def test_a_bar_on_a_terminal(toy: Any, fit: Any, tmp_path: Any, capsys: pytest.C
 def test_an_error_gives_the_terminal_back(toy: Any, fit: Any) -> None:
     bar, model = Progress(), toy()
 
-    def broken(batch: Any) -> None:
+    def broken(*given: Any) -> None:
         raise RuntimeError("broken")
 
-    model.learn = broken
+    model.batch_losses = broken
     with pytest.raises(RuntimeError, match="broken"):
         fit(model, 3, Limits(160, None, None), bar)
     assert bar._bar is None

@@ -20,7 +20,7 @@ from imago.models.base import GenerativeModel
 from imago.runs import CSVLogger, Run
 from imago.training.callbacks.common import Periodic, find
 from imago.training.callbacks.likelihood import MeasureLikelihood
-from imago.training.callbacks.log import DivergedError, clock_paused
+from imago.training.callbacks.log import DivergedError
 from imago.training.callbacks.quality import MeasureQuality
 
 # Noise in training comes from another stream than the initial weights.
@@ -54,8 +54,8 @@ class Checkpoints(Periodic):
             DivergedError: a number in it is not finite; the older checkpoint stays.
             RunError: it cannot be written; the older checkpoint stays.
         """
-        self.acted_at = model.images_seen  # before writing: the checkpoint holds it
-        with self._writing(trainer, self.run.last):
+        self.acted_at = model.state.images  # before writing: the checkpoint holds it
+        with self._writing(model, self.run.last):
             kept = {"previous": self.run.previous}
             trainer.save_checkpoint(self.run.last, weights_only=False, storage_options=kept)
 
@@ -73,7 +73,7 @@ class Checkpoints(Periodic):
         if self.best:
             self.run.update(best=self.best)  # a kill may have come between best.ckpt and the summary
         self._keep_best(trainer, pl_module)  # a measurement that the stopped run had left undone
-        kept = self.run.last.exists() and self.acted_at == pl_module.images_seen
+        kept = self.run.last.exists() and self.acted_at == pl_module.state.images
         if trainer.should_stop and not trainer.strategy.broadcast(kept):  # before the first step
             self._act(trainer, pl_module)
 
@@ -89,7 +89,7 @@ class Checkpoints(Periodic):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The closing measurement may have been the best; a copy of last.ckpt can be continued from, as that one."""
         assert isinstance(pl_module, GenerativeModel)
-        self._keep_best(trainer, pl_module, copy=self.acted_at == pl_module.images_seen)
+        self._keep_best(trainer, pl_module, copy=self.acted_at == pl_module.state.images)
 
     def _keep_best(self, trainer: Trainer, model: GenerativeModel, copy: bool = False) -> None:
         for kind in (MeasureLikelihood, MeasureQuality):
@@ -99,7 +99,7 @@ class Checkpoints(Periodic):
                 break
         else:
             return
-        if not source.acted_at == model.images_seen > 0:
+        if not source.acted_at == model.state.images > 0:
             return
         told = source.latest.get(headline, math.nan), source.comparison_keys.get(headline, "")
         value, measure = trainer.strategy.broadcast(told)
@@ -112,9 +112,9 @@ class Checkpoints(Periodic):
                 "metric": headline,
                 "comparison_key": measure,
                 "value": value,
-                "images_seen": model.images_seen,
+                "images_seen": model.state.images,
             }
-            with self._writing(trainer, self.run.best):
+            with self._writing(model, self.run.best):
                 if not copy:
                     trainer.save_checkpoint(self.run.best, weights_only=False)
                 elif self.run.write:
@@ -123,10 +123,10 @@ class Checkpoints(Periodic):
             self.run.update(best=self.best)  # once it is there: a kill in between repeats both
 
     @contextmanager
-    def _writing(self, trainer: Trainer, path: Path) -> Iterator[None]:
+    def _writing(self, model: GenerativeModel, path: Path) -> Iterator[None]:
         """Inside the clock stands still; where there is no room for a checkpoint the run stops, and says so."""
         try:
-            with clock_paused(trainer):
+            with model.state.paused():
                 yield
         except OSError as error:
             last = self.run.last if self.run.last.exists() else "none was written yet"

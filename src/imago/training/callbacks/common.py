@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
@@ -21,16 +22,24 @@ def find(trainer: Trainer, kind: type[C]) -> C | None:
 def log_row(trainer: Trainer, model: GenerativeModel, row: Mapping[str, float]) -> None:
     """Write one row to every logger, with the counters that are the x-axes of all curves."""
     if trainer.is_global_zero:
-        counted = {"images_seen": model.images_seen, "updates": model.updates, **row}
+        counted = {"images_seen": model.state.images, "updates": model.state.updates, **row}
         for logger in trainer.loggers:
-            logger.log_metrics(counted, step=model.images_seen)
+            logger.log_metrics(counted, step=model.state.images)
+
+
+def publish(trainer: Trainer, model: GenerativeModel, values: Mapping[str, float]) -> None:
+    """Let Lightning's own callbacks see measured numbers, as after a validation: EarlyStopping, ModelCheckpoint."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if type(callback).__module__.startswith("lightning."):
+            callback.on_validation_end(trainer, model)
 
 
 def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Image.Image, told: str = "") -> None:
     """Show a picture in every dashboard that takes pictures, with what is told of it."""
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
-            logger.log_image(key, [picture], step=None, caption=[f"{model.images_seen:,} images seen{told}"])
+            logger.log_image(key, [picture], step=None, caption=[f"{model.state.images:,} images seen{told}"])
 
 
 class Periodic(Callback, ABC):
@@ -61,7 +70,7 @@ class Periodic(Callback, ABC):
 
     def due(self, model: GenerativeModel) -> bool:
         """Whether a multiple of ``every`` was passed since the last action."""
-        return model.images_seen // self.every > self.acted_at // self.every
+        return model.state.images // self.every > self.acted_at // self.every
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do what a stopped run left undone."""
@@ -76,7 +85,7 @@ class Periodic(Callback, ABC):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Act once more, unless the last action saw the same model, or a signal came."""
         assert isinstance(pl_module, GenerativeModel)
-        if self.acted_at == pl_module.images_seen:
+        if self.acted_at == pl_module.state.images:
             return
         interruption = find(trainer, Interruption)
         if not (self.lengthy and interruption is not None and interruption.agreed(trainer)):
@@ -98,7 +107,7 @@ class Periodic(Callback, ABC):
         if abandoned:
             trainer.should_stop = True
         else:
-            self.acted_at = model.images_seen
+            self.acted_at = model.state.images
 
     def state_dict(self) -> dict[str, Any]:
         """When it acted last."""

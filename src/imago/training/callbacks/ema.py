@@ -46,13 +46,13 @@ class EMA(Callback):
     ) -> None:
         """Move the average towards the weights if they were updated."""
         assert isinstance(pl_module, GenerativeModel)
-        if pl_module.updates == self.updates:
+        if pl_module.state.updates == self.updates:
             return
-        half_life = max(1e-8, min(self.half_life, self.ramp * pl_module.images_seen))
-        decay = 0.5 ** ((pl_module.images_seen - self.images_seen) / half_life)
+        half_life = max(1e-8, min(self.half_life, self.ramp * pl_module.state.images))
+        decay = 0.5 ** ((pl_module.state.images - self.images_seen) / half_life)
         torch._foreach_lerp_(list(self.weights.values()), self._parameters, 1 - decay)
-        self.updates = pl_module.updates
-        self.images_seen = pl_module.images_seen
+        self.updates = pl_module.state.updates
+        self.images_seen = pl_module.state.images
 
     @contextmanager
     def applied(self, model: GenerativeModel) -> Iterator[None]:
@@ -80,7 +80,7 @@ class EMA(Callback):
 
 def ema_parameters(model: GenerativeModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Names and parameters of the submodules that sampling needs."""
-    for part in model.averaged:
+    for part in model.ema:
         for name, parameter in model.get_submodule(part).named_parameters():
             yield f"{part}.{name}", parameter
 

@@ -1,8 +1,5 @@
 """How long a run is: in images, in updates, in seconds of training, whichever comes first."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -23,54 +20,37 @@ class Limits(Callback):
         self.max_images = max_images
         self.max_updates = max_updates
         self.max_seconds = max_seconds
-        self.earlier_seconds = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far."""
-        return self.earlier_seconds + time.monotonic() - self._start
 
     def reached(self, model: GenerativeModel) -> str | None:
         """The limit that is reached, as text, or ``None``."""
-        if self.max_images is not None and model.images_seen >= self.max_images:
+        if self.max_images is not None and model.state.images >= self.max_images:
             return f"max_images={self.max_images}"
-        if self.max_updates is not None and model.updates >= self.max_updates:
+        if self.max_updates is not None and model.state.updates >= self.max_updates:
             return f"max_updates={self.max_updates}"
-        if self.max_seconds is not None and self.seconds >= self.max_seconds:
+        if self.max_seconds is not None and model.state.seconds >= self.max_seconds:
             return f"max_seconds={self.max_seconds}"
         return None
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock inside."""
-        before = time.monotonic()
-        try:
-            yield
-        finally:
-            self._start += time.monotonic() - before
 
     def fraction(self, model: GenerativeModel) -> float:
         """How much of the run is done, in [0, 1]."""
         parts = [0.0]
         if self.max_images is not None:
-            parts.append(model.images_seen / self.max_images)
+            parts.append(model.state.images / self.max_images)
         if self.max_updates is not None:
-            parts.append(model.updates / self.max_updates)
+            parts.append(model.state.updates / self.max_updates)
         if self.max_seconds is not None:
-            parts.append(self.seconds / self.max_seconds)
+            parts.append(model.state.seconds / self.max_seconds)
         return min(1.0, max(parts))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Tell the model how far it is."""
         assert isinstance(pl_module, GenerativeModel)
-        self._start = time.monotonic()
-        pl_module.done = self.fraction(pl_module)
+        pl_module.state.progress = self.fraction(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of a run that was stopped at its limit only the end is left to do."""
         assert isinstance(pl_module, GenerativeModel)
-        if pl_module.images_seen > 0:
+        if pl_module.state.images > 0:
             self._stop_if_reached(trainer, pl_module)
 
     def on_train_batch_end(
@@ -81,16 +61,8 @@ class Limits(Callback):
         self._stop_if_reached(trainer, pl_module)
 
     def _stop_if_reached(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
-        stop, pl_module.done = self.reached(pl_module) is not None, self.fraction(pl_module)
+        stop, pl_module.state.progress = self.reached(pl_module) is not None, self.fraction(pl_module)
         if trainer.world_size > 1 and self.max_seconds is not None:
-            stop, pl_module.done = trainer.strategy.broadcast((stop, pl_module.done))
+            stop, pl_module.state.progress = trainer.strategy.broadcast((stop, pl_module.state.progress))
         if stop:
             trainer.should_stop = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Seconds so far."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self.earlier_seconds = state_dict["seconds"]

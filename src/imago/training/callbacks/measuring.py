@@ -10,10 +10,9 @@ from lightning import LightningModule, Trainer
 from imago.measures import Measurement, Protocol, better, is_better
 from imago.models.base import GenerativeModel
 from imago.runs import Run, differences
-from imago.training.callbacks.common import Periodic, find, log_row
+from imago.training.callbacks.common import Periodic, find, log_row, publish
 from imago.training.callbacks.ema import sampling_weights
 from imago.training.callbacks.interruption import Abandoned, Interruption
-from imago.training.callbacks.log import clock_paused
 from imago.training.callbacks.progress import Progress
 
 
@@ -68,7 +67,7 @@ class Measuring(Periodic, ABC):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the untrained model."""
         assert isinstance(pl_module, GenerativeModel)
-        if self.at_start and pl_module.images_seen == 0 and self.headline(pl_module):
+        if self.at_start and pl_module.state.images == 0 and self.headline(pl_module):
             values = {f"val/{m.name}": m.value for m in self._measure(trainer, pl_module)}
             self.run.update(untrained=self.run.summary.get("untrained", {}) | values)
         super().on_train_start(trainer, pl_module)
@@ -89,13 +88,14 @@ class Measuring(Periodic, ABC):
                 anew.setdefault(changed, []).append(key)
                 best = None
             best = m.value if is_better(m.name, m.value, best) else best if better(m.name) else None
-            results[key] = {"value": m.value, "images_seen": model.images_seen, "protocol": m.protocol.as_dict()}
+            results[key] = {"value": m.value, "images_seen": model.state.images, "protocol": m.protocol.as_dict()}
             results[key] |= {} if best is None else {"best": best}
         if trainer.is_global_zero:
             for changed, keys in anew.items():
                 text = f"note: {', '.join(keys)}: the best starts anew, measured otherwise now ({changed})"
                 print(text, file=sys.stderr)
         self.run.update(metrics=results)
+        publish(trainer, model, self.latest)
 
     def _measure(self, trainer: Trainer, model: GenerativeModel) -> list[Measurement]:
         interruption, progress = find(trainer, Interruption), find(trainer, Progress)
@@ -107,7 +107,7 @@ class Measuring(Periodic, ABC):
         measurements: list[Measurement] = []
         abandoned = False
         if trainer.is_global_zero:
-            with clock_paused(trainer), sampling_weights(trainer, model) as averaged:
+            with model.state.paused(), sampling_weights(trainer, model) as averaged:
                 report = None if progress is None else progress.subtask(self.doing)
                 with self.run.beside(self.doing):
                     try:

@@ -69,7 +69,7 @@ class Progress(Callback):
         limits, log = find(trainer, Limits), find(trainer, TrainingLog)
         assert limits is not None
         done = limits.fraction(model)
-        text = f"{model.images_seen:,} images"
+        text = f"{model.state.images:,} images"
         if log is not None:
             losses = {k.removeprefix("loss/"): v for k, v in log.latest.items() if k.startswith("loss")}
             text += "".join(f" · {name} {value:.3f}" for name, value in losses.items())

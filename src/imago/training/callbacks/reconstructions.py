@@ -12,7 +12,6 @@ from imago.pictures import picture_of, write_png
 from imago.runs import Run
 from imago.training.callbacks.common import Periodic, show_picture
 from imago.training.callbacks.ema import sampling_weights
-from imago.training.callbacks.log import clock_paused
 
 
 class ReconstructionGrid(Periodic):
@@ -40,9 +39,9 @@ class ReconstructionGrid(Periodic):
         part = seen_by(model, trainer.datamodule.val)  # type: ignore[attr-defined]
         if not len(part):  # a conditional model of a class that has training images alone
             return
-        with clock_paused(trainer), self.run.beside("reconstruction grid"), sampling_weights(trainer, model):
+        with model.state.paused(), self.run.beside("reconstruction grid"), sampling_weights(trainer, model):
             images, columns = pairs(model, part, self.rows, self.columns)
             picture = picture_of(images, columns)
             self.run.samples.mkdir(exist_ok=True)
-            write_png(picture, self.run.samples / f"reconstructions-{model.images_seen:010d}.png")
+            write_png(picture, self.run.samples / f"reconstructions-{model.state.images:010d}.png")
             show_picture(trainer, model, "reconstructions", picture)

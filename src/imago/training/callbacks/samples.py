@@ -13,7 +13,6 @@ from imago.runs import Run
 from imago.training.callbacks.common import Periodic, find, show_picture
 from imago.training.callbacks.ema import sampling_weights
 from imago.training.callbacks.interruption import Interruption
-from imago.training.callbacks.log import clock_paused
 from imago.training.callbacks.progress import Progress
 
 
@@ -58,7 +57,7 @@ class SampleGrid(Periodic):
             if interruption is not None:
                 interruption.stop_if_requested()
 
-        with clock_paused(trainer), self.run.beside("sample grid"), sampling_weights(trainer, model):
+        with model.state.paused(), self.run.beside("sample grid"), sampling_weights(trainer, model):
             report = None if progress is None else progress.subtask("drawing samples")
             try:
                 images = model.sample(n, labels=labels, generator=generator, progress=step)
@@ -67,5 +66,5 @@ class SampleGrid(Periodic):
                     progress.end_subtask()
             picture = picture_of(to_bytes(images, model.spec.levels), self.columns)
             self.run.samples.mkdir(exist_ok=True)
-            write_png(picture, self.run.samples / f"images-{model.images_seen:010d}.png")
+            write_png(picture, self.run.samples / f"images-{model.state.images:010d}.png")
             show_picture(trainer, model, "samples", picture, told)

@@ -1,0 +1,50 @@
+"""What Lightning's own loops take: one epoch after the other, one pass over a held-out split, numbers of samples."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from imago.data.stream import BatchStream
+from imago.images import Batch
+
+
+@dataclass
+class Epoch:
+    """The rest of the epoch that training has reached, and then, asked again, the next one.
+
+    Args:
+        stream: the batches from a position on.
+        position: how many batches a model has seen; ``None`` counts those that were taken from here.
+    """
+
+    stream: Callable[[int], BatchStream]
+    position: Callable[[], int] | None = None
+    taken: int = 0
+
+    def __len__(self) -> int:
+        return self.stream(0).batches_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self.taken if self.position is None else self.position()
+        for batch in islice(self.stream(start), len(self) - start % len(self)):
+            self.taken += 1
+            yield batch
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """A split from its first image to its last.
+
+    Args:
+        batches: makes a pass.
+        length: number of batches.
+    """
+
+    batches: Callable[[], Iterator[Batch]]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
