@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 
 import imago
 from imago.data.module import ImageDataModule
@@ -49,14 +50,16 @@ def test_epochs_are_passes_over_other_orders_of_the_data(tmp_path: Path, data: I
     model = VAE(data.spec)
     trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(model, datamodule=data)
     assert model.state.batches == 2 * (len(data.train) // 64)
-    loader = data.train_dataloader()
+    fresh = ImageDataModule(Digits())
+    fresh.prepare()
+    loader = fresh.train_dataloader()
     first, second = ([batch.images for batch in loader] for _ in range(2))
     assert len(first) == len(second) == len(loader)
     assert not torch.equal(first[0], second[0])
 
 
 def test_its_callbacks_see_numbers_and_rates(tmp_path: Path, data: ImageDataModule) -> None:
-    checkpoints = ModelCheckpoint(dirpath=tmp_path, monitor="val/nats", filename="best")
+    checkpoints = ModelCheckpoint(dirpath=tmp_path / "checkpoints", monitor="val/nats", filename="best")
     stopping = EarlyStopping("val/nats", patience=1, min_delta=1e9)
     logger = CSVLogger(tmp_path, name=None, version="log")
     callbacks = [checkpoints, stopping, LearningRateMonitor("step"), RichProgressBar()]
@@ -131,8 +134,6 @@ def test_names_arrays_and_pictures_are_taken(data: ImageDataModule) -> None:
     assert torch.equal(by_name, model.sample(4, labels=torch.zeros(4, dtype=torch.long), seed=0))
     images, labels = data.test.images[:3], data.test.labels[:3]
     expected = model.log_likelihood(images, labels)
-    from PIL import Image
-
     pictures = [Image.fromarray(image[0].numpy()) for image in images]
     for same in (images.numpy(), images[:, 0].numpy(), images.permute(0, 2, 3, 1).numpy(), pictures):
         assert torch.equal(model.log_likelihood(same, labels.tolist()), expected)

@@ -414,7 +414,7 @@ def test_an_image_is_the_same_in_any_batch_when_noise_is_drawn_on_the_way() -> N
         together = model.sample(4, generator=PerImageGenerator(9)).int()
         alone = [model.sample(1, generator=PerImageGenerator(9, first=k)).int() for k in range(4)]
         assert int((together - torch.cat(alone)).abs().max()) <= 1
-        assert model.sampling.startswith("Ancestral, all steps, uniform, variance small")
+        assert model.sampling.startswith("Ancestral, all steps, uniform, variance fixed_small")
 
 
 def test_the_forward_chain_starts_with_the_image_and_ends_in_noise() -> None:

@@ -13,6 +13,7 @@ from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models import gan
 from imago.nets.dcgan import size_ladder
+from imago.rng import BatchGenerator
 from imago.training.run import build_model, train
 from test_laws import Tensors, fit, images_of, make
 

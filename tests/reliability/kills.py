@@ -35,6 +35,7 @@ from imago.checkpoints import read
 from imago.files import UNFINISHED
 from imago.paths import CHECKPOINTS
 from imago.runs import Run
+from imago.training.continuing import NothingLeftError
 from imago.training.run import train
 from imago.untrusted import read_archive
 
@@ -66,6 +67,8 @@ def forked(action: Callable[[], object], log: Path) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         action()
+        code = 0
+    except NothingLeftError:  # killed after the last word of a run that is complete
         code = 0
     except BaseException as error:
         code = getattr(error, "exit_code", 1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from imago.data.stream import BatchStream
 from imago.images import Batch
@@ -30,21 +31,29 @@ class Epoch:
             self.taken += 1
             yield batch
 
+    def state_dict(self) -> dict[str, int]:
+        """What Lightning keeps of it; a model's own position counts where there is one."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.taken = state_dict["taken"]
+
 
 @dataclass(frozen=True)
 class OnePass:
-    """A split from its first image to its last.
+    """A split from its first image to its last, or other batches of known number.
 
     Args:
         batches: makes a pass.
         length: number of batches.
     """
 
-    batches: Callable[[], Iterator[Batch]]
+    batches: Callable[[], Iterator[Any]]
     length: int
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return self.batches()

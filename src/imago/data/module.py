@@ -236,9 +236,10 @@ class ImageDataModule(lightning.LightningDataModule):
         """The test split, once (Lightning's hook)."""
         return self._one_pass("test")
 
-    def predict_dataloader(self) -> list[Tensor]:
+    def predict_dataloader(self) -> OnePass:
         """The numbers of as many samples as there are test images, for ``trainer.predict`` (Lightning's hook)."""
-        return list(torch.arange(len(self.test)).split(self.batch_size))
+        numbers = torch.arange(len(self.test)).split(self.batch_size)
+        return OnePass(lambda: iter(numbers), len(numbers))
 
     def _one_pass(self, split: Literal["val", "test"]) -> OnePass:
         size = max(self.batch_size, 128)

@@ -14,10 +14,15 @@ class Variance(ABC):
     """log σ² from its two bounds.
 
     Attributes:
+        name: in protocols.
         learned: whether the network has an output of its own for it, of the image's shape.
     """
 
+    name: ClassVar[str]
     learned: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return self.name
 
     @abstractmethod
     def log(self, log_beta: Tensor, log_tilde: Tensor, raw: Tensor | None) -> Tensor:
@@ -33,6 +38,8 @@ class Variance(ABC):
 class FixedLarge(Variance):
     """β; samples of fewer steps are better with it, likelihoods worse."""
 
+    name = "fixed_large"
+
     def log(self, log_beta: Tensor, log_tilde: Tensor, raw: Tensor | None) -> Tensor:
         """log β."""
         return log_beta
@@ -40,6 +47,8 @@ class FixedLarge(Variance):
 
 class FixedSmall(Variance):
     """β̃."""
+
+    name = "fixed_small"
 
     def log(self, log_beta: Tensor, log_tilde: Tensor, raw: Tensor | None) -> Tensor:
         """log β̃."""
@@ -49,6 +58,7 @@ class FixedSmall(Variance):
 class Learned(Variance):
     """By value between the two: v log β + (1 − v) log β̃ (Nichol & Dhariwal 2021, eq. 15). Needs a loss that sees it."""
 
+    name = "learned"
     learned = True
 
     def log(self, log_beta: Tensor, log_tilde: Tensor, raw: Tensor | None) -> Tensor:

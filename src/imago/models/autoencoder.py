@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from imago.capacity import Width
 from imago.distributions import sampling_dtype
-from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
+from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize, quantize
 from imago.models.base import Common, Loss
 from imago.models.latent import EncodingModel, Latents
 from imago.nets.residual import ResidualDecoder, ResidualEncoder
@@ -113,7 +113,7 @@ class Autoencoder(EncodingModel):
         """The decoder's output, clipped to [-1, 1]; see :meth:`LatentModel.decode`."""
         return self.net["decoder"](z.to(self.device), labels).squeeze(-1).clamp(-1, 1)
 
-    def encode(self, images: Images, labels: Labels | None = None) -> Latents:
+    def encode(self, images: ImagesLike, labels: LabelsLike | None = None) -> Latents:
         """The code of each image, (n, latent)."""
         images, labels = self.checked(images, labels)
         return self.net["encoder"](normalize(images, self.spec.levels), labels)

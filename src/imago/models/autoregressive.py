@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from imago.distributions import Categorical, DistributionFactory, distribution_of, sampling_dtype
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Labels, bits_per_dim, normalize
+from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, bits_per_dim, normalize
 from imago.models.base import Common, ExplicitModel, Loss, evaluating
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Incremental, Recomputed
@@ -96,7 +96,9 @@ class Autoregressive(ExplicitModel, ABC):
         return self.distribution.log_prob(parameters, images).flatten(1).sum(1)
 
     @torch.no_grad()
-    def logits(self, images: Images, labels: Labels | None = None) -> Float[Tensor, "n channels height width levels"]:
+    def logits(
+        self, images: ImagesLike, labels: LabelsLike | None = None
+    ) -> Float[Tensor, "n channels height width levels"]:
         """Log-probability of every level at every position given the values before it, up to a constant.
 
         In the mode that the model is in (training or evaluation).
@@ -120,10 +122,10 @@ class Autoregressive(ExplicitModel, ABC):
     @torch.no_grad()
     def complete(
         self,
-        images: Images,
+        images: ImagesLike,
         mask: Tensor,
         *,
-        labels: Labels | None = None,
+        labels: LabelsLike | None = None,
         generator: PerImageGenerator,
         progress: Callable[[int, int], None] | None = None,
     ) -> Images:

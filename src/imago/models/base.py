@@ -304,13 +304,13 @@ class GenerativeModel(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Counters and running means go along, so that a continued run logs the rows of one that never stopped."""
         state = self.state
+        checkpoint["seconds"] = state.seconds
         checkpoint["spec"] = self.spec.as_dict()
         checkpoint.setdefault("config", {} if self.config is None else {"model": self.config})
         checkpoint["progress"] = {
             "images_seen": state.images,
             "batches_seen": state.batches,
             "updates": state.updates,
-            "seconds": state.seconds,
             "terms": {name: [total, count] for name, (total, count) in self._means.sums.items()},
         }
 
@@ -329,16 +329,15 @@ class GenerativeModel(LightningModule, ABC):
             UserError: no checkpoint of such a model.
         """
         load: Any = imago.load
-        model = load(checkpoint_path, averaged=False, device=map_location, kind=cls, settings=settings)
+        model: GenerativeModel = load(checkpoint_path, averaged=False, device=map_location, kind=cls, settings=settings)
         if not isinstance(model, cls):
             raise UserError(f"{checkpoint_path}: is of a {type(model).__name__}, not of a {cls.__name__}")
-        return model
+        return model.train()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` kept."""
         progress = checkpoint["progress"]
-        # Version 0.1 kept the seconds with a callback.
-        seconds = float(progress["seconds"]) if "seconds" in progress else _seconds_of_log(checkpoint)
+        seconds = float(checkpoint["seconds"]) if "seconds" in checkpoint else _seconds_of_log(checkpoint)
         self.state = TrainState(progress["images_seen"], progress["batches_seen"], progress["updates"], seconds)
         self._means.sums = {name: (total, count) for name, (total, count) in progress["terms"].items()}
 
@@ -506,6 +505,7 @@ def _share_of(trainer: Any, state: TrainState) -> float:
 
 
 def _seconds_of_log(checkpoint: Mapping[str, Any]) -> float:
+    """Where version 0.1 kept them."""
     kept = checkpoint.get("callbacks", {}).get("TrainingLog", {})
     return float(kept.get("training_seconds", 0.0))
 
@@ -533,13 +533,13 @@ class ExplicitModel(GenerativeModel, ABC):
         return {"nats": -self.log_prob(images, labels)}
 
     def log_likelihood(
-        self, images: Images, labels: Labels | None = None, generator: PerImageGenerator | None = None
+        self, images: ImagesLike, labels: LabelsLike | None = None, generator: PerImageGenerator | None = None
     ) -> Float[Tensor, " n"]:
         """log p(x) or log p(x | label) of the integer images, or the bound, in evaluation mode.
 
         Args:
-            images: uint8 (n, channels, height, width) with values 0..levels-1.
-            labels: int64 (n,), for conditional models.
+            images: uint8 (n, channels, height, width) with values 0..levels-1, arrays or PIL images.
+            labels: numbers or names of the classes (n,), for conditional models.
             generator: the noise of a bound's estimate; ``None`` is a new generator of seed 0, the same every time.
 
         Returns:
@@ -553,8 +553,8 @@ class ExplicitModel(GenerativeModel, ABC):
     @torch.no_grad()
     def measured_nll_terms(
         self,
-        images: Images,
-        labels: Labels | None = None,
+        images: ImagesLike,
+        labels: LabelsLike | None = None,
         generator: PerImageGenerator | None = None,
         progress: Progress | None = None,
     ) -> Terms:

@@ -46,7 +46,7 @@ from imago.diffusion.schedules import Linear, NoiseSchedule
 from imago.diffusion.variances import FixedSmall, Variance
 from imago.distributions import discretised_normal
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize, quantize
+from imago.images import Batch, Images, ImageSpec, LabelsLike, Normalized, bits_per_dim, normalize, quantize
 from imago.models.base import Common, ExplicitModel, Loss, Normal, Terms, evaluating
 from imago.nets.unet import UNet
 from imago.rng import BatchGenerator, PerImageGenerator
@@ -160,7 +160,7 @@ class Diffusion(ExplicitModel):
         """Sampler, its steps, and guidance."""
         words = str(self.sampler)
         if self.sampler.uses_variance:
-            words += f", variance {type(self.variance).__name__.lower()}"
+            words += f", variance {self.variance}"
         return words + (f", guidance {self.guidance:g}" if self.guidance else "")
 
     @property
@@ -340,7 +340,7 @@ class Diffusion(ExplicitModel):
         n: int,
         snapshots: int,
         generator: PerImageGenerator,
-        labels: Labels | None = None,
+        labels: LabelsLike | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Chain:
         """The walk back of ``n`` samples, the same that :meth:`sample` gives, seen at so many moments from T to 0.

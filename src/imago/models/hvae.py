@@ -45,7 +45,7 @@ from torch import Tensor, channels_last, nn
 from imago.capacity import Width
 from imago.distributions import Parameters
 from imago.errors import UserError
-from imago.images import Images, ImageSpec, Labels, Normalized, normalize
+from imago.images import ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize
 from imago.models.base import Normal
 from imago.models.latent import Latents, PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.dcgan import size_ladder
@@ -344,7 +344,7 @@ class HierarchicalVAE(Variational):
         """The way down, with the whitened z in place of noise."""
         return self.net["top_down"](z, labels, None)[0]
 
-    def encode(self, images: Images, labels: Labels | None = None) -> Latents:
+    def encode(self, images: ImagesLike, labels: LabelsLike | None = None) -> Latents:
         """The means of q(e_l | e_<l, x), whitened (n, latent), each e_<l being at its mean."""
         images, labels = self.checked(images, labels)
         observed = self.encoder_features(normalize(images, self.spec.levels), labels)

@@ -31,7 +31,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from imago.distributions import DistributionFactory, LogisticMixture, Parameters, distribution_of, sampling_dtype
-from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize
+from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, bits_per_dim, normalize
 from imago.models.base import Common, ExplicitModel, GenerativeModel, Loss, Normal, Terms, evaluating, sum_of
 from imago.rng import BatchGenerator, PerImageGenerator
 
@@ -70,7 +70,7 @@ class EncodingModel(LatentModel, ABC):
     """A latent model that also knows the way back."""
 
     @abstractmethod
-    def encode(self, images: Images, labels: Labels | None = None) -> Latents:
+    def encode(self, images: ImagesLike, labels: LabelsLike | None = None) -> Latents:
         """The vectors (n, latent) of uint8 images; where q(z|x) is a distribution, its mean. In the networks' mode."""
 
 
@@ -200,8 +200,8 @@ class Variational(ExplicitModel, EncodingModel, ABC):
     @torch.no_grad()
     def importance_weighted(
         self,
-        images: Images,
-        labels: Labels | None = None,
+        images: ImagesLike,
+        labels: LabelsLike | None = None,
         *,
         k: int,
         generator: PerImageGenerator,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from imago.capacity import Width
 from imago.distributions import Parameters
-from imago.images import Images, ImageSpec, Labels, Normalized, normalize
+from imago.images import ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize
 from imago.models.base import Normal
 from imago.models.latent import Latents, PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.mlp import MLPDecoder, MLPEncoder
@@ -88,7 +88,7 @@ class VAE(Variational):
         """The decoder."""
         return self.net["decoder"](z, labels)
 
-    def encode(self, images: Images, labels: Labels | None = None) -> Latents:
+    def encode(self, images: ImagesLike, labels: LabelsLike | None = None) -> Latents:
         """The mean of q(z|x), (n, latent)."""
         images, labels = self.checked(images, labels)
         return self.encoder_features(normalize(images, self.spec.levels), labels)[0]

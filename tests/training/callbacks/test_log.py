@@ -74,7 +74,7 @@ def test_throughput_is_of_training_alone(toy: Any, fit: Any, tmp_path: Path, mon
 def test_seconds_of_training_add_up_over_a_continuation(toy: Any, fit: Any, tmp_path: Path) -> None:
     run, first, second = Run(tmp_path), *(TrainingLog(10**6, Run(tmp_path)) for _ in range(2))
     fit(toy(), 5, first, last=(Checkpoints(10**6, run, {"seed": 0}),))
-    kept, model = read(run.last)["progress"]["seconds"], toy()
+    kept, model = read(run.last)["seconds"], toy()
     fit(model, 10, second, checkpoint=run.last)
     assert 0 < kept < model.state.seconds
 
