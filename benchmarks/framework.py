@@ -2,9 +2,9 @@
 
 Ours is a whole run: configuration, data module, Lightning, averaged weights, the training log (a row per 10,000 images)
 written to CSV and to an offline W&B run, and the progress bar as on a terminal. Only what is no part of a step is off:
-grids, quality measurements and checkpoints. The bare loop has the same networks, batches, fused optimisers and
-averaging, and not a line more. The framework's cost is constant, so it matters for small steps; the target is for
-steps of 20 ms and more.
+grids, quality measurements and checkpoints. The bare loop steps along the losses that the same model yields, with the
+same batches, fused optimisers and averaging, and not a line more. The framework's cost is constant, so it matters for
+small steps; the target is for steps of 20 ms and more.
 
     make bench BENCHMARKS=benchmarks/framework.py
 """
@@ -21,13 +21,11 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["TTY_COMPATIBLE"] = "1"  # Rich draws its bar as on a terminal
 
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 
 from imago import cli
 from imago.config import build, plain
-from imago.images import normalize
-from imago.models.base import frozen
+from imago.images import Batch
 from imago.models.gan import GAN
 from imago.training import run as training
 from side_by_side import Interleave, Row, Timing, report
@@ -56,9 +54,8 @@ def bare_loop(config: dict[str, Any]) -> Callable[[], None]:
     images = data.train.images
     model = training.build_model(config, data.spec)
     assert isinstance(model, GAN)
-    g, d = model.generator, model.discriminator
-    optimizer_d, optimizer_g = model.configure_optimizers()
-    average = [p.detach().clone() for p in g.parameters()]
+    optimizers = dict(zip(model.networks, model.configure_optimizers(), strict=True))
+    average = [p.detach().clone() for p in model.generator.parameters()]
     batch = config["data"]["batch_size"]
     order, position = torch.randperm(len(images)), 0
 
@@ -66,22 +63,13 @@ def bare_loop(config: dict[str, Any]) -> Callable[[], None]:
         nonlocal order, position
         if position + batch > len(images):
             order, position = torch.randperm(len(images)), 0
-        real = normalize(images[order[position : position + batch]], data.spec.levels)
+        real = Batch(images[order[position : position + batch]], None)
         position += batch
-
-        with torch.no_grad():
-            fake = g(torch.randn(batch, model.latent))
-        loss = F.softplus(-d(real)).mean() + F.softplus(d(fake)).mean()
-        optimizer_d.zero_grad()
-        loss.backward()
-        optimizer_d.step()
-
-        with frozen(d):
-            loss = F.softplus(-d(g(torch.randn(batch, model.latent)))).mean()
-            optimizer_g.zero_grad()
-            loss.backward()
-            optimizer_g.step()
-        torch._foreach_lerp_(average, [p.detach() for p in g.parameters()], 0.01)
+        for loss in model.losses(real):
+            optimizers[loss.network].zero_grad()
+            loss.value.backward()
+            optimizers[loss.network].step()
+        torch._foreach_lerp_(average, [p.detach() for p in model.generator.parameters()], 0.01)
 
     return step
 

@@ -1,0 +1,73 @@
+"""A model made in Python without settings is the one that conf/model describes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import configuration
+from imago.images import ImageSpec
+from imago.models.autoencoder import Autoencoder
+from imago.models.base import GenerativeModel
+from imago.models.diffusion import Diffusion
+from imago.models.fvbn import FVBN
+from imago.models.gan import GAN
+from imago.models.gated_pixelcnn import GatedPixelCNN
+from imago.models.hvae import HierarchicalVAE
+from imago.models.made import MADE
+from imago.models.pixelcnn import PixelCNN
+from imago.models.pixelrnn import PixelRNN
+from imago.models.vae import VAE
+from imago.training.run import build_model
+
+CLASSES: dict[str, type[GenerativeModel]] = {
+    "autoencoder": Autoencoder,
+    "ddpm": Diffusion,
+    "diagonal_bilstm": PixelRNN,
+    "fvbn": FVBN,
+    "gan": GAN,
+    "gated_pixelcnn": GatedPixelCNN,
+    "hvae": HierarchicalVAE,
+    "made": MADE,
+    "pixelcnn": PixelCNN,
+    "vae": VAE,
+}
+SPEC = ImageSpec(1, 8, 8)
+
+
+def told(value: Any) -> Any:
+    """Settings of an object at any depth, as plain values."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [told(item) for item in value]
+    if isinstance(value, dict):
+        return {name: told(item) for name, item in value.items()}
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if type(value).__module__.startswith("imago.") and not isinstance(value, nn.Module):
+        return [type(value).__name__, {name: told(item) for name, item in vars(value).items()}]
+    return None
+
+
+def settings_of(model: GenerativeModel) -> dict[str, Any]:
+    own = {
+        name: told(value)
+        for name, value in vars(model).items()
+        if not name.startswith(("config", "_optimizer", "_parameters"))
+    }
+    rates = [
+        {name: v for name, v in o.param_groups[0].items() if name != "params"} for o in model.configure_optimizers()
+    ]
+    return own | {"modules": str(model), "optimizers": rates}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_defaults_are_those_of_the_configuration(name: str) -> None:
+    configured = build_model(configuration(f"model={name}"), SPEC)
+    made = CLASSES[name](SPEC)
+    assert type(configured) is type(made)
+    assert settings_of(made) == settings_of(configured)
+    shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (made, configured)]
+    assert shapes[0] == shapes[1]
