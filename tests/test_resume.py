@@ -152,7 +152,7 @@ def test_a_run_stopped_in_its_closing_phase_is_completed(
         original = getattr(kind, what)
 
         def patched(self: Any, *arguments: Any, **named: Any) -> Any:
-            if any(getattr(argument, "images_seen", 0) == 496 for argument in arguments):
+            if any(getattr(getattr(argument, "state", None), "images", 0) == 496 for argument in arguments):
                 happens()
             return original(self, *arguments, **named)
 
