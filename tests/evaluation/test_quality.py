@@ -257,6 +257,7 @@ def test_data_that_are_not_in_memory_are_read_in_pieces(squares, full, monkeypat
         return [m.value for m in quality(data, full=full, batch_size=64).measure(sampler(noise(data)))]
 
     near, far = squares(), squares()
+    assert far.fingerprint == near.fingerprint  # which is made at once
     far.train, far.val = Far(far.train), Far(far.val)
     for file in (far.directory / "cache").glob("*"):
         file.unlink()
