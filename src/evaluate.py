@@ -100,7 +100,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.evaluation import measure_likelihood
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
-    from imago.models.latent import Variational
+    from imago.models.variational import Variational
     from imago.progress import progress_bar
     from imago.training.callbacks.quality import measure
 

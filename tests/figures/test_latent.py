@@ -28,7 +28,8 @@ from imago.figures.manifold import Manifold, normal_quantiles, principal_plane
 from imago.figures.reconstruction import Reconstruction
 from imago.figures.traversal import Traversal
 from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
-from imago.models.latent import EncodingModel, LatentModel, Latents, Variational
+from imago.models.latent import EncodingModel, LatentModel, Latents
+from imago.models.variational import Variational
 from imago.pictures import picture_of
 from imago.rng import PerImageGenerator
 from imago.training.run import build_model

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from imago.distributions import Gaussian
 from imago.images import ImageSpec, normalize
 from imago.models.autoencoder import Autoencoder
-from imago.models.latent import gaussian_kl
 from imago.models.vae import VAE, not_huge
+from imago.models.variational import gaussian_kl
 from imago.rng import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
 from test_variational import WithoutDoubles

@@ -18,7 +18,7 @@ from imago.figures.latent_units import kl_of_units
 from imago.images import ImageSpec
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import sum_of
-from imago.models.latent import Variational
+from imago.models.variational import Variational
 from imago.rng import PerImageGenerator
 from test_laws import Tensors, fit, images_of, make
 

@@ -20,7 +20,7 @@ from imago.images import Images, Labels
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
-from imago.models.latent import Variational
+from imago.models.variational import Variational
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 

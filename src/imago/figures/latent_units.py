@@ -12,7 +12,8 @@ from imago.data.base import Dataset
 from imago.figures.base import Figure, Trained, held_out, needed
 from imago.figures.latents import AT_ONCE, codes_of, variances
 from imago.images import normalize
-from imago.models.latent import EncodingModel, Variational
+from imago.models.latent import EncodingModel
+from imago.models.variational import Variational
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 

@@ -9,7 +9,8 @@ from imago.errors import UserError
 from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws, variances
 from imago.images import to_bytes
-from imago.models.latent import EncodingModel, LatentModel, Variational
+from imago.models.latent import EncodingModel, LatentModel
+from imago.models.variational import Variational
 from imago.progress import Progress
 
 

@@ -47,7 +47,8 @@ from imago.distributions import Parameters
 from imago.errors import UserError
 from imago.images import ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize
 from imago.models.base import Normal
-from imago.models.latent import Latents, PosteriorSample, Variational, VariationalSettings, gaussian_kl
+from imago.models.latent import Latents
+from imago.models.variational import PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.dcgan import size_ladder
 from imago.nets.residual import channels_of
 

@@ -24,7 +24,8 @@ from imago.capacity import Width
 from imago.distributions import Parameters
 from imago.images import ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize
 from imago.models.base import Normal
-from imago.models.latent import Latents, PosteriorSample, Variational, VariationalSettings, gaussian_kl
+from imago.models.latent import Latents
+from imago.models.variational import PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.mlp import MLPDecoder, MLPEncoder
 
 LARGE = 3.0  # a log σ beyond anything that a posterior of use has
