@@ -70,12 +70,8 @@ def lines(file: Path) -> tuple[int, int]:
             code.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
+            if ast.get_docstring(node) is not None:
+                first = node.body[0]
                 code.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return text.count("\n"), len(code)
 
