@@ -1,4 +1,4 @@
-"""What a reader of a model has to read: `python tools/closure.py gan` lists the files that it imports, with their lines.
+"""What a reader of a model has to read: `python tools/closure.py gan` lists the files that it imports, and lines.
 
 Without a name, the sizes of every model in conf/model, and of all of src. Code is counted without blank lines, comments
 and docstrings.
@@ -69,10 +69,10 @@ def lines(file: Path) -> tuple[int, int]:
         if token.type not in skip:
             code.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                first = node.body[0]
-                code.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            code.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return text.count("\n"), len(code)
 
 
