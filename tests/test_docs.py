@@ -3,12 +3,15 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from imago.config import CONF, check
+from imago.images import Batch, ImageSpec
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,3 +68,19 @@ def test_the_metrics_can_be_used_as_documented(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     for name in ("fd", "kd", "precision", "recall", "density", "coverage", "authenticity", "copies"):
         assert f"'{name}': tensor(" in printed
+
+
+def test_the_model_of_the_readme_trains_and_samples() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Toy" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    model = names["Toy"](ImageSpec(1, 8, 8))
+    (optimizer,) = model.configure_optimizers()
+    for _ in range(3):
+        for loss in model.losses(Batch(torch.zeros(16, 1, 8, 8, dtype=torch.uint8), None)):
+            optimizer.zero_grad()
+            loss.value.backward()
+            optimizer.step()
+    assert model.state.updates == 3
+    assert model.sample(2, seed=0).shape == (2, 1, 8, 8)
