@@ -25,29 +25,15 @@ BETTER: dict[str, Better] = {
     "copies": None,
 }
 
-# The entries of a protocol that two numbers of one name must share to be compared; stored keys have this order.
-COMPARED = (
-    "data",
-    "data_fingerprint",
-    "images",
-    "binarization",
-    "conditional",
-    "classes",
-    "draws",
-    "extractor",
-    "extractor_fingerprint",
-    "reference",
-    "reference_fingerprint",
-    "reference_images",
-    "samples",
-    "subsets",
-    "subset_size",
-    "neighbours",
-    "splits",
-    "repeats",
-)
-# What came out of a measurement, and in what time on which machine: no part of the question that was asked.
-OUTCOME = ("standard_error", "deviation", "seconds_per_sample", "device", "held_out_value", "caveat")
+
+def _compared() -> Any:
+    """An entry that two numbers of one name must share to be compared."""
+    return field(default=None, metadata={"role": "compared"})
+
+
+def _outcome() -> Any:
+    """What came out of a measurement, or in what time on which machine: no part of the question that was asked."""
+    return field(default=None, metadata={"role": "outcome"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +47,9 @@ class Protocol:
         likelihood: "exact", "lower_bound", or "part" for a part of a bound.
         binarization: how the images were binarised; "none" for gray and colours.
         conditional: whether a likelihood is log p(x | label).
+        classes: from which distribution the classes of conditional samples were drawn.
         bound_terms: how many terms of a diffusion's bound were evaluated for each image.
+        draws: draws of the latent variable per image, of an importance-weighted bound.
         extractor: name of the feature extractor.
         extractor_fingerprint: digest of its weights.
         dimensions: length of a feature vector.
@@ -73,57 +61,55 @@ class Protocol:
         subset_size: images in each.
         neighbours: k of precision, recall, density and coverage.
         splits: of the Inception score.
+        repeats: number of seeds that the number is the mean over.
+        deviation: standard deviation over seeds, or over the splits of the Inception score.
         held_out: data set and split of the held-out images that are judged like samples.
         held_out_images: their number.
         held_out_value: the metric's value for them.
-        classes: from which distribution the classes of conditional samples were drawn.
         weights: "averaged" or "last".
-        draws: draws of the latent variable per image, of an importance-weighted bound.
         standard_error: of the mean over images.
         seed: of the random streams of the samples.
         nfe: network evaluations that drawing one sample takes.
         sampler: how samples were drawn, where there is a choice.
         seconds_per_sample: time to draw one sample, in batches.
         device: what that time depends on.
-        repeats: number of seeds that the number is the mean over.
-        deviation: standard deviation over seeds, or over the splits of the Inception score.
         caveat: what to beware of; "none" for nothing.
         other: entries of other versions, and those whose value has not the type it should have.
     """
 
-    data: str | None = None
-    data_fingerprint: str | None = None
-    images: int | None = None
+    data: str | None = _compared()
+    data_fingerprint: str | None = _compared()
+    images: int | None = _compared()
     likelihood: str | None = None
-    binarization: str | None = None
-    conditional: bool | None = None
+    binarization: str | None = _compared()
+    conditional: bool | None = _compared()
+    classes: str | None = _compared()
     bound_terms: int | None = None
-    extractor: str | None = None
-    extractor_fingerprint: str | None = None
+    draws: int | None = _compared()
+    extractor: str | None = _compared()
+    extractor_fingerprint: str | None = _compared()
     dimensions: int | None = None
-    reference: str | None = None
-    reference_fingerprint: str | None = None
-    reference_images: int | None = None
-    samples: int | None = None
-    subsets: int | None = None
-    subset_size: int | None = None
-    neighbours: int | None = None
-    splits: int | None = None
+    reference: str | None = _compared()
+    reference_fingerprint: str | None = _compared()
+    reference_images: int | None = _compared()
+    samples: int | None = _compared()
+    subsets: int | None = _compared()
+    subset_size: int | None = _compared()
+    neighbours: int | None = _compared()
+    splits: int | None = _compared()
+    repeats: int | None = _compared()
+    deviation: float | None = _outcome()
     held_out: str | None = None
     held_out_images: int | None = None
-    held_out_value: float | None = None
-    classes: str | None = None
+    held_out_value: float | None = _outcome()
     weights: str | None = None
-    draws: int | None = None
-    standard_error: float | None = None
+    standard_error: float | None = _outcome()
     seed: int | None = None
     nfe: int | None = None
     sampler: str | None = None
-    seconds_per_sample: float | None = None
-    device: str | None = None
-    repeats: int | None = None
-    deviation: float | None = None
-    caveat: str | None = None
+    seconds_per_sample: float | None = _outcome()
+    device: str | None = _outcome()
+    caveat: str | None = _outcome()
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -138,21 +124,28 @@ class Protocol:
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "other"}
         return {name: value for name, value in own.items() if value is not None} | dict(self.other)
 
+    def _entries(self, *roles: str | None) -> dict[str, Any]:
+        told = self.as_dict()
+        return {
+            entry.name: told[entry.name]
+            for entry in fields(self)
+            if entry.metadata.get("role") in roles and entry.name in told
+        }
+
     @property
     def compared(self) -> dict[str, Any]:
         """The entries that two numbers of one name must share to be compared."""
-        entries = self.as_dict()
-        return {name: entries[name] for name in COMPARED if name in entries}
+        return self._entries("compared")
 
     @property
     def comparison_key(self) -> str:
-        """:attr:`compared` as one line."""
+        """:attr:`compared` as one line, which checkpoints keep."""
         return "; ".join(f"{name} {value}" for name, value in self.compared.items())
 
     @property
     def question(self) -> dict[str, Any]:
         """All entries but what came out: measuring with the same ones again replaces a number."""
-        return {name: value for name, value in self.as_dict().items() if name not in OUTCOME}
+        return self._entries("compared", None) | dict(self.other)
 
     @property
     def relation(self) -> str:

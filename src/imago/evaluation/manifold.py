@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from imago.evaluation.feature_metric import SetMetric
 
-NEIGHBOURS = 3  # of precision and recall, as in their paper
-NEIGHBOURS_DENSITY = 5  # of density and coverage, as in theirs
-FEWEST = NEIGHBOURS_DENSITY + 1  # vectors on each side, so that each has that many neighbours
+NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}  # k as in the two papers
+FEWEST = max(NEIGHBOURS.values()) + 1  # vectors on each side, so that each has that many neighbours
 FEW = 200  # below, balls are so wide that noise lies in them
 
 
@@ -73,7 +72,7 @@ class PRDC(SetMetric):
         return {
             "precision": inside.double() / count,
             "recall": recalled.double().mean(),
-            "density": hits.double() / (NEIGHBOURS_DENSITY * count),
+            "density": hits.double() / (NEIGHBOURS["density"] * count),
             "coverage": covered.double().mean(),
         }
 
@@ -85,4 +84,4 @@ def _radii(cloud: Float64[Tensor, "n d"], block: int) -> tuple[Float64[Tensor, "
         # the nearest one, at distance 0, is the vector itself
         nearest.append(torch.cdist(part, cloud).topk(FEWEST, largest=False, sorted=True).values)
     distances = torch.cat(nearest)
-    return distances[:, NEIGHBOURS], distances[:, NEIGHBOURS_DENSITY]
+    return distances[:, NEIGHBOURS["precision"]], distances[:, NEIGHBOURS["density"]]

@@ -19,7 +19,7 @@ from imago.evaluation.extractors import FeatureExtractor
 from imago.evaluation.frechet import FrechetDistance
 from imago.evaluation.inception_score import InceptionScore
 from imago.evaluation.kernel import KernelDistance
-from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, NEIGHBOURS_DENSITY, PRDC
+from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, PRDC
 from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics
 from imago.images import ImageSpec, to_bytes
@@ -28,12 +28,6 @@ from imago.progress import Progress, progress_bar
 
 Sampler = Callable[[int, int], Tensor]
 _OPTIONS: dict[str, Any] = {"reset_real_features": False, "sync_on_compute": False}  # one process measures
-_NEIGHBOURS = {
-    "precision": NEIGHBOURS,
-    "recall": NEIGHBOURS,
-    "density": NEIGHBOURS_DENSITY,
-    "coverage": NEIGHBOURS_DENSITY,
-}
 
 
 class Evaluator(ABC):
@@ -210,7 +204,7 @@ class SampleQuality(Evaluator):
             self._metrics["prdc"] = prdc
             wide = f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more"
             counts = {"samples": count, "reference_images": count, "caveat": wide if count < FEW else ""}
-            for name, k in _NEIGHBOURS.items():
+            for name, k in NEIGHBOURS.items():
                 entries[name + extractor.suffix] = {**counts, "neighbours": k}
         else:
             self.notices.append(
