@@ -10,13 +10,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf"
+PLUGINS = Path(__file__).parent / "plugins"  # a user's own package and its configurations
 Command = Callable[..., tuple[int, str, str]]  # gives exit code, standard output and standard error
 
 
 def configuration(*overrides: str) -> dict[str, Any]:
-    """train.yaml with overrides, resolved to plain types."""
+    """train.yaml with overrides, resolved to plain types; the plugins' models are at hand."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", list(overrides))
+        config = compose("train", [f"hydra.searchpath=[file://{PLUGINS / 'conf'}]", *overrides])
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 

@@ -49,6 +49,7 @@ ALLOWED_BY_NAME = {
     "trainer": ("lightning.Trainer",),
     "logger": ("imago.loggers.wandb", "imago.loggers.tensorboard"),
 }
+PLUGINS: tuple[str, ...] = ()  # packages of the user's own, see allow
 
 # What a run may say about Lightning's trainer; the rest is the framework's.
 TRAINER_KEYS = (
@@ -287,10 +288,26 @@ def _check_machine(node: Mapping[str, Any]) -> None:
         )
 
 
+def allow(package: str) -> None:
+    """Let configurations and checkpoints construct the classes of a package of the user's own, in every group of ours.
+
+    Args:
+        package: its full name; it is imported when something of it is constructed.
+
+    Raises:
+        UserError: not the name of a package.
+    """
+    global PLUGINS
+    if not re.fullmatch(r"([a-zA-Z_]\w*\.)*[a-zA-Z_]\w*", package, re.ASCII):
+        raise UserError(f"plugins={package}: not the name of a Python package; write it as in import NAME")
+    PLUGINS = (*PLUGINS, f"{package}.")
+
+
 def _check_allowed(name: Any, key: str, found: Any = None) -> None:
     """Refuse a ``_target_`` by its name, or by what that names; arguments and errors as in :func:`target`."""
     group = re.split(r"\W", key, maxsplit=1)[0]
     packages, by_name = ALLOWED.get(group, ()), ALLOWED_BY_NAME.get(group, ())
+    packages += PLUGINS if packages else ()
     full = isinstance(name, str) and re.fullmatch(r"([a-zA-Z]\w*\.)+[a-zA-Z]\w*", name, re.ASCII)
     if full and name in by_name:
         return

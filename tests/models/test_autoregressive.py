@@ -16,9 +16,10 @@ from imago.errors import UserError
 from imago.images import ImageSpec, normalize
 from imago.models.autoregressive import Autoregressive
 from imago.rng import PerImageGenerator
-from models.test_laws import MODELS, Tensors, fit, images_of, make
+from models import test_laws
+from models.test_laws import Tensors, fit, images_of, make
 
-AUTOREGRESSIVE = [name for name in MODELS if isinstance(make(name, ImageSpec(1, 8, 8, 2)), Autoregressive)]
+MODELS = [name for name in test_laws.MODELS if isinstance(make(name, ImageSpec(1, 8, 8, 2)), Autoregressive)]
 TINY = {
     "binary-2x2": ImageSpec(1, 2, 2, levels=2, classes=2),
     "binary-1x5": ImageSpec(1, 1, 5, levels=2),
@@ -28,6 +29,12 @@ TINY = {
 }
 SMALL = {"gray-7x5": ImageSpec(1, 7, 5, classes=3), "rgb-4x6": ImageSpec(3, 4, 6), "binary-6x9": ImageSpec(1, 6, 9, 2)}
 DISTRIBUTIONS = ("softmax", "logistic_mixture")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests ask for a ``name``, and get the models of the file that they stand in."""
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", metafunc.module.MODELS)
 
 
 def lively(name: str, spec: ImageSpec, *overrides: str) -> Autoregressive:
@@ -54,7 +61,6 @@ def rank(spec: ImageSpec) -> Tensor:
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("spec", TINY)
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_probabilities_sum_to_one(name: str, spec: str, distribution: str) -> None:
     model = lively(name, TINY[spec], f"model/distribution={distribution}")
     images = every_image(TINY[spec])
@@ -66,7 +72,6 @@ def test_probabilities_sum_to_one(name: str, spec: str, distribution: str) -> No
         assert abs(float(model.log_prob(images, None).double().exp().sum()) - 1) < 1e-4
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_probabilities_of_every_class_sum_to_one(name: str) -> None:
     for spec in (TINY["binary-2x2"], TINY["rgb-1x2"]):
         model = lively(name, spec, "conditional=true")
@@ -78,7 +83,6 @@ def test_probabilities_of_every_class_sum_to_one(name: str) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("spec", SMALL)
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_no_value_sees_itself_or_a_later_one_by_gradient(name: str, spec: str, training: bool) -> None:
     """One copy of an image for every value; the gradient of that value's parameters to all inputs of all copies."""
     model = lively(name, SMALL[spec]).train(training)
@@ -97,7 +101,6 @@ def test_no_value_sees_itself_or_a_later_one_by_gradient(name: str, spec: str, t
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_changing_a_value_moves_no_logit_at_or_before_it(name: str, training: bool) -> None:
     for spec in SMALL.values():
         model = lively(name, spec).train(training)
@@ -118,7 +121,7 @@ def teacher_forced(model: Autoregressive, images: Tensor, labels: Tensor | None)
     """Parameters predicted value by value with kept activations, while the given images are filled in."""
     spec = model.spec
     signal = normalize(images, spec.levels)
-    state = model.net.incremental(len(images), labels)
+    state = model.net.incremental(torch.zeros_like(signal), labels)
     predicted = torch.zeros(len(images), *spec.shape, model.distribution.parameters)
     for row in range(spec.height):
         state.begin_row(row)
@@ -131,7 +134,6 @@ def teacher_forced(model: Autoregressive, images: Tensor, labels: Tensor | None)
 
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("spec", [*SMALL, "binary-2x2", "rgb-1x2"])
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_kept_activations_predict_what_the_network_does(name: str, spec: str, conditional: bool) -> None:
     chosen = {**SMALL, **TINY}[spec]
     if conditional and not chosen.classes:
@@ -164,7 +166,6 @@ def explained(model: Autoregressive, one: Tensor, other: Tensor, seed: int, labe
 
 
 @pytest.mark.parametrize("spec", [*SMALL, "rgb-1x2"])
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_fast_samples_are_the_plain_ones(name: str, spec: str) -> None:
     chosen = {**SMALL, **TINY}[spec]
     model = lively(name, chosen)
@@ -175,7 +176,6 @@ def test_fast_samples_are_the_plain_ones(name: str, spec: str) -> None:
     assert explained(model, fast, plain, 7, None)
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_samples_have_the_models_probabilities(name: str) -> None:
     """Pearson's χ² over all 16 images of 2x2 binary pixels; 15 degrees of freedom, 0.999 quantile 37.7."""
     spec = TINY["binary-2x2"]
@@ -188,7 +188,6 @@ def test_samples_have_the_models_probabilities(name: str) -> None:
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_cooled_samples_have_the_cooled_probabilities(name: str, distribution: str) -> None:
     """The same for 27 images of 3 levels at temperature 1/2; 26 degrees of freedom, 0.999 quantile 54.1."""
     spec = ImageSpec(1, 1, 3, levels=3)
@@ -204,7 +203,6 @@ def test_cooled_samples_have_the_cooled_probabilities(name: str, distribution: s
     assert float(((counts - n * probability) ** 2 / (n * probability)).sum()) < 54.1
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_no_images_are_no_mistake(name: str) -> None:
     spec = TINY["rgb-1x2"]
     model = make(name, spec, "conditional=true")
@@ -218,7 +216,6 @@ def test_no_images_are_no_mistake(name: str) -> None:
     assert (completed.dtype, completed.shape) == (torch.uint8, (0, *spec.shape))
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_a_completion_keeps_what_is_known_and_draws_the_rest(name: str) -> None:
     spec = SMALL["rgb-4x6"]
     model = lively(name, spec)
@@ -246,7 +243,6 @@ def test_a_completion_keeps_what_is_known_and_draws_the_rest(name: str) -> None:
         model.complete(images, top.float(), generator=PerImageGenerator(0))
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_temperature_zero_takes_the_likeliest(name: str) -> None:
     for spec in (SMALL["gray-7x5"], SMALL["binary-6x9"]):
         model = lively(name, spec)
@@ -260,7 +256,6 @@ def test_temperature_zero_takes_the_likeliest(name: str) -> None:
         assert not torch.equal(cold, model.sample(2, generator=PerImageGenerator(1)))
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_images_that_the_model_was_not_made_for_are_refused_with_both_numbers(name: str) -> None:
     model = make(name, ImageSpec(1, 6, 4, 2, classes=3), "conditional=true")
     assert isinstance(model, Autoregressive)
@@ -287,7 +282,6 @@ def test_images_that_the_model_was_not_made_for_are_refused_with_both_numbers(na
         make(name, ImageSpec(1, 6, 4, 2)).log_likelihood(images, labels)
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_two_images_cost_one_bit(name: str) -> None:
     """No model can give two equally frequent images less than log 2 nats on average, and a trained one comes near."""
     spec = ImageSpec(1, 6, 5, levels=2)
@@ -300,7 +294,6 @@ def test_two_images_cost_one_bit(name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_samples_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
     """Also where rows are captured as one graph; up to ties."""
     spec = SMALL["gray-7x5"]

@@ -1,4 +1,4 @@
-"""A model made in Python without settings is the one that conf/model describes."""
+"""What conf/model says fits every data set, and is what a model made in Python without settings is."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helpers import configuration
+from imago.config import build
 from imago.images import ImageSpec
 from imago.models.autoencoder import Autoencoder
 from imago.models.base import GenerativeModel
@@ -20,6 +21,7 @@ from imago.models.pixelcnn import PixelCNN
 from imago.models.pixelrnn import PixelRNN
 from imago.models.vae import VAE
 from imago.training.run import build_model
+from models.test_laws import MODELS
 
 CLASSES: dict[str, type[GenerativeModel]] = {
     "autoencoder": Autoencoder,
@@ -71,3 +73,15 @@ def test_defaults_are_those_of_the_configuration(name: str) -> None:
     assert settings_of(made) == settings_of(configured)
     shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (made, configured)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_configuration_of_every_model_builds_for_every_data_set(name: str) -> None:
+    for spec in (
+        ImageSpec(1, 8, 8, 256, 10),
+        ImageSpec(1, 28, 28, 2, 10),
+        ImageSpec(3, 32, 32, 256, 1000),
+        ImageSpec(1, 4, 4, 2),
+    ):
+        model = build(configuration(f"model={name}")["model"], "model", spec=spec)
+        assert model.sample(1).shape == (1, *spec.shape)

@@ -81,7 +81,7 @@ def test_incremental_predictions_are_the_networks(name: str, variant: str) -> No
     x = signal_of(spec, 2)
     with torch.inference_mode():
         expected = model.net(x, labels)
-        state = model.net.incremental(2, labels)
+        state = model.net.incremental(torch.zeros_like(x), labels)
         for row in range(spec.height):
             state.begin_row(row)
             for column in range(spec.width):

@@ -27,7 +27,7 @@ from imago.errors import UserError
 from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, bits_per_dim, normalize
 from imago.models.base import Common, ExplicitModel, Loss, evaluating
 from imago.nets.causal import AutoregressiveNet
-from imago.nets.incremental import Incremental, Recomputed
+from imago.nets.incremental import Recomputed
 from imago.rng import BatchGenerator, PerImageGenerator
 from imago.threads import suitable_threads
 
@@ -178,11 +178,8 @@ class Autoregressive(ExplicitModel, ABC):
         with torch.inference_mode(), suitable_threads(like.device):
             uniform = generator.uniform(n, channels, height, width).to(like.device, sampling_dtype(like.device))
             images = torch.zeros(n, *self.spec.shape, dtype=torch.long, device=like.device)
-            state: Incremental
-            if self.incremental:
-                state = self.net.incremental(n, labels)
-            else:
-                state = Recomputed(self.net, like.new_zeros(n, *self.spec.shape), labels)
+            blank = like.new_zeros(n, *self.spec.shape)
+            state = self.net.incremental(blank, labels) if self.incremental else Recomputed(self.net, blank, labels)
             # One row of everything, on the same memory for every row.
             u, drawn = uniform[:, :, 0].clone(), images[:, :, 0].clone()
             kept = None if known is None or given is None else (known[:, :, 0].clone(), drawn.clone())
@@ -215,4 +212,4 @@ class Autoregressive(ExplicitModel, ABC):
                     draw(row)
                 images[:, :, row] = drawn
                 self.report((row + 1) * width * channels, self.spec.dimensions)
-        return images.to(torch.uint8)
+        return images.to(self.spec.dtype)

@@ -73,9 +73,9 @@ class FVBNNet(OrderedNet):
         """(n, channels, height, width) → (n, channels, height, width, parameters): the a of σ(a) in equation 1."""
         return self.as_image(self.regression(self.ordered(x), labels))
 
-    def incremental(self, n: int, labels: Labels | None) -> "_Rows":
+    def incremental(self, blank: Normalized, labels: Labels | None) -> "_Rows":
         """One row of W (one for each parameter) at a time."""
-        return _Rows(self, n, labels)
+        return _Rows(self, len(blank), labels)
 
 
 class _Rows(OrderedIncremental):

@@ -104,9 +104,9 @@ class GatedPixelCNNNet(AutoregressiveNet):
             v, h = layer(v, h, labels)
         return self.head(h, labels)
 
-    def incremental(self, n: int, labels: Labels | None) -> RowProgram:
+    def incremental(self, blank: Normalized, labels: Labels | None) -> RowProgram:
         """The same layers on row buffers."""
-        program = RowProgram.of(self, self.spec, n, labels)
+        program = RowProgram.of(self, self.spec, len(blank), labels)
         v, h = program.image, program.image
         for layer in self.layers:
             assert isinstance(layer, GatedLayer)

@@ -117,9 +117,9 @@ class MADENet(OrderedNet):
         y = self.output(h, labels)
         return self.as_image(y if self.direct is None else y + self.direct(values))
 
-    def incremental(self, n: int, labels: Labels | None) -> "_Units":
+    def incremental(self, blank: Normalized, labels: Labels | None) -> "_Units":
         """Every hidden unit once, as soon as all that it may know is known."""
-        return _Units(self, n, labels)
+        return _Units(self, len(blank), labels)
 
 
 class _Units(OrderedIncremental):

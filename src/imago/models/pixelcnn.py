@@ -131,9 +131,9 @@ class PixelCNNNet(AutoregressiveNet):
             h = block(h)
         return self.head(h, labels)
 
-    def incremental(self, n: int, labels: Labels | None) -> RowProgram:
+    def incremental(self, blank: Normalized, labels: Labels | None) -> RowProgram:
         """The same layers on row buffers."""
-        program = RowProgram.of(self, self.spec, n, labels)
+        program = RowProgram.of(self, self.spec, len(blank), labels)
         h = self.first.unroll(program, program.image)
         for block in self.blocks:
             assert isinstance(block, Block)

@@ -154,9 +154,9 @@ class PixelRNNNet(AutoregressiveNet):
             h = pointwise(convolution, F.relu(h), labels)
         return h.unflatten(-1, (channels, -1)).unflatten(0, (height, width)).permute(2, 3, 0, 1, 4)
 
-    def incremental(self, n: int, labels: Labels | None) -> RowProgram:
+    def incremental(self, blank: Normalized, labels: Labels | None) -> RowProgram:
         """The same layers on row buffers."""
-        program = RowProgram.of(self, self.spec, n, labels)
+        program = RowProgram.of(self, self.spec, len(blank), labels)
         h = self.first.unroll(program, program.image)
         states: list[Row] = []
         for layer, widen in self.pairs():

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Normalized
-from imago.nets.incremental import Incremental, Operation, Row, RowProgram, parts_of
+from imago.nets.incremental import Incremental, Operation, Recomputed, Row, RowProgram, parts_of
 
 Map = Float[Tensor, "n _ height width"]
 
@@ -35,9 +35,14 @@ class AutoregressiveNet(nn.Module, ABC):
     ) -> Float[Tensor, "n channels height width parameters"]:
         """Parameters of the distribution of every value; those of a value depend on earlier values only."""
 
-    @abstractmethod
-    def incremental(self, n: int, labels: Labels | None) -> Incremental:
-        """A state in which ``n`` images are drawn value by value, at one position's work for each value."""
+    def incremental(self, blank: Normalized, labels: Labels | None) -> Incremental:
+        """A state in which images are drawn value by value; override it to do one position's work for each value.
+
+        Args:
+            blank: zeros (n, channels, height, width) on the network's device, to be written into.
+            labels: (n,) or ``None``.
+        """
+        return Recomputed(self, blank, labels)
 
 
 def scaled_uniform(*shape: int, fan_in: float | None = None) -> nn.Parameter:
