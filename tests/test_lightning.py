@@ -128,6 +128,11 @@ def test_debugging(tmp_path: Path, data: ImageDataModule, debugging: dict[str, A
     assert model.state.updates >= 1
 
 
+def test_floats_that_need_scaling_are_refused(tmp_path: Path, data: ImageDataModule) -> None:
+    with pytest.raises(UserError, match=r"precision=16-\w+: .* choose bf16-mixed or 32-true"):
+        trainer(tmp_path, max_steps=1, limit_val_batches=0, precision="16-true").fit(VAE(data.spec), datamodule=data)
+
+
 def test_names_arrays_and_pictures_are_taken(data: ImageDataModule) -> None:
     model = VAE(data.spec, conditional=True)
     by_name = model.sample(4, labels=["zero"] if "zero" in data.spec.class_names else [data.spec.class_names[0]])

@@ -296,7 +296,13 @@ class GenerativeModel(LightningModule, ABC):
         return self._means.take(self.trainer.strategy if self.trainer.world_size > 1 else None)
 
     def on_train_start(self) -> None:
-        """Start the clock, and let Lightning's counter of steps go on from a continued run's (Lightning's hook)."""
+        """Start the clock, and let Lightning's counter of steps go on from a continued run's (Lightning's hook).
+
+        Raises:
+            UserError: 16-bit floats, whose losses would have to be scaled.
+        """
+        if self.trainer.precision.startswith("16"):
+            raise UserError(f"precision={self.trainer.precision}: losses are not scaled; choose bf16-mixed or 32-true")
         self.state.start()
         total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         total.ready = total.completed = self.state.updates
