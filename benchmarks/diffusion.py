@@ -151,9 +151,13 @@ def our_sampling(model: Diffusion, n: int) -> Step:
     @torch.no_grad()
     def sample() -> torch.Tensor:
         x = torch.randn(n, *SPEC.shape)
-        way = Context(model.process, lambda: torch.randn(n, *SPEC.shape), model.variance)
-        estimate = model.guided(x, torch.tensor([501]), None)
-        return model.sampler.step(x, estimate, 501, 500, way)
+        context = Context(
+            model.noise_schedule,
+            lambda x, t: model.predict(x, torch.tensor([t])),
+            lambda: torch.randn(n, *SPEC.shape),
+            model.variance,
+        )
+        return model.sampler.step(x, context.predict(x, 0.501), 0.501, 0.5, context)
 
     return sample
 

@@ -12,7 +12,7 @@ from helpers import configuration
 from imago.diffusion.losses import VLB, Hybrid, Simple
 from imago.diffusion.predictions import X0, Epsilon, V
 from imago.diffusion.samplers import DDIM, Ancestral
-from imago.diffusion.schedules import Linear
+from imago.diffusion.schedules import Linear, column
 from imago.diffusion.variances import FixedLarge, FixedSmall, Learned
 from imago.distributions import discretised_normal
 from imago.errors import UserError
@@ -34,15 +34,15 @@ def make(spec: ImageSpec, *overrides: str) -> Diffusion:
 
 
 class Told(nn.Module):
-    """A network that knows the data: the answer is a function of x_t and t / T."""
+    """A network that knows the data: the answer is a function of x_t and t."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()
         self.answer = answer
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: torch.Tensor, position: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return self.answer(x, position) + 0 * self.weight
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        return self.answer(x, t) + 0 * self.weight
 
 
 def images_of(spec: ImageSpec, n: int) -> torch.Tensor:
@@ -104,7 +104,8 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
     model = make(spec, "model.steps=2", f"model/variance={variance}", "model/loss=vlb").eval()
     for p in model.net.parameters():
         p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
-    q = model.process
+    schedule = model.noise_schedule
+    first, second = (schedule.last_step(torch.tensor([t])) for t in (0.5, 1.0))
     grid = torch.linspace(-9, 9, 3001)
     width = 18 / 3000
 
@@ -112,18 +113,17 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
         log_variance = torch.as_tensor(log_variance)
         return torch.exp(-0.5 * ((x - mean) ** 2 / log_variance.exp() + log_variance + math.log(2 * math.pi)))
 
-    def back(t: int) -> tuple[torch.Tensor, torch.Tensor]:  # mean and log-variance of p(x_{t-1} | x_t), for x_t = grid
-        at = torch.full((len(grid),), t)
+    def back(t: float) -> tuple[torch.Tensor, torch.Tensor]:  # mean and log-variance of the step back from x_t = grid
         with torch.no_grad():
-            estimate = model.estimate(grid.view(-1, 1, 1, 1), at, None)
+            estimate = model.predict(grid.view(-1, 1, 1, 1), torch.tensor([t]))
         raw = None if estimate.raw_variance is None else estimate.raw_variance.flatten()
-        tilde = q.get_buffer("log_tilde")[t]
-        beta = q.get_buffer("log_beta")[t] if t > 1 or variance == "learned" else tilde
-        mean = q.get_buffer("from_image")[t] * estimate.image.flatten() + q.get_buffer("from_noisy")[t] * grid
-        return mean, model.variance.log(beta, tilde, raw).expand(len(grid))
+        q = second if t == 1 else first
+        log_beta = (q.log_beta if t == 1 or variance == "learned" else q.log_variance).flatten()
+        mean = q.image.flatten() * estimate.image.flatten() + q.noisy.flatten() * grid
+        return mean, model.variance.log(log_beta, q.log_variance.flatten(), raw).expand(len(grid))
 
-    mean_1, log_1 = back(2)
-    mean_0, log_0 = back(1)
+    mean_1, log_1 = back(1.0)
+    mean_0, log_0 = back(0.5)
     p_2 = normal(grid, 0.0, 0.0)
     p_1 = (normal(grid[:, None], mean_1[None], log_1[None]) * p_2[None]).sum(1) * width
     total, bounds = 0.0, []
@@ -132,13 +132,11 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
         decoder = discretised_normal(mean_0, 0.5 * log_0, torch.full((len(grid),), level), 2)
         likelihood = float((p_1 * decoder.exp()).sum() * width)
         total += likelihood
-        a, s = (q.get_buffer(name) for name in ("signal", "noise"))
-        q_1, q_2 = (normal(grid, a[t] * x_0, 2 * s[t].log()) for t in (1, 2))
+        alpha, sigma = schedule(torch.tensor([0.5, 1.0]))
+        q_1, q_2 = (normal(grid, alpha[k] * x_0, 2 * sigma[k].log()) for k in (0, 1))
         reconstruction = -float((q_1 * decoder).sum() * width)
-        tilde, tilde_mean = (
-            q.get_buffer("log_tilde")[2],
-            (q.get_buffer("from_image")[2] * x_0 + q.get_buffer("from_noisy")[2] * grid),
-        )
+        tilde = second.log_variance.flatten()
+        tilde_mean = second.image.flatten() * x_0 + second.noisy.flatten() * grid
         kl = 0.5 * (log_1 - tilde + ((tilde_mean - mean_1) ** 2 + tilde.exp()) * (-log_1).exp() - 1)
         expected = {
             "elbo/regularisation": float((q_2 * (q_2.clamp(min=1e-38) / p_2.clamp(min=1e-38)).log()).sum() * width),
@@ -180,17 +178,16 @@ def known(steps: int, variance: Any, scale: float = 0.25) -> Diffusion:
     """The optimal denoiser of 256-level pixels from N(0, scale²); with a learned variance, the exact one."""
     spec = ImageSpec(1, 1, 1)
 
-    def answer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        t = (position * steps).round().long()
-        a, s = (model.process.at(name, t) for name in ("signal", "noise"))
-        total = a**2 * scale**2 + s**2
-        image = a * scale**2 / total * x
+    def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = model.noise_schedule(column(t))
+        total = alpha**2 * scale**2 + sigma**2
+        image = alpha * scale**2 / total * x
         if not model.variance.learned:
             return image[:, None]
-        tilde, beta = model.process.at("log_tilde", t), model.process.at("log_beta", t)
-        own = torch.where(t.view(-1, 1, 1, 1) > 1, tilde.exp(), 0.0)
-        exact = (own + model.process.at("from_image", t) ** 2 * scale**2 * s**2 / total).log()
-        v = (exact - tilde) / torch.where(beta == tilde, 1.0, beta - tilde)
+        q = model.noise_schedule.last_step(t)
+        own = torch.where(column(t) * steps > 1.5, q.log_variance.exp(), 0.0)
+        exact = (own + q.image**2 * scale**2 * sigma**2 / total).log()
+        v = (exact - q.log_variance) / torch.where(q.log_beta == q.log_variance, 1.0, q.log_beta - q.log_variance)
         return torch.stack([image, (2 * v - 1).expand_as(image)], 1)
 
     model = told(spec, steps, answer, variance).eval()
@@ -244,21 +241,14 @@ def test_a_random_part_of_the_terms_is_right_on_average() -> None:
 def learned_with(model: Diffusion, images: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
     """The loss of a batch, with its graph, and what the network was asked for it."""
     asked: dict[str, Any] = {}
-    ask = model.predict
 
-    def spy(noisy: torch.Tensor, t: torch.Tensor, given: torch.Tensor | None) -> Any:
-        asked.update(noisy=noisy, t=t, labels=given)
-        asked["answer"] = ask(noisy, t, given)
-        for tensor in asked["answer"]:
-            if tensor is not None:
-                tensor.retain_grad()
-        return asked["answer"]
+    def spy(net: nn.Module, given: Any, answer: torch.Tensor) -> None:
+        asked.update(zip(("noisy", "t", "labels"), given, strict=True), answer=answer)
+        answer.retain_grad()
 
-    model.predict = spy  # type: ignore[method-assign]
-    rng = BatchGenerator(generator=torch.Generator().manual_seed(5))
-    (loss,) = model.losses(Batch(images, labels), rng)
-    asked["loss"] = loss.value
-    return asked
+    model.net.register_forward_hook(spy)
+    (loss,) = model.losses(Batch(images, labels), BatchGenerator(generator=torch.Generator().manual_seed(5)))
+    return asked | {"loss": loss.value}
 
 
 def test_the_full_loss_is_the_bound_on_average() -> None:
@@ -268,7 +258,7 @@ def test_the_full_loss_is_the_bound_on_average() -> None:
     """
     spec, target = ImageSpec(1, 2, 2), 0.1
 
-    def answer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.full_like(x, target)[:, None]
 
     model = told(spec, 5, answer)
@@ -284,12 +274,13 @@ def test_training_draws_every_time_and_hides_labels() -> None:
     model = make(spec, "model.steps=4", "conditional=true", "model.p_uncond=0.25")
     labels = torch.arange(4000) % 3
     asked = learned_with(model, images_of(spec, 4000), labels)
-    assert torch.bincount(asked["t"], minlength=5).tolist() == pytest.approx([0, 1000, 1000, 1000, 1000], abs=120)
+    steps = (4 * asked["t"]).round().long()
+    assert torch.bincount(steps, minlength=5).tolist() == pytest.approx([0, 1000, 1000, 1000, 1000], abs=120)
     hidden = asked["labels"] == 3
     assert float(hidden.float().mean()) == pytest.approx(0.25, abs=0.03)
     assert torch.equal(asked["labels"][~hidden], labels[~hidden])
     # Which labels are hidden has nothing to do with t.
-    assert float(hidden[asked["t"] == 1].float().mean()) == pytest.approx(0.25, abs=0.06)
+    assert float(hidden[steps == 1].float().mean()) == pytest.approx(0.25, abs=0.06)
     with pytest.raises(UserError, match=r"model.p_uncond=0.1: .* conditional=true, or p_uncond=0"):
         make(spec, "model.p_uncond=0.1")
 
@@ -302,14 +293,14 @@ def test_the_hybrid_moves_means_by_the_simple_loss_and_variances_by_the_bound() 
     for name in ("hybrid", "vlb"):
         asked = learned_with(make(spec, *learned, f"model/loss={name}"), images)
         asked["loss"].backward()
-        gradients[name] = [part.grad for part in asked["answer"]]
+        gradients[name] = asked["answer"].grad.unbind(1)
     model = make(spec, *learned, "model/loss=hybrid")
-    model.loss = Simple()
+    model.weighting = Simple()
     asked = learned_with(model, images)
     asked["loss"].backward()
     mean, variance = gradients["hybrid"]
-    torch.testing.assert_close(mean, asked["answer"][0].grad)
-    assert asked["answer"][1].grad is None
+    torch.testing.assert_close(mean, asked["answer"].grad[:, 0])
+    assert not bool(asked["answer"].grad[:, 1].any())
     torch.testing.assert_close(variance, 0.001 * gradients["vlb"][1])
     assert bool((variance != 0).all())
 
@@ -345,9 +336,9 @@ def test_a_compiled_network_is_the_same_network() -> None:
     plain, compiled = make(spec), make(spec, "model.compile=true")
     assert list(plain.state_dict()) == list(compiled.state_dict())
     compiled.load_state_dict(plain.state_dict())
-    x, t = torch.randn(2, 1, 8, 8), torch.tensor([300])
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.3])
     with torch.no_grad():
-        torch.testing.assert_close(compiled.eval().predict(x, t, None)[0], plain.eval().predict(x, t, None)[0])
+        torch.testing.assert_close(compiled.eval()(x, t, None), plain.eval()(x, t, None))
 
 
 # --- guidance and chains ---------------------------------------------------------------------------------------------
@@ -357,13 +348,12 @@ def test_guidance_moves_away_from_what_is_said_without_a_label() -> None:
     spec = ImageSpec(1, 6, 6, classes=3)
     options = ("conditional=true", "model.p_uncond=0.2", "model/prediction=x0")
     plain, guided = make(spec, *options).eval(), make(spec, *options, "model.guidance=2.0").eval()
-    x, t, labels = 0.1 * torch.randn(4, 1, 6, 6), torch.tensor([700]), torch.tensor([0, 1, 2, 1])
+    x, t, labels = 0.1 * torch.randn(4, 1, 6, 6), torch.tensor([0.7]), torch.tensor([0, 1, 2, 1])
     with torch.no_grad():
-        known, unknown = (plain.estimate(x, t, y).image for y in (labels, torch.full((4,), 3)))
-        found = guided.guided(x, t, labels).image
+        known, unknown = (plain.predict(x, t, y).image for y in (labels, torch.full((4,), 3)))
+        found = guided.predict(x, t, labels, guidance=2.0).image
     assert not torch.allclose(known, unknown)
     torch.testing.assert_close(found, (3 * known - 2 * unknown).clamp(-1, 1), atol=1e-5, rtol=1e-5)
-    assert torch.equal(plain.guided(x, t, labels).image, known)
     assert (plain.nfe, guided.nfe) == (50, 100)
     assert guided.sampling == "DDIM, 50 steps, uniform, eta 0, guidance 2"
 
@@ -372,38 +362,32 @@ def test_noise_prediction_guides_the_noise() -> None:
     """Ho & Salimans, eq. 6: (1 + w) ε(x, label) − w ε(x), from which the image follows."""
     spec = ImageSpec(1, 6, 6, classes=2)
     model = make(spec, "conditional=true", "model.p_uncond=0.2", "model.guidance=1.5").eval()
-    x, labels, t = 0.1 * torch.randn(3, 1, 6, 6), torch.tensor([0, 1, 1]), torch.tensor([300])
+    x, labels, t = 0.1 * torch.randn(3, 1, 6, 6), torch.tensor([0, 1, 1]), torch.tensor([0.3])
     with torch.no_grad():
-        noise = 2.5 * model.predict(x, t, labels)[0] - 1.5 * model.predict(x, t, torch.full((3,), 2))[0]
-        a, s = model.process.at("signal", t), model.process.at("noise", t)
-        torch.testing.assert_close(model.guided(x, t, labels).image, ((x - s * noise) / a).clamp(-1, 1))
+        noise = 2.5 * model(x, t, labels)[:, 0] - 1.5 * model(x, t, torch.full((3,), 2))[:, 0]
+        alpha, sigma = model.noise_schedule.at(0.3)
+        found = model.predict(x, t, labels, guidance=1.5).image
+        torch.testing.assert_close(found, ((x - sigma * noise) / alpha).clamp(-1, 1))
 
 
-def test_the_chain_of_a_sample_ends_with_the_sample() -> None:
+def test_a_trajectory_ends_with_the_sample() -> None:
     spec = ImageSpec(1, 6, 6, classes=2)
-    for options in (("model/sampler=ancestral", "model.steps=30"), ("conditional=true",)):
-        model = make(spec, *options).train()
+    for options in (
+        ("model/sampler=ancestral", "model.steps=30"),
+        ("conditional=true", "model.p_uncond=0.2", "model.guidance=1.0"),
+    ):
+        model = make(spec, *options).eval()
         labels = torch.tensor([1, 0, 1]) if model.conditional else None
-        chain = model.sample_chain(3, 5, PerImageGenerator(4), labels)
-        images = model.sample(3, generator=PerImageGenerator(4), labels=labels)
-        assert (chain.times[0], chain.times[-1]) == (model.process.steps, 0)
-        assert len(chain.times) == 5
-        assert chain.image is not None
-        assert torch.equal(chain.image[-1], chain.noisy[-1])
-        noise = PerImageGenerator(4).normal(3, 1, 6, 6)
-        assert torch.equal(chain.noisy[0], noise)
         with torch.no_grad():
-            t = torch.tensor([model.process.steps])
-            torch.testing.assert_close(chain.image[0], model.eval().estimate(noise, t, labels).image)
-        model.train()
-        assert chain.times == sorted(chain.times, reverse=True)
-        assert torch.equal(((chain.noisy[-1] + 1) * 127.5).round().to(torch.uint8), images)
-        assert model.training
-
-
-def test_a_chain_has_two_ends() -> None:
-    with pytest.raises(UserError, match=r"snapshots=1: .* give 2 or more"):
-        make(ImageSpec(1, 6, 6)).sample_chain(1, 1, PerImageGenerator(0))
+            states = list(model.trajectory(3, labels, PerImageGenerator(4)))
+            noise = PerImageGenerator(4).normal(3, 1, 6, 6)
+            first = model.predict(noise, torch.tensor([1.0]), labels, model.guidance).image
+        assert [s.t for s in states] == model.sampler.times(model.steps)
+        assert torch.equal(states[0].noisy, noise)
+        torch.testing.assert_close(states[0].image, first)
+        assert torch.equal(states[-1].image, states[-1].noisy)
+        images = model.sample(3, generator=PerImageGenerator(4), labels=labels)
+        assert torch.equal(((states[-1].noisy + 1) * 127.5).round().to(torch.uint8), images)
 
 
 def test_an_image_is_the_same_in_any_batch_when_noise_is_drawn_on_the_way() -> None:
@@ -417,30 +401,15 @@ def test_an_image_is_the_same_in_any_batch_when_noise_is_drawn_on_the_way() -> N
         assert model.sampling.startswith("Ancestral, all steps, uniform, variance fixed_small")
 
 
-def test_the_forward_chain_starts_with_the_image_and_ends_in_noise() -> None:
-    model = make(ImageSpec(1, 16, 16))
-    images = torch.full((40, 1, 16, 16), 255, dtype=torch.uint8)
-    chain = model.chain(images, [0, 100, 500, 1000], PerImageGenerator(0))
-    assert chain.noisy.shape == (4, 40, 1, 16, 16)
-    assert bool((chain.noisy[0] == 1).all())
-    for k, t in enumerate(chain.times):
-        alpha_bar = float(model.process.alpha_bar[t])
-        assert float(chain.noisy[k].mean()) == pytest.approx(math.sqrt(alpha_bar), abs=0.05)
-        assert float(chain.noisy[k].std()) == pytest.approx(math.sqrt(1 - alpha_bar), abs=0.05)
-    with pytest.raises(UserError, match=r"times=\[5, 1\]: give ascending times in 0..1000"):
-        model.chain(images, [5, 1], PerImageGenerator(0))
-
-
 @pytest.mark.parametrize("prediction", [Epsilon(), X0(), V()], ids=lambda p: type(p).__name__)
 def test_ddim_of_a_perfect_denoiser_finds_the_image(prediction: Any) -> None:
     """If all images are one, every sampler ends there, whatever the network is asked for."""
     spec = ImageSpec(1, 3, 3)
     target = torch.linspace(-1, 1, 9).view(1, 1, 3, 3)
 
-    def answer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        t = (position * 100).round().long()
-        a, s = (model.process.at(name, t) for name in ("signal", "noise"))
-        return prediction.target(target.expand_as(x), (x - a * target) / s, a, s)[:, None]
+    def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = model.noise_schedule(column(t))
+        return prediction.target(target.expand_as(x), (x - alpha * target) / sigma, alpha, sigma)[:, None]
 
     for sampler in (Ancestral(), DDIM(7)):
         model = told(spec, 100, answer, sampler=sampler)

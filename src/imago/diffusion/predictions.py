@@ -1,6 +1,6 @@
 """What the network is asked for.
 
-Given x_t = a x_0 + s ε with a = √ᾱ_t and s = √(1 − ᾱ_t), any one of these gives the rest.
+Given x_t = α x_0 + σ ε, any one of these gives the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -11,48 +11,48 @@ from imago.images import Normalized
 
 
 class Prediction(ABC):
-    """A quantity that the network estimates from x_t and t; a and s are tensors that broadcast against images."""
+    """A quantity that the network estimates from x_t and t; alpha and sigma broadcast against images."""
 
     @abstractmethod
-    def target(self, x: Normalized, noise: Normalized, a: Tensor, s: Tensor) -> Normalized:
-        """What the network should have said of x_t = a x + s noise."""
+    def target(self, x: Normalized, noise: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
+        """What the network should have said of x_t = α x + σ noise."""
 
     @abstractmethod
-    def image(self, output: Normalized, noisy: Normalized, a: Tensor, s: Tensor) -> Normalized:
+    def image(self, output: Normalized, noisy: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
         """The estimate of x_0 that an output stands for."""
 
 
 class Epsilon(Prediction):
-    """ε itself (Ho et al. 2020, section 3.2): how well x_0 is known from it falls with ᾱ_t."""
+    """ε itself (Ho et al. 2020, section 3.2): how well x_0 is known from it falls with α."""
 
-    def target(self, x: Normalized, noise: Normalized, a: Tensor, s: Tensor) -> Normalized:
+    def target(self, x: Normalized, noise: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
         """ε."""
         return noise
 
-    def image(self, output: Normalized, noisy: Normalized, a: Tensor, s: Tensor) -> Normalized:
-        """(x_t − s ε) / a; Ho et al., eq. 15."""
-        return (noisy - s * output) / a
+    def image(self, output: Normalized, noisy: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
+        """(x_t − σ ε) / α; Ho et al., eq. 15."""
+        return (noisy - sigma * output) / alpha
 
 
 class X0(Prediction):
     """x_0 itself."""
 
-    def target(self, x: Normalized, noise: Normalized, a: Tensor, s: Tensor) -> Normalized:
+    def target(self, x: Normalized, noise: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
         """x_0."""
         return x
 
-    def image(self, output: Normalized, noisy: Normalized, a: Tensor, s: Tensor) -> Normalized:
+    def image(self, output: Normalized, noisy: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
         """The output."""
         return output
 
 
 class V(Prediction):
-    """v = a ε − s x_0, how x_t moves as a²+s²=1 turns (Salimans & Ho 2022, section 4): good at both ends."""
+    """v = α ε − σ x_0, how x_t moves as α² + σ² = 1 turns (Salimans & Ho 2022, section 4): good at both ends."""
 
-    def target(self, x: Normalized, noise: Normalized, a: Tensor, s: Tensor) -> Normalized:
-        """a ε − s x_0."""
-        return a * noise - s * x
+    def target(self, x: Normalized, noise: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
+        """α ε − σ x_0."""
+        return alpha * noise - sigma * x
 
-    def image(self, output: Normalized, noisy: Normalized, a: Tensor, s: Tensor) -> Normalized:
-        """a x_t − s v."""
-        return a * noisy - s * output
+    def image(self, output: Normalized, noisy: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
+        """(α x_t − σ v) / (α² + σ²)."""
+        return (alpha * noisy - sigma * output) / (alpha**2 + sigma**2)

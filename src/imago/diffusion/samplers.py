@@ -1,7 +1,7 @@
-"""Ways back from noise to an image. All of them ask the same network; they differ in how often, and in what they add.
+"""Samplers: steps from noise to an image. All of them ask the same network; they differ in how often and what they add.
 
-A sampler visits some times T = τ_S > … > τ_1 > τ_0 = 0. At each it is told the network's estimate x̂ of x_0 (from which
-ε̂ = (x_t − √ᾱ_t x̂) / √(1 − ᾱ_t)), and goes from t to the next s. At s = 0 what is left is x̂ itself.
+A sampler visits some times 1 = τ_S > … > τ_1 > τ_0 = 0. At each it has the network's estimate x̂ of x_0 (from which
+ε̂ = (x_t − α_t x̂) / σ_t), and steps from t to the next s. At s = 0 what is left is x̂ itself.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import torch
 from pydantic import Field, PositiveInt
 
-from imago.diffusion.process import Process
+from imago.diffusion.schedules import NoiseSchedule
 from imago.diffusion.variances import Variance
 from imago.errors import UserError
 from imago.images import Normalized
@@ -24,42 +24,41 @@ class Estimate(NamedTuple):
     """What the network makes of x_t: x̂, and its output for a learned variance."""
 
     image: Normalized
-    raw_variance: Normalized | None
+    raw_variance: Normalized | None = None
 
 
 class State(NamedTuple):
-    """A station on the way: the images x_t, and what x_0 the network expects of them (at t = 0, themselves)."""
+    """A point of a trajectory: the images x_t, and the x_0 that the network expects of them (at t = 0, themselves)."""
 
-    t: int
+    t: float
     noisy: Normalized
     image: Normalized
 
 
 @dataclass
 class Context:
-    """What a walk has at hand.
+    """What a sampler has at hand.
 
     Attributes:
-        process: q.
+        schedule: α and σ.
+        predict: the network: (x_t, t) → x̂.
         draw: gives standard normal numbers of the images' shape.
         variance: of the steps back.
         previous: the time before this one, and what the image was estimated to be there.
     """
 
-    process: Process
+    schedule: NoiseSchedule
+    predict: Callable[[Normalized, float], Estimate]
     draw: Callable[[], Normalized]
     variance: Variance
-    previous: tuple[int, Normalized] | None = None
-
-
-Denoiser = Callable[[Normalized, int], Estimate]  # (x_t, t) → x̂, …
+    previous: tuple[float, Normalized] | None = None
 
 
 class Sampler(ABC):
-    """A walk from x_T to x_0.
+    """A trajectory from x_1 to x_0.
 
     Args:
-        steps: S, how many times the network is asked; ``None`` for all T.
+        steps: S; ``None`` for all of a process in discrete time.
         spacing: ``uniform`` steps of t, or ``quadratic`` ones, which are closer together at the end (Song et al. 2021,
             appendix D.2).
 
@@ -77,44 +76,48 @@ class Sampler(ABC):
         """The protocol's words: ``DDIM, 50 steps, uniform``."""
         return f"{type(self).__name__}, {self.steps or 'all'} steps, {self.spacing}"
 
-    def times(self, total: int) -> list[int]:
-        """τ_S, …, τ_1, 0 for a process of ``total`` steps.
+    def times(self, total: int | None) -> list[float]:
+        """1 = τ_S, …, τ_1, 0 for a process of ``total`` steps, at multiples of 1 / total; ``None`` is continuous time.
 
         Raises:
-            UserError: more steps than the process has.
+            UserError: more steps than the process has, or no number of them in continuous time.
         """
         steps = self.steps or total
-        if steps > total:
+        if steps is None:
             raise UserError(
-                f"model.sampler.steps={steps}: the process has model.steps={total} steps; give at most so many, or null"
+                "model.sampler.steps=null: in continuous time there is no number of all steps; give one, such as 50"
             )
         position = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         if self.spacing == "quadratic":
             position = position.square()
+        if total is None:
+            return [*position.tolist()[::-1], 0.0]
+        if steps > total:
+            raise UserError(
+                f"model.sampler.steps={steps}: the process has model.steps={total} steps; give at most so many, or null"
+            )
         # Rounded, and where several would fall on one time, moved apart.
         times = [0]
         for exact in (position * total).round().long().tolist():
             times.append(max(exact, times[-1] + 1))
-        return times[::-1]
+        return [k / total for k in times[::-1]]
 
-    def trajectory(self, denoise: Denoiser, x: Normalized, context: Context) -> Iterator[State]:
-        """The states at each time, the first of them at t = T, the last at t = 0.
+    def nfe(self, total: int | None) -> int:
+        """How often the network is asked; arguments and errors as in :meth:`times`."""
+        return len(self.times(total)) - 1
 
-        Args:
-            denoise: the network.
-            x: x_T, standard normal (n, channels, height, width).
-            context: the process, the noise, the variances.
-        """
-        for t, s in pairwise(self.times(context.process.steps)):
-            estimate = denoise(x, t)
+    def trajectory(self, x: Normalized, context: Context) -> Iterator[State]:
+        """Yield the states at each time, the first of them at t = 1, the last at t = 0, from x = x_1."""
+        for t, s in pairwise(self.times(context.schedule.steps)):
+            estimate = context.predict(x, t)
             yield State(t, x, estimate.image)
             x = estimate.image if s == 0 else self.step(x, estimate, t, s, context)
             context.previous = (t, estimate.image)
-        yield State(0, x, x)
+        yield State(0.0, x, x)
 
     @abstractmethod
-    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
-        """x_s from x_t, for s ≥ 1."""
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
+        """x_s from x_t and the estimate there, for 0 < s < t."""
 
 
 class Ancestral(Sampler):
@@ -125,9 +128,9 @@ class Ancestral(Sampler):
 
     uses_variance = True
 
-    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
         """See :class:`Sampler`."""
-        q = context.process.posterior(s, t)
+        q = context.schedule.posterior(s, t)
         # Tensors of no dimension on the CPU join any device's without a copy to wait for.
         log_beta, log_tilde = (torch.tensor(math.log(v), dtype=torch.float32) for v in (q.beta, q.variance))
         scale = torch.exp(0.5 * context.variance.log(log_beta, log_tilde, estimate.raw_variance))
@@ -135,12 +138,12 @@ class Ancestral(Sampler):
 
 
 class DDIM(Sampler):
-    """x_s = √ᾱ_s x̂ + √(1 − ᾱ_s − σ²) ε̂ + σ ε (Song et al. 2021, eq. 12): noise is optional.
+    """x_s = α_s x̂ + √(σ_s² − σ²) ε̂ + σ ε (Song et al. 2021, eq. 12): noise is optional.
 
     Args:
         steps: S.
         spacing: of the times.
-        eta: σ in units of the ancestral sampler's √β̃: 1 is DDPM, 0 a function from x_T to the image.
+        eta: σ in units of the ancestral sampler's √β̃: 1 is DDPM, 0 a function from x_1 to the image.
     """
 
     def __init__(
@@ -156,32 +159,30 @@ class DDIM(Sampler):
         """With η."""
         return f"{super().__str__()}, eta {self.eta:g}"
 
-    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
         """See :class:`Sampler`."""
-        before, now = float(context.process.alpha_bar[s]), float(context.process.alpha_bar[t])
-        sigma = self.eta * math.sqrt(context.process.posterior(s, t).variance)  # eq. 16
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = context.schedule.at(s), context.schedule.at(t)
+        noise = self.eta * math.sqrt(context.schedule.posterior(s, t).variance)  # eq. 16
         # One formula for both directions of the estimate: ε̂ is put in where it belongs.
-        towards = math.sqrt(max(0.0, 1 - before - sigma**2) / (1 - now))
-        x = (math.sqrt(before) - math.sqrt(now) * towards) * estimate.image + towards * x
-        return x + sigma * context.draw() if self.eta else x
+        kept = math.sqrt(max(0.0, sigma_s**2 - noise**2)) / sigma_t
+        x = (alpha_s - alpha_t * kept) * estimate.image + kept * x
+        return x + noise * context.draw() if self.eta else x
 
 
 class DPMSolver(Sampler):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): the same path as DDIM's, in steps of second order.
 
-    In λ = log(√ᾱ / √(1 − ᾱ)) the path solves a linear differential equation whose driving term is x̂; two estimates
-    give its slope. DDIM is the first-order rule.
+    In λ = log(α / σ) the path solves a linear differential equation whose driving term is x̂; two estimates give its
+    slope. DDIM is the first-order rule.
     """
 
-    def step(self, x: Normalized, estimate: Estimate, t: int, s: int, context: Context) -> Normalized:
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
         """See :class:`Sampler`."""
-        process = context.process
-        h = process.log_snr(s) - process.log_snr(t)
-        image = estimate.image
+        schedule, image = context.schedule, estimate.image
+        h = schedule.log_snr(s) - schedule.log_snr(t)
         if context.previous is not None:
             previous, older = context.previous
-            ratio = h / (process.log_snr(t) - process.log_snr(previous))  # 1 / r
+            ratio = h / (schedule.log_snr(t) - schedule.log_snr(previous))  # 1 / r; 0 from pure noise on
             image = image + 0.5 * ratio * (image - older)
-        a, sigma = math.sqrt(process.alpha_bar[s]), math.sqrt(1 - process.alpha_bar[s])
-        sigma_now = math.sqrt(1 - process.alpha_bar[t])
-        return (sigma / sigma_now) * x - a * math.expm1(-h) * image
+        alpha, sigma = schedule.at(s)
+        return (sigma / schedule.at(t)[1]) * x - alpha * math.expm1(-h) * image

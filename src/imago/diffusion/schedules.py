@@ -1,26 +1,95 @@
-"""How fast an image is destroyed: the share ᾱ_t of its variance that is left after t of T steps.
+"""Noise schedules: x_t = α(t) x_0 + σ(t) ε, from the image at t = 0 to noise at t = 1.
 
-All schedules are written for T = 1000, as in the papers, and for some fifty steps or more keep their ᾱ as a function of
-t / T nearly the same: β_t grows by 1000 / T. Where that would pass :data:`LARGEST_BETA`, with twenty steps or fewer, it
-is cut there.
+Everything else of a Gaussian diffusion process follows from α and σ (Kingma et al. 2021, appendix A). For s < t,
+
+    q(x_t | x_s) = N(a x_s, β I),    a = α_t / α_s,    β = σ_t² − a² σ_s²                                           (1)
+    q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, β̃ I),
+    c_0 = α_s β / σ_t²,    c_t = a σ_s² / σ_t²,    β̃ = β σ_s² / σ_t².                                               (2)
+
+Ho et al. 2020 have a chain of T steps t = 1/T, …, 1 with α_t² = ᾱ_t = Π (1 − β) and σ_t² = 1 − ᾱ_t, defined by its
+variances β_1..β_T. All families of β here are written for T = 1000, as in the papers, and for some fifty steps or more
+keep their ᾱ as a function of t nearly the same: β grows by 1000 / T. Where that would pass :data:`LARGEST_BETA`, with
+twenty steps or fewer, it is cut there.
 """
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from pydantic import Field, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
+from imago.images import Normalized
+
+Times = Float[Tensor, " #n"]  # in (0, 1], of each image or one of all
+Column = Float[Tensor, "#n 1 1 1"]
 Betas = Float64[Tensor, " steps"]
 
 LARGEST_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: a step that leaves nothing cannot be undone
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
-class NoiseSchedule(ABC):
+def column(t: Times) -> Column:
+    """Times in a shape that broadcasts against images."""
+    return t.view(-1, 1, 1, 1)
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, β̃ I), equation 2, and β of equation 1."""
+
+    image: float
+    noisy: float
+    variance: float
+    beta: float
+
+
+class NoiseSchedule(nn.Module, ABC):
+    """A function t ↦ (α(t), σ(t)) on [0, 1] with α(0) = 1, σ(0) = 0 and a signal-to-noise ratio that falls.
+
+    Attributes:
+        steps: T of a process in discrete time, whose times are the multiples of 1 / T; ``None`` in continuous time.
+    """
+
+    steps: int | None = None
+
+    @abstractmethod
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α(t) and σ(t), of the shape of ``t``."""
+
+    def at(self, t: float) -> tuple[float, float]:
+        """α(t) and σ(t) in float64."""
+        alpha, sigma = self(torch.tensor(t, dtype=torch.float64))
+        return float(alpha), float(sigma)
+
+    def diffuse(self, x: Normalized, t: Times, noise: Normalized) -> Normalized:
+        """x_t ~ q(x_t | x_0) from standard normal ``noise``."""
+        alpha, sigma = self(column(t))
+        return alpha * x + sigma * noise
+
+    def step(self, x: Normalized, s: float, t: float, noise: Normalized) -> Normalized:
+        """x_t ~ q(x_t | x_s) for s < t, equation 1."""
+        return self.at(t)[0] / self.at(s)[0] * x + math.sqrt(self.posterior(s, t).beta) * noise
+
+    def posterior(self, s: float, t: float) -> Posterior:
+        """q(x_s | x_t, x_0) for s < t, equation 2."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.at(s), self.at(t)
+        a = alpha_t / alpha_s
+        kept = (sigma_s / sigma_t) ** 2
+        beta = sigma_t**2 - (a * sigma_s) ** 2
+        return Posterior(image=alpha_s * beta / sigma_t**2, noisy=a * kept, variance=beta * kept, beta=beta)
+
+    def log_snr(self, t: float) -> float:
+        """λ(t) = log(α / σ), half the logarithm of the signal-to-noise ratio; infinite where one of them is 0."""
+        alpha, sigma = self.at(t)
+        return math.inf if not sigma else -math.inf if not alpha else math.log(alpha / sigma)
+
+
+# --- discrete time ----------------------------------------------------------------------------------------------------
+
+
+class BetaSchedule(ABC):
     """A family of sequences β_1..β_T, the variances that the steps add."""
 
     @abstractmethod
@@ -28,7 +97,62 @@ class NoiseSchedule(ABC):
         """β_1..β_T in float64, each in (0, 0.999]."""
 
 
-class _Between(NoiseSchedule):
+class Step(NamedTuple):
+    """q(x_{t−1/T} | x_t, x_0) as in :class:`Posterior`, for each image."""
+
+    image: Column
+    noisy: Column
+    log_variance: Column
+    log_beta: Column
+
+
+class DiscreteSchedule(NoiseSchedule):
+    """A Markov chain of T steps (Sohl-Dickstein et al. 2015; Ho et al. 2020, eq. 2 and 4); no weights in checkpoints.
+
+    Args:
+        betas: the variances.
+        steps: T.
+
+    Attributes:
+        alpha_bar: float64 (T + 1,) on the CPU: ᾱ_0 = 1, …, ᾱ_T.
+    """
+
+    steps: int
+    table: Float[Tensor, "times columns"]
+
+    def __init__(self, betas: BetaSchedule, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas(steps)).cumprod(0)])
+        posterior = [self.posterior((k - 1) / steps, k / steps) for k in range(1, steps + 1)]
+        # β̃_1 is 0: x_0 is known. Where a logarithm is needed β̃_2 stands for it (Ho et al. 2020, as coded).
+        variances = [p.variance for p in posterior]
+        variances[0] = variances[1] if steps > 1 else posterior[0].beta
+        rows = [(p.image, p.noisy, math.log(v), math.log(p.beta)) for p, v in zip(posterior, variances, strict=True)]
+        backward = torch.tensor([(math.nan,) * 4, *rows], dtype=torch.float64)
+        forward = torch.stack([self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()], 1)
+        self.register_buffer("table", torch.cat([forward, backward], 1).float(), persistent=False)
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 − ᾱ_t)."""
+        alpha, sigma = self.table[self.index(t), :2].unbind(-1)
+        return alpha, sigma
+
+    def at(self, t: float) -> tuple[float, float]:
+        """See :meth:`NoiseSchedule.at`."""
+        alpha_bar = float(self.alpha_bar[round(t * self.steps)])
+        return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+
+    def index(self, t: Tensor) -> Tensor:
+        """1..T of times."""
+        return (t * self.steps).round().long()
+
+    def last_step(self, t: Times) -> Step:
+        """The step back from t to t − 1/T."""
+        return Step(*self.table[self.index(column(t)), 2:].unbind(-1))
+
+
+class _Between(BetaSchedule):
     """From one β to another; a subclass says along which curve.
 
     Args:
@@ -45,7 +169,7 @@ class _Between(NoiseSchedule):
         """β at T = 1000 for positions from 0, the first step, to 1, the last."""
 
     def __call__(self, steps: int) -> Betas:
-        """See :class:`NoiseSchedule`."""
+        """See :class:`BetaSchedule`."""
         position = torch.linspace(0, 1, steps, dtype=torch.float64)
         return (self.curve(position) * (1000 / steps)).clamp(max=LARGEST_BETA)
 
@@ -84,7 +208,7 @@ class Sigmoid(_Between):
         return self.first + (self.last - self.first) * torch.sigmoid(self.reach * (2 * position - 1))
 
 
-class CosineNoise(NoiseSchedule):
+class CosineNoise(BetaSchedule):
     """ᾱ_t is given instead of β: cos²((t/T + s) / (1 + s) · π/2), normalised (Nichol & Dhariwal 2021, eq. 17).
 
     Args:

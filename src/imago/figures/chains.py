@@ -1,17 +1,20 @@
 """The two chains of a diffusion model (Ho et al. 2020, figures 2 and 6): images drown in noise, and come out of it."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import torch
 from PIL import Image
 from pydantic import Field, NonNegativeInt
+from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
 from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
-from imago.images import Images, Normalized, quantize, to_bytes
-from imago.models.diffusion import Diffusion
+from imago.images import normalize, quantize, to_bytes
+from imago.models.denoiser import Denoiser
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
@@ -28,7 +31,7 @@ class Chains(Figure):
         label: the class, conditional models only; ``None`` is its first.
     """
 
-    family = Diffusion
+    family = Denoiser
 
     def __init__(
         self,
@@ -47,40 +50,52 @@ class Chains(Figure):
         """See :meth:`Figure.draw`."""
         trained = needed(trained)
         model = trained.model
-        assert isinstance(model, Diffusion)
+        assert isinstance(model, Denoiser)
         label = class_of(model, self.label)
         data = trained.data()
         part = first_of(data.test, label, self.images)
         if not len(part):
             raise UserError(f"figure.label={label}: {data.name} test has no image of this class; give another one")
-        steps = model.process.steps
-        times = sorted(set(torch.linspace(0, steps, self.snapshots).round().long().tolist()))
-        forward = model.chain(part.images, times, PerImageGenerator(self.seed, device=model.device))
+        schedule, shape = model.noise_schedule, model.spec.shape
+        images, _ = model.checked(part.images, part.labels if model.conditional else None)
         generator = PerImageGenerator(self.seed, device=model.device)
-        labels = None if label is None else repeated(label, self.images)
-        back = model.sample_chain(self.images, self.snapshots, generator, labels, progress)
-        assert back.image is not None
+        total = schedule.steps or self.snapshots - 1
+        times = [k / total for k in sorted(set(torch.linspace(0, total, self.snapshots).round().long().tolist()))]
+        forward = [normalize(images, model.spec.levels)]
+        for s, t in pairwise(times):
+            noise = generator.normal(len(images), *shape).to(model.device)
+            forward.append(schedule.step(forward[-1], s, t, noise))
+        generator = PerImageGenerator(self.seed, device=model.device)
+        labels = model.labels_for(self.images, None if label is None else repeated(label, self.images), generator)
+        moments = len(model.sampler.times(schedule.steps))
+        wanted = set(torch.linspace(0, moments - 1, min(self.snapshots, moments)).round().long().tolist())
+        back = []
+        for k, state in enumerate(model.trajectory(self.images, labels, generator)):
+            progress(min(k + 1, moments - 1), moments - 1)
+            back += [state] if k in wanted else []
 
-        def shown(chain: Normalized) -> Images:
-            return to_bytes(quantize(chain, model.spec.levels), model.spec.levels).cpu()
+        def shown(*rows: Sequence[Tensor]) -> Tensor:  # of each image, snapshots side by side
+            grid = torch.stack([torch.stack(list(row), 1) for row in rows], 1).flatten(0, 2)
+            return to_bytes(quantize(grid, model.spec.levels), model.spec.levels).cpu()
 
-        above = shown(forward.noisy.transpose(0, 1).flatten(0, 1))
+        def names(times: Sequence[float]) -> list[str]:
+            return [f"t = {round(t * schedule.steps) if schedule.steps else round(t, 3)}" for t in times]
+
         of = of_class(model, label)
-        pairs = torch.stack([back.noisy, back.image], 1).permute(2, 1, 0, 3, 4, 5)  # image, kind, station
         return stacked(
             [
                 labelled(
-                    above,
+                    shown(forward),
                     len(times),
                     title=f"q(x_t | x_0): test images{of} at time t",
-                    column_names=[f"t = {t}" for t in times],
+                    column_names=names(times),
                     row_names=["x_t"] * len(part.images),
                 ),
                 labelled(
-                    shown(pairs.flatten(0, 2)),
-                    len(back.times),
+                    shown([s.noisy for s in back], [s.image for s in back]),
+                    len(back),
                     title=f"p(x_0 … x_T): samples{of} ({model.sampling}) and the image that the network expects at t",
-                    column_names=[f"t = {t}" for t in back.times],
+                    column_names=names([s.t for s in back]),
                     row_names=["x_t", "expected x_0"] * self.images,
                 ),
             ]

@@ -37,18 +37,19 @@ class Denoising(Figure):
         assert isinstance(model, Diffusion)
         part = held_out(model, data, "test").part(slice(self.images))
         images, labels = model.checked(part.images, part.labels if model.conditional else None)
-        steps = model.process.steps
+        steps = model.steps
         count = min(self.points, steps)
         times = sorted({1, steps, *torch.logspace(0, math.log10(steps), count).round().long().tolist()})
         if self.points >= steps:
             times = list(range(1, steps + 1))
+        x = normalize(images, model.spec.levels)
         generator = PerImageGenerator(self.seed, device=model.device)
         bits = []
         for k, t in enumerate(times):
-            nats = model.term(images, t, labels, lambda n, *shape: generator.normal(n, *shape).to(model.device))
+            nats = model.term(x, t, labels, lambda n, *shape: generator.normal(n, *shape).to(model.device))
             bits.append(float(bits_per_dim(nats.mean(), model.spec)))
             progress(k + 1, len(times))
-        last = float(bits_per_dim(model.regularisation(normalize(images, model.spec.levels)).mean(), model.spec))
+        last = float(bits_per_dim(model.regularisation(x).mean(), model.spec))
         drawing = Drawing(figsize=(9, 3.6), layout="constrained")
         left, right = drawing.subplots(1, 2)
         left.loglog(times[1:], bits[1:], marker=".", markersize=3, label="denoising")

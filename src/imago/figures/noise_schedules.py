@@ -4,13 +4,12 @@ import torch
 from matplotlib.figure import Figure as Drawing
 
 from imago.capacity import Steps
-from imago.diffusion.process import Process
-from imago.diffusion.schedules import CosineNoise, Linear, NoiseSchedule, Quadratic, Sigmoid
+from imago.diffusion.schedules import BetaSchedule, CosineNoise, DiscreteSchedule, Linear, Quadratic, Sigmoid
 from imago.figures.base import Figure, Trained
 from imago.models.diffusion import Diffusion
 from imago.progress import Progress
 
-SCHEDULES: dict[str, type[NoiseSchedule]] = {
+SCHEDULES: dict[str, type[BetaSchedule]] = {
     "linear": Linear,
     "quadratic": Quadratic,
     "sigmoid": Sigmoid,
@@ -36,16 +35,16 @@ class NoiseSchedules(Figure):
         """See :meth:`Figure.draw`."""
         drawing = Drawing(figsize=(11, 3.4), layout="constrained")
         axes = drawing.subplots(1, 3)
-        curves: list[tuple[str, Process, dict[str, str]]] = [
-            (name, Process(kind(), self.steps), {}) for name, kind in SCHEDULES.items()
+        curves: list[tuple[str, DiscreteSchedule, dict[str, str]]] = [
+            (name, DiscreteSchedule(kind(), self.steps), {}) for name, kind in SCHEDULES.items()
         ]
         if trained is not None:
             assert isinstance(trained.model, Diffusion)
-            curves.append(("the model's", trained.model.process, {"color": "black", "linestyle": ":"}))
-        for name, process, style in curves:
-            left = process.alpha_bar[1:]
-            position = torch.arange(1, process.steps + 1) / process.steps
-            beta = 1 - left / process.alpha_bar[:-1]
+            curves.append(("the model's", trained.model.noise_schedule, {"color": "black", "linestyle": ":"}))
+        for name, schedule, style in curves:
+            left = schedule.alpha_bar[1:]
+            position = torch.arange(1, schedule.steps + 1) / schedule.steps
+            beta = 1 - left / schedule.alpha_bar[:-1]
             for at, values in zip(axes, (beta, left, left / (1 - left)), strict=True):
                 at.plot(position.numpy(), values.numpy(), label=name, **style)
         for at, title in zip(axes, ("β_t", "ᾱ_t, what is left of the image", "ᾱ_t / (1 − ᾱ_t)"), strict=True):
