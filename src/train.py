@@ -1,5 +1,6 @@
 """Train a model: ``python src/train.py model=gan data=cifar10``; ``--help`` lists what can be chosen."""
 
+import csv
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,8 +14,8 @@ from imago.errors import UserError
 from imago.paths import check_folder_place, run_to_resume
 
 
-def main(config: DictConfig) -> None:
-    """One job."""
+def main(config: DictConfig) -> float | None:
+    """One job; returns what a sweeper optimises, where ``objective`` names it."""
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
     check_experiment(choices.get("experiment"), choices["model"])
@@ -23,7 +24,8 @@ def main(config: DictConfig) -> None:
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
     name = settings.name or f"{choices['model']}-{choices['data']}"
-    from imago.runs import closing_words  # after Hydra has composed: mistakes in names and paths need not wait for it
+    # After Hydra has composed: mistakes need not wait for torch.
+    from imago.runs import Run, closing_words
     from imago.training.continuing import NothingLeftError
     from imago.training.run import train
 
@@ -38,14 +40,27 @@ def main(config: DictConfig) -> None:
     if here in directory.parents:
         directory = directory.relative_to(here)
     try:
-        run = train(values, name, directory, group=Path(hydra.sweep.dir).name if multirun else None)
+        recorded = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+        run = train(values, name, directory, Path(hydra.sweep.dir).name if multirun else None, recorded)
     except NothingLeftError as done:
         if not multirun:
             raise
         print(f"note: {done}")  # a sweep that was stopped is given again: its finished jobs are no mistakes
-        return
+        run = Run(done.directory, write=False)
     if run.write:
         print(closing_words(run))
+    return None if settings.objective is None else last_value(run.metrics, settings.objective)
+
+
+def last_value(table: Path, name: str) -> float:
+    """The last value of a number that a run logged."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [row[name] for row in rows if row.get(name)]
+    if not found:
+        known = ", ".join(column for column in (rows[0] if rows else ()) if "/" in column)
+        raise UserError(f"objective={name}: the run never measured it; it has {known}")
+    return float(found[-1])
 
 
 def check(config: DictConfig) -> None:

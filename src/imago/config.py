@@ -15,7 +15,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -44,6 +44,10 @@ PACKAGES = {
 ALLOWED = {group: tuple(f"imago.{package}." for package in packages) for group, packages in PACKAGES.items()}
 ALLOWED["model"] += ("torch.optim.",)
 ALLOWED["figure"] += ALLOWED["model"]
+# Beside ours. Nothing of these groups is ever built from a checkpoint.
+ALLOWED["callbacks"] += ("lightning.pytorch.callbacks.",)
+ALLOWED["logger"] = ("lightning.pytorch.loggers.",)
+ALLOWED["trainer"] = ("lightning.pytorch.profilers.",)
 ALLOWED_BY_NAME = {
     "data": ("imago.data.folder_data",),
     "trainer": ("lightning.Trainer",),
@@ -62,6 +66,7 @@ TRAINER_KEYS = (
     "deterministic",
     "sync_batchnorm",
     "detect_anomaly",
+    "profiler",
 )
 
 # Lightning would accept these and do nothing, or something else than the name says, under manual optimisation.
@@ -111,6 +116,7 @@ class Settings:
     """The top level of train.yaml, beside the groups."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    objective: Annotated[str, Field(pattern="^(train|val|test|time)/.")] | None
     conditional: bool
     resume: str | None
     max_images: PositiveInt | None
@@ -200,7 +206,8 @@ def check(config: Mapping[str, Any], *, imported: bool = True) -> Settings:
     for group, provided in PROVIDED.items():
         for name, node in config[group].items():
             if node is not None:
-                check_node(node, f"{group}.{name}", provided, imported=imported)
+                ours = isinstance(node, Mapping) and str(node.get("_target_")).startswith("imago.")
+                check_node(node, f"{group}.{name}", provided if ours else (), imported=imported)
     return settings
 
 
@@ -357,6 +364,28 @@ def defaults_of(file: Path) -> dict[str, Any]:
     return {str(key): value for entry in listed if isinstance(entry, dict) for key, value in entry.items()}
 
 
+def composed(script: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a script, as its command line would compose it, and Hydra's own below ``hydra``.
+
+    Raises:
+        HydraException, OmegaConfBaseException: an override cannot be read or means nothing.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # of whoever is composing
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(script, list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """What a configuration says beside Hydra's own."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
 def experiments(places: Collection[Path], model: str, data: str | None = None) -> list[str]:
     """The experiments that there are for a model, and for a data set where one is given.
 
@@ -365,11 +394,11 @@ def experiments(places: Collection[Path], model: str, data: str | None = None) -
         model, data: choices of these groups.
     """
     found = []
-    for file in sorted(path for place in places for path in (place / "experiment").glob("*.yaml")):
+    for file in [path for place in places for path in (place / "experiment").glob("*.yaml")]:
         chosen = defaults_of(file)
         if chosen.get("override /model") == model and (data is None or chosen.get("override /data", data) == data):
             found.append(file.stem)
-    return found
+    return sorted(found)
 
 
 def check_experiment(experiment: str | None, model: str) -> None:
@@ -436,7 +465,10 @@ def arguments_of(function: Callable[..., Any]) -> signatures.Arguments:
         the annotation of each, those that must be given, and whether any others may be.
     """
     initialiser = function.__init__ if inspect.isclass(function) else function
-    annotations = typing.get_type_hints(initialiser, include_extras=True)
+    try:
+        annotations = typing.get_type_hints(initialiser, include_extras=True)
+    except NameError:  # of a package that is missing, as those of some of Lightning's loggers are
+        annotations = {}
     hints: dict[str, Any] = {}
     required, others = [], False
     for name, parameter in inspect.signature(function).parameters.items():

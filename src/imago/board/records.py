@@ -453,7 +453,10 @@ def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[s
 
 
 def _model(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """The choice of the model group that a configuration is most like; the class where none has it."""
+    """The choice of the model group: as it was recorded, or of an older run the one that its settings are most like."""
+    chosen = _mapping(summary.get("choices")).get("model")
+    if isinstance(chosen, str) and chosen:
+        return chosen
     node = _mapping(config.get("model"))
     made = str(node.get("_target_") or summary.get("model") or "unknown")
     settings, choices = dict(flat(node)), _choices(made)

@@ -37,7 +37,7 @@ from imago.capacity import enough, exhausted
 from imago.cli import lazy_imports
 from imago.cli.explain import explain, explain_option
 from imago.cli.streams import make_forgiving
-from imago.config import CONF
+from imago.config import CONF, without_hydra
 from imago.errors import Interrupted, RunError, UserError, printable, reason_of
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
@@ -154,9 +154,8 @@ class Folders(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes a run's."""
-        given = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         check = Folders.check
-        code = report(lambda: check(given), str(config.hydra.job.config_name)) if check is not None else 0
+        code = report(lambda: check(without_hydra(config)), config.hydra.job.config_name) if check is not None else 0
         if code:  # Hydra turns other exceptions of callbacks into warnings
             sys.exit(code)
         self._begin(config.hydra.run.dir)

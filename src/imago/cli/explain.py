@@ -6,16 +6,22 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from imago.config import CONF, REFUSED_TRAINER_KEYS, TRAINER_KEYS, check_experiment, defaults_of
+from imago.config import (
+    CONF,
+    REFUSED_TRAINER_KEYS,
+    TRAINER_KEYS,
+    check_experiment,
+    composed,
+    defaults_of,
+    without_hydra,
+)
 from imago.errors import UserError
 
 # Hydra's own groups are extended by packages.
@@ -170,17 +176,10 @@ def _composed(script: str, without: str) -> tuple[dict[str, Any], dict[str, Any]
     settings = [o for o in given.overrides if re.match(r"[\w/.@]+=[^,]*$", o) and o.split("=")[0] != without]
     place = [f"hydra.searchpath=[{Path(given.config_dir).absolute()}]"] if given.config_dir else []
     for overrides in ([*place, *settings], [o for o in settings if o.startswith("model=")], []):
-        before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
         try:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                config = compose(script, overrides, return_hydra_config=True)
+            config = composed(script, overrides)
         except (HydraException, OmegaConfBaseException):
             continue
-        finally:
-            GlobalHydra.instance().hydra = before
         choices = {name: choice for name, choice in config.hydra.runtime.choices.items() if "hydra" not in name}
-        plain: Any = OmegaConf.to_container(
-            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        )
-        return plain, choices
+        return cast(dict[str, Any], OmegaConf.to_container(without_hydra(config))), choices
     raise AssertionError(f"conf/{script}.yaml does not compose")

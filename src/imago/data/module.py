@@ -35,6 +35,7 @@ class ImageDataModule(lightning.LightningDataModule):
     Args:
         source: the data set, in its publisher's format.
         batch_size: images per training batch, over all processes together.
+        train: train on only so many images, the first; ``None``: on all. Metrics compare with all of them.
         val: images of the training set that are held out for validation; 0 trains on all, ``None`` is the source's own
             number. The test split is another.
         dir: the folder that holds all data sets.
@@ -57,6 +58,7 @@ class ImageDataModule(lightning.LightningDataModule):
         source: Source,
         *,
         batch_size: PositiveInt = 64,
+        train: PositiveInt | None = None,
         val: NonNegativeInt | None = None,
         dir: str = DEFAULT_DIRECTORY,
         binarize: Literal["dynamic", "threshold"] | None = None,
@@ -67,6 +69,7 @@ class ImageDataModule(lightning.LightningDataModule):
         super().__init__()
         self.source = source
         self.batch_size = batch_size
+        self.train_images = train
         self.val_images = val
         self.directory = Path(dir).expanduser()
         self.binarize = binarize
@@ -98,7 +101,9 @@ class ImageDataModule(lightning.LightningDataModule):
             raise UserError(f"data.flip=true: {self.name} has {kind}, which have no mirror image. Set data.flip=false.")
         self.train, self.val, self.description = splits.cut(self.source.name, self.val_images)
         self.test, levels = splits.test, splits.levels
-        check_batch_size(self.batch_size, len(self.train))  # here, long before the first batch is asked for
+        if self.train_images is not None and self.train_images < len(self.train):
+            self.description += f"; trained on the first {self.train_images:,}"
+        check_batch_size(self.batch_size, len(self._trained_on))  # here, long before the first batch is asked for
         if self.binarize == "threshold":
             self.train, self.val, self.test = map(_thresholded, (self.train, self.val, self.test))
             self.description += "; white above 127, else black"
@@ -197,7 +202,7 @@ class ImageDataModule(lightning.LightningDataModule):
             UserError: see :class:`BatchStream`; or the images do not fit on the accelerator.
         """
         model: Any = None if self.trainer is None else self.trainer.lightning_module
-        data, rank, world_size = self.train, 0, 1
+        data, rank, world_size = self._trained_on, 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             if self.on_device:
@@ -218,10 +223,15 @@ class ImageDataModule(lightning.LightningDataModule):
         seen = (lambda: model.state.batches) if isinstance(model, GenerativeModel) else None
         return stream(seen() if seen else 0) if self.endless else Epoch(stream, seen)
 
+    @property
+    def _trained_on(self) -> Dataset:
+        return self.train if self.train_images is None else self.train.part(slice(self.train_images))
+
     def _on(self, device: torch.device) -> ImageSet:
-        images = self.train.images
+        data = self._trained_on
+        images = data.images
         try:
-            return ImageSet(images, self.train.condition).to(device)
+            return ImageSet(images, data.condition).to(device)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"data.on_device=true: the training images, {images.nbytes / 1e9:.1f} GB, do not fit on {device}. "
@@ -258,6 +268,7 @@ def folder_data(
     channels: Literal[1, 3] | None = None,
     on_bad: Literal["refuse", "skip"] = "refuse",
     batch_size: PositiveInt = 64,
+    train: PositiveInt | None = None,
     val: NonNegativeInt | None = None,
     dir: str = DEFAULT_DIRECTORY,
     binarize: Literal["dynamic", "threshold"] | None = None,
@@ -269,8 +280,8 @@ def folder_data(
 
     Args:
         path, size, fit, channels, on_bad: see :class:`imago.data.sources.Folder`.
-        batch_size, val, dir, binarize, flip, seed, on_device: see :class:`ImageDataModule`; decoded images are kept in
-            dir/cache.
+        batch_size, train, val, dir, binarize, flip, seed, on_device: see :class:`ImageDataModule`; decoded images are
+            kept in dir/cache.
 
     Raises:
         UserError: there is no path, or nothing at it.
@@ -282,6 +293,7 @@ def folder_data(
     return ImageDataModule(
         Folder(path, size, fit, channels, on_bad),
         batch_size=batch_size,
+        train=train,
         val=val,
         dir=dir,
         binarize=binarize,

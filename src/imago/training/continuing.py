@@ -38,6 +38,10 @@ class Stopped:
 class NothingLeftError(UserError):
     """The run has reached its limit and is completed."""
 
+    def __init__(self, message: str, directory: Path) -> None:
+        super().__init__(message)
+        self.directory = directory
+
 
 def find_run(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
     """The run directory that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
@@ -76,7 +80,8 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
         end = getattr(settings, limit)
         if end is not None and done >= end and completed:
             raise NothingLeftError(
-                f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one"
+                f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one",
+                directory,
             )
     return Stopped(path, content["progress"]["images_seen"], content.get("summary"), wrong)
 

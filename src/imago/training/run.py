@@ -51,7 +51,13 @@ from imago.training.continuing import find_checkpoint, find_run, take_up
 FLOAT = 4  # bytes of a number
 
 
-def train(config: Mapping[str, Any], name: str, directory: Path, group: str | None = None) -> Run:
+def train(
+    config: Mapping[str, Any],
+    name: str,
+    directory: Path,
+    group: str | None = None,
+    choices: Mapping[str, str | None] | None = None,
+) -> Run:
     """Train a model as configured.
 
     Args:
@@ -59,6 +65,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
         name: the run's name, such as ``gan-cifar10``.
         directory: where a new run directory shall be.
         group: name of the sweep that the run belongs to.
+        choices: Hydra's, by group, for the summary.
 
     Returns:
         The run directory with its complete summary.
@@ -70,6 +77,7 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
     """
     settings = check(config)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which accelerators are absent is no news
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     if not torch.cuda.is_available():
         # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -96,7 +104,8 @@ def train(config: Mapping[str, Any], name: str, directory: Path, group: str | No
             run.write_config(config)
             if run.write:
                 remember(*data.places)
-            run.update(**describe(config, name, data, model, trainer), status="running", notices=metrics.notices)
+            about = describe(config, name, data, model, trainer)
+            run.update(**about, choices=dict(choices or {}), status="running", notices=metrics.notices)
             if run.write:
                 announce_start(run, data, checkpoint_path)
             with connected(trainer, run, config, settings, name, group):
@@ -316,9 +325,9 @@ def connected(
 
 
 def build_with(node: Mapping[str, Any], key: str, **available: Any) -> Any:
-    """Build a node with those of the available arguments that its signature asks for."""
+    """Build a node with those of the available arguments that its signature asks for and it does not give itself."""
     wanted = inspect.signature(target(node["_target_"], key)).parameters
-    return build(node, key, **{name: value for name, value in available.items() if name in wanted})
+    return build(node, key, **{name: value for name, value in available.items() if name in wanted and name not in node})
 
 
 def in_order(chosen: list[Callback], framework: list[Callback]) -> list[Callback]:
