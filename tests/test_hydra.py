@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import pickle
 import sys
 from pathlib import Path
 
