@@ -1,5 +1,6 @@
 """Every command of README.md and docs/ is one that the scripts accept today, and every link leads somewhere."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from imago.config import CONF, check
+from imago.config import CONF, check, composed, plain, without_hydra
 from imago.images import Batch, ImageSpec
+from imago.legacy import today
+from imago.runs import differences
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +58,14 @@ def test_a_documented_command_is_accepted(command: str) -> None:
         config = compose(script, chosen, return_hydra_config=False)
     if script == "train":
         check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "docs" / "board").iterdir()), ids=lambda record: record.name)
+def test_the_command_of_a_board_record_means_what_was_recorded(record: Path) -> None:
+    command = json.loads((record / "summary.json").read_text())["command"]
+    config = plain(without_hydra(composed("train", shlex.split(command)[2:])))
+    recorded = today(yaml.safe_load((record / "config.yaml").read_text()))
+    assert differences(recorded, config) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
