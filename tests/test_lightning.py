@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 import imago
+from helpers import configuration
 from imago.data.module import ImageDataModule
 from imago.data.sources.digits import Digits
 from imago.errors import UserError
@@ -21,6 +22,7 @@ from imago.models.gan import GAN
 from imago.models.pixelcnn import PixelCNN
 from imago.models.vae import VAE
 from imago.schedules import LinearDecay
+from imago.training.run import train
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "bare_loop.py"
 
@@ -151,3 +153,19 @@ def test_the_bare_loop_trains(name: str, monkeypatch: pytest.MonkeyPatch, capsys
     spec = importlib.util.spec_from_file_location("bare_loop", EXAMPLE)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))  # type: ignore[union-attr]
     assert "128 images" in capsys.readouterr().out
+
+
+def test_its_callbacks_work_in_a_run_of_train(tmp_path: Path) -> None:
+    """Measured numbers are published as after a validation: patience of one ends the run at the second measurement."""
+    stop = ["_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/nats", "patience=1", "min_delta=1e9"]
+    keep = ["_target_=lightning.pytorch.callbacks.ModelCheckpoint", "monitor=val/nats", f"dirpath={tmp_path}/kept"]
+    keep += ["save_on_train_epoch_end=false", "filename=lowest"]
+    options = [f"+callbacks.stop.{option}" for option in stop] + [f"+callbacks.keep.{option}" for option in keep]
+    small = ["model=vae", "data=digits", "trainer=cpu", "logger=csv", "metrics=none", "callbacks=minimal"]
+    small += ["+callbacks.likelihood._target_=imago.training.callbacks.likelihood.MeasureLikelihood"]
+    small += ["+callbacks.likelihood.every=640", "+callbacks.likelihood.at_start=false", f"logs={tmp_path}"]
+    run = train(configuration(*small, "max_images=100000", *options), "x", tmp_path / "run")
+    assert run.summary["status"] == "completed"
+    assert run.summary["images_seen"] == 1280
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert imago.load(kept).state.images == 1280, "the lower one"
