@@ -106,7 +106,10 @@ def test_torchmetrics_takes_our_extractors() -> None:
     assert float(ours.compute()) == pytest.approx(float(theirs.compute()), rel=1e-4), "theirs is float32"
     score = InceptionScore(extractor)
     score.update(fake)
-    assert 1 < float(score.compute()["inception_score"]) < 3, "of the extractor's answers"
+    alone = float(score.compute()["inception_score"])
+    assert 1 < alone < 3, "of the extractor's answers"
+    shared = fed(FeatureShare({"frechet": FrechetDistance(extractor), "score": InceptionScore(extractor)}), fake, real)
+    assert shared["inception_score"] == pytest.approx(alone, rel=1e-5), "not of its features"
     extractor.logits = lambda features: None  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="knows no classes"):
         InceptionScore(extractor).update(fake)
