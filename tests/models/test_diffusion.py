@@ -118,9 +118,9 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
             estimate = model.predict(grid.view(-1, 1, 1, 1), torch.tensor([t]))
         raw = None if estimate.raw_variance is None else estimate.raw_variance.flatten()
         q = second if t == 1 else first
-        log_beta = (q.log_beta if t == 1 or variance == "learned" else q.log_variance).flatten()
+        log_beta = (q.beta if t == 1 or variance == "learned" else q.variance).flatten()
         mean = q.image.flatten() * estimate.image.flatten() + q.noisy.flatten() * grid
-        return mean, model.variance.log(log_beta, q.log_variance.flatten(), raw).expand(len(grid))
+        return mean, model.variance.log(log_beta, q.variance.flatten(), raw).expand(len(grid))
 
     mean_1, log_1 = back(1.0)
     mean_0, log_0 = back(0.5)
@@ -135,7 +135,7 @@ def test_the_bound_and_the_likelihood_of_one_pixel_by_quadrature(variance: str) 
         alpha, sigma = schedule(torch.tensor([0.5, 1.0]))
         q_1, q_2 = (normal(grid, alpha[k] * x_0, 2 * sigma[k].log()) for k in (0, 1))
         reconstruction = -float((q_1 * decoder).sum() * width)
-        tilde = second.log_variance.flatten()
+        tilde = second.variance.flatten()
         tilde_mean = second.image.flatten() * x_0 + second.noisy.flatten() * grid
         kl = 0.5 * (log_1 - tilde + ((tilde_mean - mean_1) ** 2 + tilde.exp()) * (-log_1).exp() - 1)
         expected = {
@@ -185,9 +185,9 @@ def known(steps: int, variance: Any, scale: float = 0.25) -> Diffusion:
         if not model.variance.learned:
             return image[:, None]
         q = model.noise_schedule.last_step(t)
-        own = torch.where(column(t) * steps > 1.5, q.log_variance.exp(), 0.0)
+        own = torch.where(column(t) * steps > 1.5, q.variance.exp(), 0.0)
         exact = (own + q.image**2 * scale**2 * sigma**2 / total).log()
-        v = (exact - q.log_variance) / torch.where(q.log_beta == q.log_variance, 1.0, q.log_beta - q.log_variance)
+        v = (exact - q.variance) / torch.where(q.beta == q.variance, 1.0, q.beta - q.variance)
         return torch.stack([image, (2 * v - 1).expand_as(image)], 1)
 
     model = told(spec, steps, answer, variance).eval()

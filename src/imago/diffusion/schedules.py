@@ -14,7 +14,7 @@ twenty steps or fewer, it is cut there.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -29,6 +29,7 @@ Betas = Float64[Tensor, " steps"]
 
 LARGEST_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: a step that leaves nothing cannot be undone
 Beta = Annotated[float, Field(gt=0, lt=1)]
+Numbers = Any  # a float, or a tensor of them
 
 
 def column(t: Times) -> Column:
@@ -39,10 +40,17 @@ def column(t: Times) -> Column:
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, β̃ I), equation 2, and β of equation 1."""
 
-    image: float
-    noisy: float
-    variance: float
-    beta: float
+    image: Numbers
+    noisy: Numbers
+    variance: Numbers
+    beta: Numbers
+
+
+def posterior(alpha_s: Numbers, sigma_s: Numbers, alpha_t: Numbers, sigma_t: Numbers) -> Posterior:
+    """Equations 1 and 2."""
+    a, kept = alpha_t / alpha_s, (sigma_s / sigma_t) ** 2
+    beta = sigma_t**2 - (a * sigma_s) ** 2
+    return Posterior(image=alpha_s * beta / sigma_t**2, noisy=a * kept, variance=beta * kept, beta=beta)
 
 
 class NoiseSchedule(nn.Module, ABC):
@@ -74,11 +82,7 @@ class NoiseSchedule(nn.Module, ABC):
 
     def posterior(self, s: float, t: float) -> Posterior:
         """q(x_s | x_t, x_0) for s < t, equation 2."""
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.at(s), self.at(t)
-        a = alpha_t / alpha_s
-        kept = (sigma_s / sigma_t) ** 2
-        beta = sigma_t**2 - (a * sigma_s) ** 2
-        return Posterior(image=alpha_s * beta / sigma_t**2, noisy=a * kept, variance=beta * kept, beta=beta)
+        return posterior(*self.at(s), *self.at(t))
 
     def log_snr(self, t: float) -> float:
         """λ(t) = log(α / σ), half the logarithm of the signal-to-noise ratio; infinite where one of them is 0."""
@@ -95,15 +99,6 @@ class BetaSchedule(ABC):
     @abstractmethod
     def __call__(self, steps: int) -> Betas:
         """β_1..β_T in float64, each in (0, 0.999]."""
-
-
-class Step(NamedTuple):
-    """q(x_{t−1/T} | x_t, x_0) as in :class:`Posterior`, for each image."""
-
-    image: Column
-    noisy: Column
-    log_variance: Column
-    log_beta: Column
 
 
 class DiscreteSchedule(NoiseSchedule):
@@ -124,14 +119,13 @@ class DiscreteSchedule(NoiseSchedule):
         super().__init__()
         self.steps = steps
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas(steps)).cumprod(0)])
-        posterior = [self.posterior((k - 1) / steps, k / steps) for k in range(1, steps + 1)]
+        alpha, sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        q = posterior(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
         # β̃_1 is 0: x_0 is known. Where a logarithm is needed β̃_2 stands for it (Ho et al. 2020, as coded).
-        variances = [p.variance for p in posterior]
-        variances[0] = variances[1] if steps > 1 else posterior[0].beta
-        rows = [(p.image, p.noisy, math.log(v), math.log(p.beta)) for p, v in zip(posterior, variances, strict=True)]
-        backward = torch.tensor([(math.nan,) * 4, *rows], dtype=torch.float64)
-        forward = torch.stack([self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()], 1)
-        self.register_buffer("table", torch.cat([forward, backward], 1).float(), persistent=False)
+        q.variance[0] = q.variance[1] if steps > 1 else q.beta[0]
+        backward = torch.stack([q.image, q.noisy, q.variance.log(), q.beta.log()])
+        table = torch.cat([torch.stack([alpha, sigma]), nn.functional.pad(backward, (1, 0), value=math.nan)])
+        self.register_buffer("table", table.T.float().contiguous(), persistent=False)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 − ᾱ_t)."""
@@ -147,9 +141,9 @@ class DiscreteSchedule(NoiseSchedule):
         """1..T of times."""
         return (t * self.steps).round().long()
 
-    def last_step(self, t: Times) -> Step:
-        """The step back from t to t − 1/T."""
-        return Step(*self.table[self.index(column(t)), 2:].unbind(-1))
+    def last_step(self, t: Times) -> Posterior:
+        """The step back from t to t − 1/T, for each image; of both variances the logarithm."""
+        return Posterior(*self.table[self.index(column(t)), 2:].unbind(-1))
 
 
 class _Between(BetaSchedule):

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from imago.capacity import Cells
+from imago.diffusion.samplers import State
 from imago.errors import UserError
 from imago.figures.base import Figure, Trained, needed
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
@@ -45,6 +46,10 @@ class Chains(Figure):
         self.seed = seed
         self.label = label
 
+    def spread(self, moments: int) -> list[int]:
+        """The numbers of those of so many moments that are drawn."""
+        return torch.linspace(0, moments - 1, min(self.snapshots, moments)).round().long().tolist()
+
     @torch.no_grad()
     def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
@@ -56,23 +61,22 @@ class Chains(Figure):
         part = first_of(data.test, label, self.images)
         if not len(part):
             raise UserError(f"figure.label={label}: {data.name} test has no image of this class; give another one")
-        schedule, shape = model.noise_schedule, model.spec.shape
+        schedule = model.noise_schedule
         images, _ = model.checked(part.images, part.labels if model.conditional else None)
         generator = PerImageGenerator(self.seed, device=model.device)
         total = schedule.steps or self.snapshots - 1
-        times = [k / total for k in sorted(set(torch.linspace(0, total, self.snapshots).round().long().tolist()))]
+        times = [k / total for k in self.spread(total + 1)]
         forward = [normalize(images, model.spec.levels)]
         for s, t in pairwise(times):
-            noise = generator.normal(len(images), *shape).to(model.device)
+            noise = generator.normal(len(images), *model.spec.shape).to(model.device)
             forward.append(schedule.step(forward[-1], s, t, noise))
         generator = PerImageGenerator(self.seed, device=model.device)
         labels = model.labels_for(self.images, None if label is None else repeated(label, self.images), generator)
-        moments = len(model.sampler.times(schedule.steps))
-        wanted = set(torch.linspace(0, moments - 1, min(self.snapshots, moments)).round().long().tolist())
-        back = []
-        for k, state in enumerate(model.trajectory(self.images, labels, generator)):
-            progress(min(k + 1, moments - 1), moments - 1)
-            back += [state] if k in wanted else []
+        states: list[State] = []
+        for state in model.trajectory(self.images, labels, generator):
+            states.append(state)
+            progress(len(states), len(model.sampler.times(schedule.steps)))
+        back = [states[k] for k in self.spread(len(states))]
 
         def shown(*rows: Sequence[Tensor]) -> Tensor:  # of each image, snapshots side by side
             grid = torch.stack([torch.stack(list(row), 1) for row in rows], 1).flatten(0, 2)

@@ -175,13 +175,13 @@ class Denoiser(GenerativeModel):
         noise = rng.normal(n, *self.spec.shape)
         labels = batch.labels if self.conditional else None
         if self.p_uncond and labels is not None:
-            labels = torch.where(uniform(rng.normal(n)) < self.p_uncond, self.classes, labels)
+            labels = torch.where(torch.special.ndtr(rng.normal(n)) < self.p_uncond, self.classes, labels)
         logs = {name: value.mean() for name, value in self.loss(x, t, noise, labels).items()}
         yield Loss("net", logs["loss"], logs)
 
     def training_times(self, n: int, rng: BatchGenerator) -> Float[Tensor, " n"]:
         """Times at which a batch is looked at: uniform on (0, 1), or on the steps of a process in discrete time."""
-        t, steps = uniform(rng.normal(n)), self.noise_schedule.steps
+        t, steps = torch.special.ndtr(rng.normal(n)), self.noise_schedule.steps
         return t if steps is None else t.mul(steps).floor().add(1).clamp(max=steps) / steps
 
     def loss(self, x: Normalized, t: Times, noise: Normalized, labels: Tensor | None) -> dict[str, Float[Tensor, " n"]]:
@@ -222,8 +222,3 @@ class Denoiser(GenerativeModel):
         for k, state in enumerate(self.sampler.trajectory(start, context), 1):
             self.report(min(k, calls), calls)
             yield state
-
-
-def uniform(normal: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Numbers uniform on (0, 1) from standard normal ones."""
-    return torch.special.ndtr(normal)

@@ -44,7 +44,7 @@ from imago.distributions import discretised_normal
 from imago.errors import UserError
 from imago.images import Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
 from imago.models.base import ExplicitModel, Normal, Terms
-from imago.models.denoiser import Denoiser, DenoiserSettings, uniform
+from imago.models.denoiser import Denoiser, DenoiserSettings
 
 
 class Diffusion(Denoiser, ExplicitModel):
@@ -138,7 +138,7 @@ class Diffusion(Denoiser, ExplicitModel):
             times = [torch.full((n,), k, device=x.device) for k in range(2, steps + 1)]
             weight = 1.0
         else:
-            start = uniform(normal(n))
+            start = torch.special.ndtr(normal(n))
             share = (torch.arange(self.bound_steps, device=x.device)[:, None] + start) / self.bound_steps
             times = list((2 + (share * (steps - 1)).long()).clamp(max=steps))
             weight = (steps - 1) / self.bound_steps
@@ -169,18 +169,18 @@ class Diffusion(Denoiser, ExplicitModel):
 
     def _denoising(self, x: Normalized, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
         """KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t)) for t ≥ 2."""
-        q = self.noise_schedule.last_step(t)
-        log_variance = self.variance.log(q.log_beta, q.log_variance, estimate.raw_variance)
-        step = q.image * (estimate.image - x)  # of the means: their part of x_t is the same
-        kl = 0.5 * (log_variance - q.log_variance + torch.exp(q.log_variance - log_variance) - 1)
+        c_0, _, log_tilde, log_beta = self.noise_schedule.last_step(t)
+        log_variance = self.variance.log(log_beta, log_tilde, estimate.raw_variance)
+        step = c_0 * (estimate.image - x)  # of the means: their part of x_t is the same
+        kl = 0.5 * (log_variance - log_tilde + torch.exp(log_tilde - log_variance) - 1)
         return (kl + 0.5 * step.square() * torch.exp(-log_variance)).flatten(1).sum(1)
 
     def _reconstruction(self, x: Normalized, noisy: Normalized, t: Times, estimate: Estimate) -> Float[Tensor, " n"]:
         """−log p_θ(x_0|x_1), of images at t = 1."""
-        q = self.noise_schedule.last_step(t)
+        c_0, c_t, log_tilde, log_beta = self.noise_schedule.last_step(t)
         # β̃_2 stands for β_1 too unless it is learned (Ho et al., as coded): the decoder is narrow.
-        log_beta = q.log_beta if self.variance.learned else q.log_variance
-        mean = q.image * estimate.image + q.noisy * noisy
-        log_scale = 0.5 * self.variance.log(log_beta, q.log_variance, estimate.raw_variance)
+        log_beta = log_beta if self.variance.learned else log_tilde
+        mean = c_0 * estimate.image + c_t * noisy
+        log_scale = 0.5 * self.variance.log(log_beta, log_tilde, estimate.raw_variance)
         levels = self.spec.levels
         return -discretised_normal(mean, log_scale.expand_as(mean), quantize(x, levels), levels).flatten(1).sum(1)
