@@ -32,7 +32,7 @@ class Pixels(ExplicitModel):
         return {"table": self.table}
 
     def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
-        loss = -self.log_prob(batch.images, batch.labels if self.conditional else None).mean()
+        loss = -self.log_prob(batch.images, batch.labels).mean()
         yield Loss("table", loss, {"nats": loss})
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:

@@ -33,7 +33,7 @@ Condition = Int[Tensor, " n"] | Float[Tensor, "n features"]
 Normalized = Float[Tensor, "n channels height width"]
 Kind = Literal["pixels", "tokens", "points"]
 ImagesLike = Images | np.ndarray | Sequence[Image.Image]  # what people have: tensors, arrays, PIL's
-LabelsLike = Labels | Sequence[int | str]
+LabelsLike = Tensor | Sequence[int | str]
 
 
 class Batch(NamedTuple):
@@ -260,8 +260,8 @@ def as_images(images: ImagesLike, spec: ImageSpec) -> Images:
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
-def as_labels(labels: LabelsLike, spec: ImageSpec) -> Labels:
-    """Classes, given by number or by name, as an int64 tensor (n,).
+def as_labels(labels: LabelsLike, spec: ImageSpec) -> Tensor:
+    """Classes, given by number or by name, as an int64 tensor (n,); embeddings as they are.
 
     Raises:
         UserError: a name that no class has.

@@ -1,5 +1,6 @@
 """Classes as the training split has them: rare ones rarely, those without training images never."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -13,8 +14,8 @@ from imago.errors import UserError
 from imago.evaluation import ClassifierExtractor, SampleQuality, choices, measure_likelihood
 from imago.evaluation.network import ClassifierNetwork
 from imago.images import Batch, Images, ImageSpec
-from imago.models.base import GenerativeModel
-from imago.rng import PerImageGenerator
+from imago.models.base import GenerativeModel, Loss
+from imago.rng import BatchGenerator, PerImageGenerator
 from imago.training.callbacks.quality import measure
 
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ class Perfect(GenerativeModel):
     def networks(self) -> dict[str, nn.Module]:
         return {}
 
-    def learn(self, batch: Batch) -> None: ...
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]: ...
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         assert labels is not None

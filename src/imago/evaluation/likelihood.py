@@ -16,7 +16,7 @@ from imago.config import choices_of
 from imago.data import ImageDataModule
 from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
-from imago.images import Images, Labels
+from imago.images import Condition, Images
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
@@ -173,15 +173,15 @@ class _Work:
         self.before()
 
 
-def _batches(part: Dataset, batch_size: int, labelled: bool) -> Iterator[tuple[int, Images, Labels | None]]:
-    """Batch by batch the number of the first image, the images, and their labels."""
+def _batches(part: Dataset, batch_size: int, conditional: bool) -> Iterator[tuple[int, Images, Condition | None]]:
+    """Batch by batch the number of the first image, the images, and their condition."""
     for first in range(0, len(part), batch_size):
         few = part.part(slice(first, first + batch_size))
-        yield first, few.images, few.labels if labelled else None
+        yield first, few.images, few.condition if conditional else None
 
 
 def _nats(
-    model: ExplicitModel, images: Images, labels: Labels | None, first: int, importance: int | None, work: _Work
+    model: ExplicitModel, images: Images, labels: Condition | None, first: int, importance: int | None, work: _Work
 ) -> dict[str, Float[Tensor, " n"]]:
     """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound."""
     work.before()

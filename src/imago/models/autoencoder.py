@@ -78,7 +78,7 @@ class Autoencoder(EncodingModel):
 
     def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         """The squared error of the normalised image, per dimension."""
-        labels = batch.labels if self.conditional else None
+        labels = batch.labels
         x = normalize(batch.images, self.spec.levels)
         z = self.net["encoder"](x, labels)
         # Of the decoder as it is: clipped to the range of an image, outputs at its ends would no longer learn.

@@ -87,7 +87,7 @@ class Autoregressive(ExplicitModel, ABC):
 
     def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         """−log p(x), per dimension."""
-        nats = -self.log_prob(batch.images, batch.labels if self.conditional else None).mean()
+        nats = -self.log_prob(batch.images, batch.labels).mean()
         yield Loss("net", nats / self.spec.dimensions, {"nats": nats, "bpd": bits_per_dim(nats, self.spec)})
 
     def log_prob(self, images: Images, labels: Labels | None) -> Float[Tensor, " n"]:

@@ -16,10 +16,12 @@ optimisation, and its step counter would count every network.)
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
@@ -33,11 +35,11 @@ import imago
 from imago.errors import UserError
 from imago.images import (
     Batch,
+    Condition,
     Images,
     ImagesLike,
     ImageSpec,
     Kind,
-    Labels,
     LabelsLike,
     as_images,
     as_labels,
@@ -116,7 +118,7 @@ class Common(TypedDict, total=False):
     Attributes:
         optimizer: for a network's name, a function from its parameters to a torch optimiser; a network that is not
             named gets the model's :attr:`~GenerativeModel.default_optimizer`.
-        conditional: generate a given class; needs labelled data.
+        conditional: learn p(x | condition), of what the data give: a class or an embedding.
         schedule: factor on all learning rates as a function of the images seen; ``None`` keeps them constant.
         gradient_clip: largest Euclidean norm of one network's gradient; longer gradients are scaled down to it.
     """
@@ -139,8 +141,12 @@ class GenerativeModel(LightningModule, ABC):
         ema: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
         inference_settings: settings that say how a trained model is used. They alone may be changed once it is trained.
         kinds: of data that it can learn: pixels, tokens of a codebook, points in R^d.
+        conditions: what it can be conditioned on: a class, an embedding; empty for an unconditional model.
+        stages: for a model that is trained in stages, one after the other, the networks that each of them trains.
         default_optimizer: of networks for which no other is given.
         state: how far training has come.
+        stage_images: how many training images every stage but the last takes; set by models with :attr:`stages`.
+        embeddings: of the training images, (images, features), from which samples draw theirs where none are given.
         batches_per_update: how many batches one update of the model takes.
         log_grad_norm: whether gradient norms are computed only to be logged.
         gradient_skip: a step along a longer gradient than this is left out; for deep models, which set it.
@@ -152,14 +158,19 @@ class GenerativeModel(LightningModule, ABC):
     ema: ClassVar[tuple[str, ...]]
     inference_settings: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels",)
+    conditions: ClassVar[tuple[Literal["class", "embedding"], ...]] = ("class",)
+    stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_optimizer: ClassVar[OptimizerFactory] = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
     def __init__(self, spec: ImageSpec, **common: Unpack[Common]) -> None:
         super().__init__()
         spec.require(self.kinds, type(self).__name__)
         self.conditional = common.get("conditional", False)
-        if self.conditional and not spec.classes:
-            raise UserError("conditional=true: the data has no labels; choose labelled data or conditional=false")
+        if self.conditional and not self.conditions:
+            raise UserError(f"conditional=true: {type(self).__name__} is an unconditional model; leave it out")
+        if self.conditional and spec.condition not in self.conditions:
+            lacking = " or ".join({"class": "labels", "embedding": "embedding"}[kind] for kind in self.conditions)
+            raise UserError(f"conditional=true: the data has no {lacking}; choose other data or conditional=false")
         self.automatic_optimization = False
         self.spec = spec
         self.classes = spec.classes if self.conditional else 0
@@ -167,6 +178,8 @@ class GenerativeModel(LightningModule, ABC):
         self.gradient_clip = common.get("gradient_clip")
         self.gradient_skip: float | None = None
         self.state = TrainState()
+        self.stage_images: Sequence[int] = ()
+        self.embeddings: Tensor | None = None
         self.batches_per_update = 1
         self.log_grad_norm = True
         self.managed = False
@@ -187,13 +200,13 @@ class GenerativeModel(LightningModule, ABC):
         """Yield what the networks minimise on a batch, one loss after the other: each is stepped along before the next.
 
         Args:
-            batch: uint8 images (n, channels, height, width) and, for conditional models, labels.
+            batch: images (n, channels, height, width) and, for conditional models alone, their condition.
             rng: the noise of training.
         """
 
     @abstractmethod
-    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
-        """Draw images; called by :meth:`sample`, which has checked the labels and switched to evaluation mode."""
+    def generate(self, n: int, condition: Tensor | None, generator: PerImageGenerator, /) -> Images:
+        """Draw images; called by :meth:`sample`, which has checked the condition and switched to evaluation mode."""
 
     @property
     def nfe(self) -> int:
@@ -207,22 +220,29 @@ class GenerativeModel(LightningModule, ABC):
 
     # --- training -----------------------------------------------------------------------------------------------------
 
+    @property
+    def stage(self) -> str:
+        """The one of :attr:`stages` that training is in: a function of the images seen, so continued runs are in it."""
+        return list(self.stages)[bisect_right(list(accumulate(self.stage_images)), self.state.images)]
+
     def losses(self, batch: Batch, rng: BatchGenerator | None = None) -> Iterator[Loss]:
         """Yield the losses of one batch, to be stepped along one after the other, and count it when all are.
 
         Args:
-            batch: uint8 images (n, channels, height, width) and, for conditional models, labels.
+            batch: images (n, channels, height, width) and their condition, of which unconditional models see nothing.
             rng: the noise of training; ``None`` draws from torch's global generator.
         """
         rng = rng or BatchGenerator(self.device)
+        batch = batch if self.conditional else Batch(batch.images)
         state, network = self.state, None
+        last = self.stages[self.stage][-1] if self.stages else list(self.networks)[-1]
         state.start()
         for loss in self.batch_losses(batch, rng):
             network = loss.network
             yield loss
         state.batches += 1
         state.images += len(batch.images) * rng.world_size
-        state.updates += network == list(self.networks)[-1]
+        state.updates += network == last
         state.tick()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -295,6 +315,12 @@ class GenerativeModel(LightningModule, ABC):
         """The means of what was logged since the last call, over all devices."""
         return self._means.take(self.trainer.strategy if self.trainer.world_size > 1 else None)
 
+    def on_fit_start(self) -> None:
+        """Samples draw their embeddings from those of the training split (Lightning's hook)."""
+        if self.conditional and self.spec.embedding:
+            data: Any = self.trainer
+            self.embeddings = getattr(getattr(data.datamodule, "train", None), "condition", None)
+
     def on_train_start(self) -> None:
         """Start the clock, and let Lightning's counter of steps go on from a continued run's (Lightning's hook).
 
@@ -365,6 +391,7 @@ class GenerativeModel(LightningModule, ABC):
         n: int,
         *,
         labels: LabelsLike | None = None,
+        condition: Tensor | None = None,
         seed: int = 0,
         generator: PerImageGenerator | None = None,
         progress: Progress | None = None,
@@ -375,24 +402,26 @@ class GenerativeModel(LightningModule, ABC):
             n: number of images.
             labels: the class of each image, as numbers or names, or one for all; conditional models only, which
                 without it draw classes as :meth:`draw_labels` does.
+            condition: the embedding of each image, or one for all, for models that are conditioned on embeddings.
             seed: of the random streams of the images. Image k depends on its own stream alone, not on ``n``.
             generator: these streams, to draw on from where others ended.
             progress: called with (steps done, steps in all) by models that draw all images step by step.
 
         Returns:
-            uint8 (n, channels, height, width) with values 0..levels-1, on the model's device.
+            uint8 (n, channels, height, width) with values 0..levels-1, on the model's device; what else
+            :attr:`imago.images.ImageSpec.dtype` says for tokens and points.
 
         Raises:
-            UserError: labels given to an unconditional model, or labels that are not classes of the data.
+            UserError: a condition given to an unconditional model, or one that is not of the data.
         """
         generator = generator or PerImageGenerator(seed, device=self.device)
-        labels = self.labels_for(n, labels, generator)
+        given = self.labels_for(n, labels if condition is None else condition, generator)
         if n == 0:
             return torch.zeros(0, *self.spec.shape, dtype=self.spec.dtype, device=self.device)
         self._progress = progress
         try:
             with evaluating(self):
-                return self.generate(n, labels, generator)
+                return self.generate(n, given, generator)
         finally:
             self._progress = None
 
@@ -401,21 +430,28 @@ class GenerativeModel(LightningModule, ABC):
         if self._progress is not None:
             self._progress(done, total)
 
-    def labels_for(self, n: int, labels: LabelsLike | None, generator: PerImageGenerator) -> Labels | None:
-        """The classes of ``n`` samples on the model's device: those given, or drawn; see :meth:`sample`."""
+    def labels_for(self, n: int, labels: LabelsLike | None, generator: PerImageGenerator) -> Tensor | None:
+        """The condition of ``n`` samples on the model's device: the given one, or drawn; see :meth:`sample`."""
         if labels is None:
             return self.draw_labels(n, generator).to(self.device) if self.conditional else None
         labels = as_labels(labels, self.spec)
         if len(labels) == 1:
-            labels = labels.expand(n)
+            labels = labels.expand(n, *labels.shape[1:])
         self.check_labels(labels, n)
         return labels.to(self.device)
 
-    def draw_labels(self, n: int, generator: PerImageGenerator) -> Labels:
+    def draw_labels(self, n: int, generator: PerImageGenerator) -> Condition:
         """Classes (n,) of a conditional model, as frequent as in the training split: the first number of each stream.
 
-        Uniform where the model does not know the frequencies.
+        Uniform where the model does not know the frequencies. Embeddings are those of random training images.
+
+        Raises:
+            UserError: embeddings are wanted and none are known.
         """
+        if self.spec.embedding:
+            if self.embeddings is None:
+                raise UserError("condition: the model is conditioned on embeddings; give sample(n, condition=...) some")
+            return self.embeddings[generator.integers(n, len(self.embeddings)).cpu()]
         counts = self.spec.class_counts
         return generator.choices(n, counts) if counts else generator.integers(n, self.classes)
 
@@ -424,10 +460,15 @@ class GenerativeModel(LightningModule, ABC):
 
         Raises:
             UserError: an unconditional model, another number than ``n``, classes that do not exist, or that had no
-                training images.
+                training images; embeddings of another size.
         """
         if not self.conditional:
             raise UserError("labels given to an unconditional model: train it with conditional=true, or leave them out")
+        if self.spec.embedding:
+            if tuple(labels.shape) != (n, self.spec.embedding) or not labels.is_floating_point():
+                told = f"{labels.dtype} of shape {tuple(labels.shape)}"
+                raise UserError(f"condition is {told}: give embeddings ({n}, {self.spec.embedding}) in floating point")
+            return
         if len(labels) != n:
             raise UserError(f"{len(labels)} labels for {n} images: give one label for each image")
         if n and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
@@ -444,8 +485,8 @@ class GenerativeModel(LightningModule, ABC):
                     f"model never saw it; give other labels, such as {trained[0]} ({self.spec.class_name(trained[0])})"
                 )
 
-    def checked(self, images: ImagesLike, labels: LabelsLike | None) -> tuple[Images, Labels | None]:
-        """Images and labels as tensors on the model's device.
+    def checked(self, images: ImagesLike, labels: LabelsLike | None) -> tuple[Images, Condition | None]:
+        """Images and their condition as tensors on the model's device.
 
         Raises:
             UserError: images or labels that the model was not made for.
@@ -539,13 +580,16 @@ class ExplicitModel(GenerativeModel, ABC):
         return {"nats": -self.log_prob(images, labels)}
 
     def log_likelihood(
-        self, images: ImagesLike, labels: LabelsLike | None = None, generator: PerImageGenerator | None = None
+        self,
+        images: ImagesLike,
+        labels: LabelsLike | None = None,
+        generator: PerImageGenerator | None = None,
     ) -> Float[Tensor, " n"]:
         """log p(x) or log p(x | label) of the integer images, or the bound, in evaluation mode.
 
         Args:
             images: uint8 (n, channels, height, width) with values 0..levels-1, arrays or PIL images.
-            labels: numbers or names of the classes (n,), for conditional models.
+            labels: for conditional models numbers or names of the classes (n,), or embeddings (n, features).
             generator: the noise of a bound's estimate; ``None`` is a new generator of seed 0, the same every time.
 
         Returns:
@@ -598,8 +642,8 @@ class ExplicitModel(GenerativeModel, ABC):
         self._measure(batch, "test")
 
     def _measure(self, batch: Batch, split: str) -> None:
-        images, labels = batch.images, batch.labels if self.conditional else None
-        if labels is not None:
+        images, labels = batch.images, batch.condition if self.conditional else None
+        if labels is not None and self.classes:
             known = torch.isin(labels, torch.tensor(self.spec.trained, device=labels.device))
             images, labels = images[known], labels[known]
         if not len(images):

@@ -173,7 +173,7 @@ class Denoiser(GenerativeModel):
         n = len(x)
         t = self.training_times(n, rng)
         noise = rng.normal(n, *self.spec.shape)
-        labels = batch.labels if self.conditional else None
+        labels = batch.labels
         if self.p_uncond and labels is not None:
             labels = torch.where(torch.special.ndtr(rng.normal(n)) < self.p_uncond, self.classes, labels)
         logs = {name: value.mean() for name, value in self.loss(x, t, noise, labels).items()}

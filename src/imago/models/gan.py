@@ -222,7 +222,7 @@ class GAN(LatentModel):
 
     def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         """A step of D; after every k-th of them a step of G (Goodfellow et al. 2014, algorithm 1)."""
-        labels = batch.labels if self.conditional else None
+        labels = batch.labels
         yield self.discriminator_loss(normalize(batch.images, self.spec.levels), labels, rng)
         if (self.state.batches + 1) % self.discriminator_steps == 0:
             yield self.generator_loss(len(batch.images), labels, rng)

@@ -123,7 +123,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
 
     def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         """−ELBO, per dimension, with the KL term weighted as the settings say."""
-        labels = batch.labels if self.conditional else None
+        labels = batch.labels
         draw = self._posterior_sample(batch.images, labels, rng.normal)
         terms = self._elbo(draw, batch.images)
         nats = sum_of(terms).mean()

@@ -44,7 +44,7 @@ class SampleGrid(Periodic):
             return
         n = self.rows * self.columns
         labels, told = None, ""
-        if model.conditional:
+        if model.classes:
             classes = torch.tensor(model.spec.trained)[torch.arange(self.columns) % len(model.spec.trained)]
             labels = classes.repeat(self.rows)
             told = f"; columns: {', '.join(map(model.spec.class_name, classes.tolist()))}"
