@@ -43,6 +43,13 @@ def test_an_unconditional_model_refuses_a_condition() -> None:
             build_model(configuration("model=independent", "conditional=true"), spec)
 
 
+def test_a_condition_that_the_yaml_drops_is_refused() -> None:
+    config = configuration("model=described", "conditional=true")
+    del config["model"]["conditional"]
+    with pytest.raises(UserError, match=r"^conditional=true: the model is built without it"):
+        build_model(config, EMBEDDED)
+
+
 @pytest.mark.parametrize("model", ["described", "pixelcnn"])
 def test_a_condition_that_the_data_do_not_give_is_refused(model: str) -> None:
     spec = ImageSpec(1, 2, 2, classes=2) if model == "described" else EMBEDDED

@@ -157,6 +157,8 @@ def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
     """
     with affordable("model", bytes_for_each=FLOAT * (2 + remembered(config["model"].get("optimizer", {})))):
         model: GenerativeModel = build(config["model"], "model", spec=spec)
+    if config["conditional"] and not model.conditional:
+        raise UserError("conditional=true: the model is built without it; its yaml needs conditional: ${conditional}")
     model.config = config["model"]
     try:
         model.configure_optimizers()
