@@ -296,7 +296,7 @@ def _check_machine(node: Mapping[str, Any]) -> None:
 
 
 def allow(package: str) -> None:
-    """Let configurations and checkpoints construct the classes of a package of the user's own, in every group of ours.
+    """Let configurations and checkpoints construct the classes of a package of the user's own, in every group.
 
     Args:
         package: its full name; it is imported when something of it is constructed.
@@ -313,8 +313,7 @@ def allow(package: str) -> None:
 def _check_allowed(name: Any, key: str, found: Any = None) -> None:
     """Refuse a ``_target_`` by its name, or by what that names; arguments and errors as in :func:`target`."""
     group = re.split(r"\W", key, maxsplit=1)[0]
-    packages, by_name = ALLOWED.get(group, ()), ALLOWED_BY_NAME.get(group, ())
-    packages += PLUGINS if packages else ()
+    packages, by_name = (*ALLOWED.get(group, ()), *PLUGINS), ALLOWED_BY_NAME.get(group, ())
     full = isinstance(name, str) and re.fullmatch(r"([a-zA-Z]\w*\.)+[a-zA-Z]\w*", name, re.ASCII)
     if full and name in by_name:
         return
