@@ -85,6 +85,18 @@ def test_its_callbacks_see_numbers_and_rates(tmp_path: Path, data: ImageDataModu
     assert rate == pytest.approx(1e-3 * (1 - (model.state.batches - 2) / (9 * 22)), rel=0.02)
 
 
+def test_without_validation_images_nothing_is_validated(tmp_path: Path) -> None:
+    data = ImageDataModule(Digits(), batch_size=64, val=0)
+    data.prepare()
+    model, fitted = VAE(data.spec), trainer(tmp_path, max_steps=3, val_check_interval=1)
+    with pytest.warns(UserWarning, match="length of .* is zero"):
+        fitted.fit(model, datamodule=data)
+    assert fitted.global_step == 3
+    assert "val/nats" not in fitted.callback_metrics
+    (test,) = fitted.test(model, datamodule=data, verbose=False)
+    assert test["test/nats"] > 0
+
+
 def test_validation_and_test_give_the_likelihood_of_the_split(tmp_path: Path, data: ImageDataModule) -> None:
     torch.manual_seed(0)
     model = PixelCNN(data.spec, features=8, blocks=1, head=(8,))

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from explicit import Pixels
 from imago.data import Dataset, ImageDataModule, ImageSet, Source, Splits, folder_data
 from imago.data.base import fixed_permutation
 from imago.data.sources import Bars, Digits
@@ -37,7 +38,16 @@ class Ramps(Source):
 def prepared(source: Source | None = None, **settings: object) -> ImageDataModule:
     data = ImageDataModule(source or Ramps(), **{"batch_size": 5} | settings)
     data.prepare()
+    data.endless = True
     return data
+
+
+def attach(data: ImageDataModule, batches: int = 0, **trainer: object) -> None:
+    """Give it a trainer whose model has seen some batches."""
+    model = Pixels(data.spec)
+    model.state.batches = batches
+    defaults = {"lightning_module": model, "global_rank": 0, "world_size": 1, "strategy": None}
+    data.trainer = SimpleNamespace(**defaults | trainer)
 
 
 def test_prepare_reads_once_and_gives_the_spec() -> None:
@@ -113,9 +123,7 @@ def test_training_continues_at_the_position_of_the_model() -> None:
     whole = iter(data.train_dataloader())
     for _ in range(6):
         next(whole)
-    data.trainer = SimpleNamespace(
-        lightning_module=SimpleNamespace(batches_seen=6), global_rank=0, world_size=1, strategy=None
-    )
+    attach(data, batches=6)
     continued = iter(data.train_dataloader())
     for _ in range(5):
         expected, found = next(whole), next(continued)
@@ -128,20 +136,14 @@ def test_processes_share_the_batch() -> None:
     whole = next(iter(data.train_dataloader()))
     parts = []
     for rank in range(2):
-        model = SimpleNamespace(batches_seen=0)
-        data.trainer = SimpleNamespace(lightning_module=model, global_rank=rank, world_size=2, strategy=None)
+        attach(data, global_rank=rank, world_size=2)
         parts.append(next(iter(data.train_dataloader())).images)
     assert torch.equal(torch.cat(parts), whole.images)
 
 
 def test_on_device_moves_the_training_images_to_the_root_device() -> None:
     data = prepared(on_device=True)
-    data.trainer = SimpleNamespace(
-        lightning_module=SimpleNamespace(batches_seen=0),
-        global_rank=0,
-        world_size=1,
-        strategy=SimpleNamespace(root_device=torch.device("meta")),
-    )
+    attach(data, strategy=SimpleNamespace(root_device=torch.device("meta")))
     assert data.train_dataloader().data.images.is_meta
     assert not data.train.images.is_meta
 

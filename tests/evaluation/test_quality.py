@@ -18,6 +18,7 @@ from imago.evaluation import (
 )
 from imago.evaluation.cache import Cache
 from imago.evaluation.network import ClassifierNetwork
+from imago.images import ImageSpec
 
 CPU = torch.device("cpu")
 
@@ -236,6 +237,15 @@ def test_features_of_all_images_are_computed_once(squares, monkeypatch):
     whole = torch.load(tmp, weights_only=True)
     torch.save(whole | {"held_out": whole["held_out"][1:]}, tmp)
     assert [m.value for m in quality(squares(), full=True).measure(sampler(noise(data)))] == first
+
+
+def test_points_have_no_features(squares):
+    data = squares()
+    samples = noise(data)
+    data.spec = ImageSpec(2, 1, 1, levels=0)
+    metrics = quality(data)
+    assert metrics.names == metrics.measure(sampler(samples)) == []
+    assert metrics.notices == ["the quality of samples is not measured: features are of pictures, not of points in R^2"]
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -7,7 +7,6 @@ server may have been asked, and no memory may have been taken.
 import contextlib
 import copy
 import http.server
-import inspect
 import json
 import os
 import pickle
@@ -31,7 +30,7 @@ import imago
 from helpers import TINY, Command, configuration
 from imago.board.checkpoint import peek
 from imago.checkpoints import load, read
-from imago.config import build
+from imago.config import arguments_of, build
 from imago.data import data_of, folder_data
 from imago.data.places import remember
 from imago.data.restore import SOURCES
@@ -551,9 +550,8 @@ def test_every_place_that_a_source_takes_is_known_to_whoever_restores_it() -> No
     """A new source that opens something else than ``url`` and ``path`` has to be thought of in restore.py."""
     texts = set()
     for made in (*SOURCES, folder_data):
-        function = made.__init__ if inspect.isclass(made) else made
-        for name, hint in typing.get_type_hints(function).items():
-            if name != "return" and (hint is str or str in typing.get_args(hint)):
+        for name, hint in arguments_of(made)[0].items():
+            if hint is str or str in typing.get_args(hint):
                 texts.add(name)
     assert texts == {"url", "path", "dir"}
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import lightning
 import numpy as np
@@ -238,9 +238,9 @@ class ImageDataModule(lightning.LightningDataModule):
                 "Set data.on_device=false."
             ) from None
 
-    def val_dataloader(self) -> OnePass:
-        """The validation split, once (Lightning's hook)."""
-        return self._one_pass("val")
+    def val_dataloader(self) -> OnePass | list[OnePass]:
+        """The validation split, once; nothing, where no images are held out (Lightning's hook)."""
+        return self._one_pass("val") if len(self.val) else []
 
     def test_dataloader(self) -> OnePass:
         """The test split, once (Lightning's hook)."""
@@ -260,6 +260,19 @@ class ImageDataModule(lightning.LightningDataModule):
         return self.split(split).batches(batch_size)
 
 
+class Settings(TypedDict, total=False):
+    """What :class:`ImageDataModule` takes beside its source."""
+
+    batch_size: PositiveInt
+    train: PositiveInt | None
+    val: NonNegativeInt | None
+    dir: str
+    binarize: Literal["dynamic", "threshold"] | None
+    flip: bool
+    seed: NonNegativeInt
+    on_device: bool
+
+
 def folder_data(
     path: str | None,
     *,
@@ -267,21 +280,13 @@ def folder_data(
     fit: Fit = "crop",
     channels: Literal[1, 3] | None = None,
     on_bad: Literal["refuse", "skip"] = "refuse",
-    batch_size: PositiveInt = 64,
-    train: PositiveInt | None = None,
-    val: NonNegativeInt | None = None,
-    dir: str = DEFAULT_DIRECTORY,
-    binarize: Literal["dynamic", "threshold"] | None = None,
-    flip: bool = False,
-    seed: NonNegativeInt = 0,
-    on_device: bool = False,
+    **settings: Unpack[Settings],
 ) -> ImageDataModule:
     """An :class:`ImageDataModule` over your own images, with the settings of both on one level.
 
     Args:
         path, size, fit, channels, on_bad: see :class:`imago.data.sources.Folder`.
-        batch_size, train, val, dir, binarize, flip, seed, on_device: see :class:`ImageDataModule`; decoded images are
-            kept in dir/cache.
+        settings: see :class:`ImageDataModule`; decoded images are kept in dir/cache.
 
     Raises:
         UserError: there is no path, or nothing at it.
@@ -290,17 +295,7 @@ def folder_data(
         raise UserError(
             "data.path is missing: data=folder needs data.path=FOLDER or data.path=FILE.zip, your own images."
         )
-    return ImageDataModule(
-        Folder(path, size, fit, channels, on_bad),
-        batch_size=batch_size,
-        train=train,
-        val=val,
-        dir=dir,
-        binarize=binarize,
-        flip=flip,
-        seed=seed,
-        on_device=on_device,
-    )
+    return ImageDataModule(Folder(path, size, fit, channels, on_bad), **settings)
 
 
 def _thresholded(part: Dataset) -> ImageSet:

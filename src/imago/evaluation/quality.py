@@ -143,6 +143,10 @@ class SampleQuality(Evaluator):
         if len(data.train) < 2:
             raise UserError(f"{data.name} has {len(data.train)} training images: metrics need 2. Set metrics=none.")
         self.notices, self._protocols = [], {}
+        if data.spec.kind != "pixels":
+            self.notices.append(f"the quality of samples is not measured: features are of pictures, not of {data.spec}")
+            self._extractor = None
+            return
         self._extractor = extractor = self.choice.build(data, device, self.weights, self.notices.append)
         if extractor is None:
             return

@@ -19,7 +19,7 @@ from imago.training.callbacks.progress import Progress
 class SampleGrid(Periodic):
     """Draws a grid every so many images into ``samples/`` and W&B; one class a column for conditional models.
 
-    Classes without training images have no column.
+    Classes without training images have no column. Points in R^d are no pictures.
 
     Args:
         every: number of images between two grids.
@@ -40,7 +40,7 @@ class SampleGrid(Periodic):
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
         """Draw and write the grid."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or model.spec.kind == "points":
             return
         n = self.rows * self.columns
         labels, told = None, ""
