@@ -17,7 +17,6 @@ from helpers import configuration
 from imago.data.module import ImageDataModule
 from imago.data.sources.digits import Digits
 from imago.errors import UserError
-from imago.models.diffusion import Diffusion
 from imago.models.gan import GAN
 from imago.models.pixelcnn import PixelCNN
 from imago.models.vae import VAE
@@ -137,7 +136,7 @@ def test_predictions_are_samples(tmp_path: Path, data: ImageDataModule) -> None:
     [{"fast_dev_run": True}, {"profiler": "simple", "max_steps": 2}, {"overfit_batches": 1, "max_epochs": 1}],
 )
 def test_debugging(tmp_path: Path, data: ImageDataModule, debugging: dict[str, Any]) -> None:
-    model = Diffusion(data.spec)
+    model = VAE(data.spec)
     trainer(tmp_path, limit_val_batches=1, **debugging).fit(model, datamodule=data)
     assert model.state.updates >= 1
 

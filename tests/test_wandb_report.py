@@ -176,7 +176,7 @@ MISTAKES = [
     (["kind=board"], {}, r"kind=\"board\": input should be 'workspace' or 'report'"),
     (["project="], {}, r"project="),
     (["out=file/x.json"], {}, r"out=file: file is no folder; choose another place"),
-    (["projct=x"], {}, r"projct: no such setting; did you mean project\?"),
+    (["projct=x"], {}, r"projct=x: no such setting; did you mean project\?"),
     (["entity=me"], {"WANDB_API_KEY": "x" * 40}, r"entity=me project=imago: project not found: imago; check both"),
 ]
 

@@ -91,7 +91,9 @@ def read(path: str | Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"checkpoint={path}: not as train.py writes it: {error}") from None
     except RecursionError:
-        raise UserError(f"checkpoint={path}: not as train.py writes it: nested too deeply; use another one") from None
+        raise UserError(
+            f"checkpoint={path}: not as train.py writes it: nested deeper than it can be read; use another one"
+        ) from None
     return checkpoint
 
 

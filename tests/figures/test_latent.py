@@ -2,9 +2,9 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +28,11 @@ from imago.figures.manifold import Manifold, normal_quantiles, principal_plane
 from imago.figures.reconstruction import Reconstruction
 from imago.figures.traversal import Traversal
 from imago.images import Batch, Images, ImageSpec, Labels, Normalized, normalize, quantize
+from imago.models.base import Loss
 from imago.models.latent import EncodingModel, LatentModel, Latents
 from imago.models.variational import Variational
 from imago.pictures import picture_of
-from imago.rng import PerImageGenerator
+from imago.rng import BatchGenerator, PerImageGenerator
 from imago.training.run import build_model
 
 SHAPE = (1, 2, 3)
@@ -41,8 +42,8 @@ CLASSES = 3
 class Plain(LatentModel):
     """z is the signal, shifted by a tenth of the label."""
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
-    averaged: ClassVar[tuple[str, ...]] = ()
+    likelihood = "none"
+    ema = ()
     latent = math.prod(SHAPE)
 
     def __init__(self, conditional: bool = False) -> None:
@@ -52,7 +53,7 @@ class Plain(LatentModel):
     def networks(self) -> dict[str, nn.Module]:
         return {}
 
-    def learn(self, batch: Batch) -> None:
+    def batch_losses(self, batch: Batch, rng: BatchGenerator) -> Iterator[Loss]:
         raise NotImplementedError
 
     def shift(self, labels: Labels | None) -> Tensor | float:

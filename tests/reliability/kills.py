@@ -30,11 +30,11 @@ import rich.panel
 import torch
 
 from helpers import TINY, configuration
-from imago import training
 from imago.checkpoints import read
 from imago.files import UNFINISHED
 from imago.paths import CHECKPOINTS
 from imago.runs import Run
+from imago.training import run as training
 from imago.training.continuing import NothingLeftError
 from imago.training.run import train
 from imago.untrusted import read_archive

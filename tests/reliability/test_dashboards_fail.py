@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import Logger
 from wandb.sdk import wandb_setup
 
 from helpers import Command, small
-from imago import dashboards
+from imago import loggers
 from imago.errors import UserError
 from imago.loggers import Dashboard, WandbRun
 from imago.runs import Run
@@ -29,9 +29,9 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(autouse=True)
 def _no_leftovers() -> Iterator[None]:
-    dashboards.silent_hosts.clear()
+    loggers.silent_hosts.clear()
     yield
-    dashboards.silent_hosts.clear()
+    loggers.silent_hosts.clear()
     wandb.teardown()
 
 
@@ -68,7 +68,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr(dashboards, "INIT", 2.0)
+    monkeypatch.setattr(loggers, "INIT", 2.0)
     yield Answering
     Answering.released.set()
     listening.shutdown()
@@ -89,7 +89,7 @@ def test_without_an_answer_a_run_is_offline_and_the_next_does_not_ask(
     for number, said in enumerate(("Timed out", "did not answer before")):
         began = time.monotonic()
         run = Run(tmp_path / str(number))
-        logger = dashboards.wandb(run, "x", {}, [], None)
+        logger = loggers.wandb(run, "x", {}, [], None)
         assert time.monotonic() - began < (15 if number == 0 else 8)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
         assert len(lines) == 1
@@ -129,7 +129,7 @@ def test_what_cannot_be_had_is_said(
     with pytest.raises(
         UserError, match=rf"^logger\.wandb: .*{message}.*; mend it, or choose logger\.wandb\.mode=offline$"
     ):
-        dashboards.wandb(Run(tmp_path), "x", {}, [], None, **settings)
+        loggers.wandb(Run(tmp_path), "x", {}, [], None, **settings)
 
 
 class Breaks(Logger):
@@ -198,7 +198,7 @@ def test_of_three_runs_the_service_of_the_middle_one_is_killed_and_the_last_one_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three W&B runs; the fate of each is that of its training, and each trouble is said once."""
-    monkeypatch.setattr(dashboards, "PATIENCE", 10.0)
+    monkeypatch.setattr(loggers, "PATIENCE", 10.0)
     log, rows = WandbRun.log_metrics, [0]
     sent = {"1": signal.SIGKILL, "2": signal.SIGSTOP}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imago import streams
+from imago.cli import streams
 from imago.cli.streams import Forgiving, make_forgiving
 
 ROOT = Path(__file__).parents[2]

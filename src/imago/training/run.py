@@ -364,7 +364,8 @@ def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None
 
 def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits) -> None:
     """The final numbers."""
-    log, seconds = find(trainer, TrainingLog), model.state.seconds
+    log = find(trainer, TrainingLog)
+    seconds = model.state.seconds if log is None else log.training_seconds
     entries: dict[str, Any] = {
         "images_seen": model.state.images,
         "updates": model.state.updates,

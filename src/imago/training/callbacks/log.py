@@ -46,6 +46,7 @@ class TrainingLog(Periodic):
         self.run = run
         self.latest: dict[str, float] = {}
         self.images_per_second = 0.0
+        self.training_seconds = 0.0  # until the last row
         self._row = (0, 0.0)  # images and seconds when the last row was written
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +81,7 @@ class TrainingLog(Periodic):
         if seconds > 0:
             self.images_per_second = images / seconds
             row["time/images_per_second"] = self.images_per_second
-        row["time/training_seconds"] = model.state.seconds
+        row["time/training_seconds"] = self.training_seconds = model.state.seconds
         row["time/peak_memory_mib"] = peak_memory_mib(trainer.strategy.root_device)
         self._row = (model.state.images, model.state.seconds)
         log_row(trainer, model, row)
