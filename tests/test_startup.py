@@ -16,7 +16,7 @@ from imago.cli import lazy_imports
 
 ROOT = Path(__file__).parents[1]
 RELEASED = ROOT / "tests" / "reliability" / "released" / "0.1.0"
-HEAVY = {"sympy", "scipy", "sklearn", "torchvision", "matplotlib", "wandb", "torch._inductor"}
+HEAVY = {"sympy", "scipy", "sklearn", "torchvision", "matplotlib", "wandb", "triton", "torch._inductor"}
 
 
 def run(*arguments: str | Path, code: int = 0) -> set[str]:
@@ -90,7 +90,13 @@ def test_what_waited_is_the_real_package_at_its_first_use() -> None:
             from lightning.pytorch.utilities.compile import OptimizedModule
 
             assert not isinstance(net, OptimizedModule)
-            assert not {"sympy", "torchvision", "scipy", "matplotlib"} & set(sys.modules)
+            assert not {"sympy", "torchvision", "scipy", "matplotlib", "triton"} & set(sys.modules)
+
+            from lightning.pytorch.utilities.model_summary.model_summary import FlopCounterMode
+
+            with FlopCounterMode(display=False) as counter:
+                net(torch.ones(2, 3))
+            assert counter.get_total_flops() == 2 * 2 * 3 * 3
 
             before = net.weight.clone()
             torch.compile(step, backend="eager")()

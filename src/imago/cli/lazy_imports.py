@@ -1,8 +1,8 @@
 """Load what Lightning imports but a command seldom uses at its first use: two thirds of the CPU time of a start.
 
 ``import lightning`` imports the whole of torchmetrics for two base classes, torchvision and scipy.signal behind it,
-matplotlib for annotations, and torch's compiler (``torch._dynamo`` with sympy), which optimisers ask for whether
-anything is compiled or not. A finder in :data:`sys.meta_path` lets the packages of :data:`STAND_INS` begin as modules
+matplotlib for annotations, Triton to count operations, and torch's compiler (``torch._dynamo`` with sympy), which
+optimisers ask for whether anything is compiled or not. A finder in :data:`sys.meta_path` lets the packages of :data:`STAND_INS` begin as modules
 with the few names that a start asks for; any other name, or a submodule, executes the real package into the same
 module. Nothing is replaced for good: a version of these packages that asks for more only starts slower. The scripts
 install the finder, ``import imago`` does not.
@@ -126,6 +126,16 @@ def real_class(module: str, name: str) -> type:
     return StandIn
 
 
+def calling(module: ModuleType, load: Callable[[], None], name: str) -> Callable[..., Any]:
+    """A function that loads the real one, or the class, and calls it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        load()
+        return getattr(module, name)(*args, **kwargs)
+
+    return call
+
+
 def compiler(module: ModuleType, load: Callable[[], None]) -> None:
     """``torch._dynamo`` as long as nothing is compiled: then these do nothing in the real one either."""
 
@@ -167,20 +177,21 @@ def metrics(module: ModuleType, load: Callable[[], None]) -> None:
 
 def plots(module: ModuleType, load: Callable[[], None]) -> None:
     """The types and the function by which a metric of torchmetrics plots itself."""
-
-    def plot_single_or_multi_val(*args: Any, **kwargs: Any) -> Any:
-        load()
-        return module.plot_single_or_multi_val(*args, **kwargs)
-
     vars(module).update(
         _AX_TYPE=real_class("matplotlib.axes", "Axes"),
         _PLOT_OUT_TYPE=tuple[object, object],
-        plot_single_or_multi_val=plot_single_or_multi_val,
+        plot_single_or_multi_val=calling(module, load, "plot_single_or_multi_val"),
     )
+
+
+def flops(module: ModuleType, load: Callable[[], None]) -> None:
+    """The counter of Lightning's model summary, which knows Triton's kernels too."""
+    vars(module).update(FlopCounterMode=calling(module, load, "FlopCounterMode"))
 
 
 STAND_INS: dict[str, StandIns] = {
     "torch._dynamo": compiler,
+    "torch.utils.flop_counter": flops,
     "torchmetrics": metrics,
     "torchmetrics.utilities.plot": plots,
 }
