@@ -2,10 +2,10 @@
 
 ``import lightning`` imports the whole of torchmetrics for two base classes, torchvision and scipy.signal behind it,
 matplotlib for annotations, Triton to count operations, and torch's compiler (``torch._dynamo`` with sympy), which
-optimisers ask for whether anything is compiled or not. A finder in :data:`sys.meta_path` lets the packages of :data:`STAND_INS` begin as modules
-with the few names that a start asks for; any other name, or a submodule, executes the real package into the same
-module. Nothing is replaced for good: a version of these packages that asks for more only starts slower. The scripts
-install the finder, ``import imago`` does not.
+optimisers ask for whether anything is compiled or not. A finder in :data:`sys.meta_path` lets the packages of
+:data:`STAND_INS` begin as modules with the few names that a start asks for; any other name, or a submodule, executes
+the real package into the same module. Nothing is replaced for good: a version of these packages that asks for more only
+starts slower. The scripts install the finder, ``import imago`` does not.
 """
 
 import functools
