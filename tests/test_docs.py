@@ -12,6 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import imago.cli  # noqa: F401 - stores any_model in Hydra
 from imago.config import CONF, check, composed, plain, without_hydra
 from imago.images import Batch, ImageSpec
 from imago.legacy import today
