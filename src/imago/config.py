@@ -15,7 +15,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -492,10 +492,20 @@ def _check_below(value: Any, hint: Any, key: str, imported: bool) -> None:
         _check_value(value, hint, key)
 
 
+def keys_of(node: Mapping[str, Any], key: str = "") -> Iterator[str]:
+    """Dotted keys of all values, those of groups too."""
+    for name, value in node.items():
+        yield f"{key}{name}"
+        if isinstance(value, Mapping):
+            yield from keys_of(value, f"{key}{name}.")
+
+
 def _check_names(given: Collection[str], known: Collection[str], key: str) -> None:
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
+            inside = keys_of(given) if isinstance(given, Mapping) and not key else ()
+            close = [other for other in inside if other.endswith(f".{name}")][:1]
+            close = close or difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
             raise UserError(f"{_below(key, name)}: no such setting; {hint}")
 

@@ -4,7 +4,7 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from imago.config import (
     check_experiment,
     composed,
     defaults_of,
+    keys_of,
     without_hydra,
 )
 from imago.errors import UserError
@@ -89,10 +90,14 @@ def explain_option(option: str, script: str) -> str | None:
     if not value and after and "=" not in after[0] and not after[0].startswith("-"):
         value = after[0]
     config, choices = _composed(script, key)
-    if key in choices or key in _keys(config):
+    if key in choices or key in keys_of(config):
         return f"{option}: settings have no dashes; write {key}={shlex.quote(value) if value else 'VALUE'}"
     meant = _meant(key, value, config, choices)
-    return f"{option}: no such option, settings are given as KEY=VALUE; {meant}" if meant else None
+    return (
+        f"{option}: no such option, settings are given as KEY=VALUE; {meant.removeprefix('no such setting; ')}"
+        if meant
+        else None
+    )
 
 
 def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str, Any]) -> str | None:
@@ -110,7 +115,9 @@ def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str
         return f"has no effect with the models' own optimisation; {REFUSED_TRAINER_KEYS[given]}"
     if place == "trainer" and given in TRAINER_KEYS:
         return f"write +{key}={value}"
-    groups = [group for group in choices if group.rpartition("/")[2] == name and group != key]
+    groups = [
+        group for group in choices if group != key and name in (group.rpartition("/")[2], *group.split("/")[1:-1])
+    ]
     if groups:
         return f"choose with {' or '.join(f'{group}={value}' for group in groups)}"
     inside = key if key.startswith("model/") else f"model/{name}"
@@ -119,7 +126,7 @@ def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str
     if (CONF / key).is_dir():
         return "a group of train.py, which this script does not have; leave it out, or see --help"
     within = f"{place.split('.')[0]}." if place else ""
-    same = [other for other in _keys(config) if other.rpartition(".")[2] == name and other.startswith(within)]
+    same = [other for other in keys_of(config) if other.rpartition(".")[2] == name and other.startswith(within)]
     if name == "max_images" and same:
         return (
             "an epoch is one pass over the training images, and a run ends after max_images, max_updates or max_seconds"
@@ -160,14 +167,6 @@ def _one_of(name: str, known: Any, told: str, shown: Any = None) -> str:
     """The nearest of what is known, and all of it."""
     close = difflib.get_close_matches(name, known, 1)
     return f"{f'did you mean {close[0]}? ' if close else ''}{told} {', '.join(shown or known)}"
-
-
-def _keys(node: Mapping[str, Any], key: str = "") -> Iterator[str]:
-    """Dotted keys of all values, those of groups too."""
-    for name, value in node.items():
-        yield f"{key}{name}"
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{key}{name}.")
 
 
 def _composed(script: str, without: str) -> tuple[dict[str, Any], dict[str, Any]]:
