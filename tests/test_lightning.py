@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from helpers import configuration
 from imago.data.module import ImageDataModule
 from imago.data.sources.digits import Digits
 from imago.errors import UserError
+from imago.models.diffusion import Diffusion
 from imago.models.gan import GAN
 from imago.models.pixelcnn import PixelCNN
 from imago.models.vae import VAE
+from imago.nets.unet import UNet
 from imago.schedules import LinearDecay
 from imago.training.run import train
 
@@ -105,6 +108,19 @@ def test_validation_and_test_give_the_likelihood_of_the_split(tmp_path: Path, da
         nats = -model.log_likelihood(data.split(name).images).mean()
         expected = {f"{name}/nats": float(nats), f"{name}/bpd": float(nats) / 64 / math.log(2)}
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_visits_ten_terms_of_a_diffusion_and_test_all(tmp_path: Path, data: ImageDataModule) -> None:
+    model = Diffusion(data.spec, network=partial(UNet, width=8, multipliers=[1], head=8), steps=40)
+    asked = []
+    model.net.register_forward_hook(lambda *_: asked.append(1))
+    quiet = trainer(tmp_path, limit_val_batches=1, limit_test_batches=1)
+    validated = quiet.validate(model, datamodule=data, verbose=False)[0]["val/nats"]
+    assert len(asked) == 10 + 1  # and the reconstruction
+    asked.clear()
+    tested = quiet.test(model, datamodule=data, verbose=False)[0]["test/nats"]
+    assert len(asked) == 40
+    assert validated == pytest.approx(tested, rel=0.2)  # an estimate of the same number, on other images
 
 
 def test_checkpoints_of_a_trainer_load_by_class(tmp_path: Path, data: ImageDataModule) -> None:

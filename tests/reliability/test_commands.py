@@ -30,7 +30,7 @@ from imago.config import check, plain
 from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models.gan import GAN
-from imago.training.run import build_model, build_trainer, train
+from imago.training.run import build_model, build_trainer, remembered, train
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 300
@@ -485,6 +485,11 @@ def refusal(given: list[str]) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize(("optimizer", "remembers"), [("SGD", 0), ("Adam", 2)])
+def test_memory_is_counted_with_what_the_optimizer_remembers(optimizer: str, remembers: int) -> None:
+    assert remembered({"net": {"_target_": f"torch.optim.{optimizer}", "_partial_": True, "lr": 0.1}}) == remembers
 
 
 def hold_random_overrides(monkeypatch: pytest.MonkeyPatch, examples: int) -> list[bool]:

@@ -632,7 +632,7 @@ def test_what_is_right_is_loaded(good: Content, place: Place) -> None:
     """None of the above is refused because everything is."""
     path = stored(good)
     found = imago.load(path)  # type: ignore[operator]
-    assert found.images_seen == 64
+    assert found.state.images == 64
     assert torch.equal(found.state_dict()["generator.first.weight"], good["state_dict"]["generator.first.weight"])
     assert data_of(read(path), None).name == "digits"
     assert json.loads(json.dumps(peek(path)["config"])) == json.loads(json.dumps(good["config"]))

@@ -513,6 +513,9 @@ class GenerativeModel(LightningModule, ABC):
 class RunningMeans:
     """Means of named numbers since they were last taken; the order of names is that of their first appearance.
 
+    A torchmetrics ``MeanMetric`` for each name would do it at 34 to 49 µs an update, where a sum takes 0.9 µs and a
+    step of a small model 2 ms (one thread of a Xeon).
+
     Attributes:
         sums: of each name the sum and how many numbers it has.
     """

@@ -109,7 +109,7 @@ class Denoiser(GenerativeModel):
         self.noise_schedule = noise_schedule
         self.prediction = prediction or Epsilon()
         self.variance = variance or FixedSmall()
-        self.sampler = sampler or DDIM(50)
+        self.sampler = sampler or DDIM(min(50, noise_schedule.steps or 50))
         self.sampler.times(noise_schedule.steps)  # refuses what it cannot walk
         self.guidance = guidance
         self.p_uncond = p_uncond

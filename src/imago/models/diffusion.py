@@ -42,7 +42,7 @@ from imago.diffusion.samplers import Estimate
 from imago.diffusion.schedules import BetaSchedule, DiscreteSchedule, Linear, Times, column
 from imago.distributions import discretised_normal
 from imago.errors import UserError
-from imago.images import Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
+from imago.images import Batch, Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
 from imago.models.base import ExplicitModel, Normal, Terms
 from imago.models.denoiser import Denoiser, DenoiserSettings
 
@@ -153,6 +153,11 @@ class Diffusion(Denoiser, ExplicitModel):
             "elbo/denoising": weight * denoising,
             "elbo/reconstruction": self.term(x, 1, labels, normal),
         }
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log ``val/nats`` and ``val/bpd`` from ten terms of the bound; ``test`` visits all (Lightning's hook)."""
+        with self.visiting(self.bound_steps or 10):
+            super().validation_step(batch, batch_idx)
 
     def regularisation(self, x: Normalized) -> Float[Tensor, " n"]:
         """L_T = KL(N(√ᾱ_T x_0, 1 − ᾱ_T) ‖ N(0, 1)), in nats."""

@@ -170,11 +170,11 @@ def build_model(config: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
 def remembered(optimizers: Mapping[str, Any]) -> int:
     """How many numbers the thriftiest of the configured optimisers keeps for each weight, found by a step of it."""
     counts = [2]
-    for player, node in optimizers.items():
+    for network, node in optimizers.items():
         weight = torch.nn.Parameter(torch.zeros(3))
         weight.grad = torch.zeros(3)
         with contextlib.suppress(UserError, ValueError, TypeError, RuntimeError):  # said when the model has it
-            optimizer = build(node, f"model.optimizer.{player}")([weight])
+            optimizer = build(node, f"model.optimizer.{network}", params=[weight])
             optimizer.step()
             state = optimizer.state[weight].values()
             counts.append(sum(torch.is_tensor(kept) and kept.shape == weight.shape for kept in state))
@@ -216,7 +216,7 @@ def describe(
     config: Mapping[str, Any], name: str, data: ImageDataModule, model: GenerativeModel, trainer: Trainer
 ) -> dict[str, Any]:
     """What the summary says of a run before it begins."""
-    parameters = {player: count_parameters(module) for player, module in model.networks.items()}
+    parameters = {name: count_parameters(module) for name, module in model.networks.items()}
     return {
         "name": name,
         "model": config["model"]["_target_"],
