@@ -5,14 +5,15 @@ it is imported, constructed, interpolated or followed here. Nesting, length and 
 a few bytes can describe more than any memory holds, and references can lead in circles.
 """
 
+import io
 import json
 import math
 import os
+import pickle
 import resource
 import stat
-import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -165,16 +166,12 @@ def read_archive(file: BinaryIO, parts: Iterable[str] = ()) -> dict[str, Any]:
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
             if packed or sum(entry.file_size for entry in entries) > size or pickles[0].file_size > LARGEST:
                 raise ValueError("claims to hold more than it does: no checkpoint of ours")
-            content = archive.read(pickles[0])
+            found = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
     except zipfile.BadZipFile:
         raise ValueError("cannot be read: cut short, or no checkpoint") from None
     except (OSError, ValueError):
         raise
-    except Exception as error:  # a damaged archive raises whatever it likes
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
-    try:
-        found = _unpickled(content)
-    except (struct.error, LookupError, UnicodeDecodeError, AttributeError) as error:
+    except Exception as error:  # a damaged archive or pickle raises whatever it likes
         raise ValueError(f"cannot be read ({type(error).__name__})") from None
     if not isinstance(found, dict):
         raise ValueError("is no checkpoint of ours")
@@ -182,100 +179,53 @@ def read_archive(file: BinaryIO, parts: Iterable[str] = ()) -> dict[str, Any]:
 
 
 class _Other:
-    """Stands for whatever is not plain: tensors, arrays, generators."""
+    """Stands for whatever is not plain, such as a tensor, an array or a generator; what is put into it is lost."""
+
+    def lose(self, *given: Any) -> None:
+        """Nothing."""
+
+    __setitem__ = append = extend = lose
 
 
-_OTHER, _ORDERED = _Other(), _Other()
-_CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
-# Numbers by the code before them; those of the last two kinds are places in the memory.
-_BYTE, _SHORT, _INT, _UNSIGNED, _FLOAT = (struct.Struct(form) for form in ("<B", "<H", "<i", "<I", ">d"))
-_NUMBERS = {ord("K"): _BYTE, ord("M"): _SHORT, ord("J"): _INT, ord("G"): _FLOAT}
-_PUT = {ord("q"): _BYTE, ord("r"): _UNSIGNED}
-_GET = {ord("h"): _BYTE, ord("j"): _UNSIGNED}
-_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
+def _call(unpickler: Any) -> None:
+    """An ordered mapping begins empty; nothing else is called."""
+    unpickler.stack.pop()
+    unpickler.stack[-1] = {} if unpickler.stack[-1] == "collections.OrderedDict" else _Other()
 
 
-def _unpickled(content: bytes) -> Any:
-    """What is plain in a pickle as torch writes them; Python's own readers construct, and can be made to fill memory.
+def _tuple(length: int) -> Callable[[Any], None]:
+    """Tuples are read as lists, which are no names: of nested ones, finding the place can break the process."""
 
-    Raises:
-        Exception: of many kinds; it is damaged, or does what torch's never do.
+    def load(unpickler: Any) -> None:
+        unpickler.stack[-length:] = [unpickler.stack[-length:]]
+
+    return load
+
+
+_KNOWN = pickle._Unpickler.dispatch
+
+
+class _Unpickler(pickle._Unpickler):
+    """What is plain in a pickle with the codes that torch writes; nothing is imported or called.
+
+    Python's own reader in C takes memory for whatever number a pickle names (LONG_BINPUT), the one in Python does not.
     """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-    at = 0
 
-    def from_mark() -> list[Any]:
-        first = marks.pop()
-        items = stack[first:]
-        del stack[first:]
-        return items
+    dispatch = {code: _KNOWN[code] for code in b"(.GJKMNX]acehjqrsu}\x80\x88\x89\x8aQ"} | {
+        ord("t"): _KNOWN[ord("l")],
+        ord(")"): _KNOWN[ord("]")],
+        **{0x84 + length: _tuple(length) for length in (1, 2, 3)},
+        **dict.fromkeys((ord("R"), 0x81), _call),
+        ord("b"): lambda unpickler: unpickler.stack.pop(),
+    }
 
-    while True:
-        code = content[at]
-        at += 1
-        form = _PUT.get(code) or _GET.get(code) or _NUMBERS.get(code)
-        if form is not None:
-            (number,) = form.unpack_from(content, at)
-            at += form.size
-            if code in _PUT:
-                memo[number] = stack[-1]
-            else:
-                stack.append(memo[number] if code in _GET else number)
-        elif code == ord("("):
-            marks.append(len(stack))
-        elif code == ord("t"):
-            stack.append(from_mark())
-        elif code == ord("X"):
-            (length,) = _UNSIGNED.unpack_from(content, at)
-            at += _UNSIGNED.size + length
-            stack.append(content[at - length : at].decode("utf-8", "surrogatepass"))
-        elif code in _TUPLES:
-            stack[-_TUPLES[code] :] = [stack[-_TUPLES[code] :]]
-        elif code in _CONSTANTS:
-            stack.append(_CONSTANTS[code])
-        elif code == ord("Q"):
-            stack[-1] = _OTHER
-        elif code in b"R\x81":
-            stack.pop()
-            stack[-1] = {} if stack[-1] is _ORDERED else _OTHER
-        elif code in b"])":
-            stack.append([])
-        elif code == ord("}"):
-            stack.append({})
-        elif code == 0x8A:
-            length = content[at]
-            at += 1 + length
-            stack.append(int.from_bytes(content[at - length : at], "little", signed=True))
-        elif code in b"su":
-            items = [stack.pop(-2), stack.pop()] if code == ord("s") else from_mark()
-            if isinstance(stack[-1], dict):
-                stack[-1].update(_pairs(items))
-        elif code in b"ae":
-            items = [stack.pop()] if code == ord("a") else from_mark()
-            if isinstance(stack[-1], list):
-                stack[-1] += items
-        elif code == ord("c"):
-            end = content.index(b"\n", content.index(b"\n", at) + 1) + 1
-            stack.append(_ORDERED if content[at:end] == b"collections\nOrderedDict\n" else _OTHER)
-            at = end
-        elif code == ord("b"):
-            stack.pop()
-        elif code == 0x80:
-            at += 1
-        elif code == ord("."):
-            return stack[-1]
-        else:
-            raise ValueError("is no checkpoint of ours")
+    def find_class(self, module: str, name: str) -> str:
+        """The name alone."""
+        return f"{module}.{name}"
 
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    """Names and values in turn. A name is text or a number: of nested ones, finding the place can break the process."""
-    names = items[::2]
-    if len(items) % 2 or not all(name is None or isinstance(name, str | int | float) for name in names):
-        raise ValueError("is no checkpoint of ours")
-    return dict(zip(names, items[1::2], strict=True))
+    def persistent_load(self, pid: Any) -> _Other:
+        """A part of a tensor."""
+        return _Other()
 
 
 @contextmanager
