@@ -50,9 +50,12 @@ def main(config: DictConfig) -> None:
     from imago.progress import progress_bar
 
     choice = HydraConfig.get().runtime.choices["figure"]
-    figure: Figure = build(values["figure"], "figure")
-    trained = None
-    if settings.checkpoint is not None:
+    figure: Figure[Any] = build(values["figure"], "figure")
+    trained: Any = None
+    if settings.checkpoint is None:
+        if figure.needs_checkpoint:
+            raise UserError("checkpoint=null: this is a figure of a trained model; give checkpoint=PATH")
+    else:
         device = cli.device(settings.device)
         checkpoint = read(settings.checkpoint)
         model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)

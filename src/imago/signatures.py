@@ -147,6 +147,8 @@ def _constructor(owner: Module, definition: ast.stmt) -> tuple[Module, ast.stmt]
     for statement in definition.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             return owner, statement
+    if any(ast.unparse(decorator).startswith("dataclass") for decorator in definition.decorator_list):
+        return owner, _of_fields([s for s in definition.body if isinstance(s, ast.AnnAssign)])
     for base in definition.bases:
         name = ast.unparse(base).partition("[")[0]
         if name not in ("ABC", "Generic", "Protocol"):
@@ -154,6 +156,13 @@ def _constructor(owner: Module, definition: ast.stmt) -> tuple[Module, ast.stmt]
             if constructor is not None:
                 return constructor
     return None
+
+
+def _of_fields(fields: list[ast.AnnAssign]) -> ast.FunctionDef:
+    """The ``__init__`` that a dataclass is given; what it inherits is not looked for."""
+    arguments = [ast.arg("self"), *(ast.arg(ast.unparse(field.target), field.annotation) for field in fields)]
+    defaults = [field.value for field in fields if field.value is not None]
+    return ast.FunctionDef("__init__", ast.arguments([], arguments, None, [], [], None, defaults), [], [])
 
 
 def _arguments(owner: Module, function: ast.stmt, skip: int) -> Arguments:

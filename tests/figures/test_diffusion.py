@@ -1,6 +1,5 @@
 """Figures of diffusion models: what they show is what the model does."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from helpers import configuration
 from imago.config import build
 from imago.data import ImageDataModule
-from imago.errors import UserError
 from imago.figures.base import Trained
 from imago.figures.chains import Chains
 from imago.figures.denoising import Denoising
@@ -23,7 +21,7 @@ from imago.training.run import build_model
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained[Any]:
     config = configuration("model=ddpm", "data=digits", "model.steps=40", "model.sampler.steps=8")
     data: ImageDataModule = build(config["data"], "data", dir=str(tmp_path_factory.mktemp("data")))
     data.prepare_data()
@@ -36,7 +34,7 @@ def heights(axes: Any, line: int = 0) -> Any:
     return np.asarray(axes.lines[line].get_ydata())
 
 
-def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained) -> None:
+def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained[Any]) -> None:
     picture = Chains(images=2, snapshots=6).draw(trained, lambda *_: None)
     model = trained.model
     assert isinstance(model, Diffusion)
@@ -59,7 +57,7 @@ def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained) ->
     assert not holds(255 - first)
 
 
-def test_schedules_need_no_checkpoint_and_show_the_models_own(trained: Trained) -> None:
+def test_schedules_need_no_checkpoint_and_show_the_models_own(trained: Trained[Any]) -> None:
     drawing = NoiseSchedules().draw(None, lambda *_: None)
     assert [line.get_label() for line in drawing.axes[1].lines] == ["linear", "quadratic", "sigmoid", "cosine"]
     left = heights(drawing.axes[1])
@@ -69,7 +67,7 @@ def test_schedules_need_no_checkpoint_and_show_the_models_own(trained: Trained) 
     assert (axes.lines[-1].get_label(), len(heights(axes, -1))) == ("the model's", 40)
 
 
-def test_the_terms_add_up_to_the_bound(trained: Trained) -> None:
+def test_the_terms_add_up_to_the_bound(trained: Trained[Any]) -> None:
     drawing = Denoising(images=50, points=40).draw(trained, lambda *_: None)
     model = trained.model
     assert isinstance(model, Diffusion)
@@ -80,9 +78,3 @@ def test_the_terms_add_up_to_the_bound(trained: Trained) -> None:
     assert f"about {sums[-1]:.2f}"[:-1] in drawing.get_suptitle()
     few = heights(Denoising(images=50, points=12).draw(trained, lambda *_: None).axes[1])
     assert few[-1] == pytest.approx(sums[-1], rel=0.1)
-
-
-def test_figures_of_a_trained_model_want_one(tmp_path: Path) -> None:
-    for figure in (Chains(), Denoising()):
-        with pytest.raises(UserError, match="checkpoint=null"):
-            figure.draw(None, lambda *_: None)

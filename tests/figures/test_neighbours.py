@@ -24,7 +24,7 @@ PLANTED = {3: 700, 11: 5}  # number of a sample: of a training image
 
 
 @pytest.fixture
-def trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trained:
+def trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trained[Any]:
     """A model that draws noise, two training images and one that differs from a training image in a pixel."""
     monkeypatch.chdir(tmp_path)
     config = configuration("model=vae", "data=digits", *getattr(request, "param", []), f"data.dir={tmp_path}")
@@ -47,7 +47,7 @@ def trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
 
 def shown(
     figure: Neighbours,
-    trained: Trained,
+    trained: Trained[Any],
     monkeypatch: pytest.MonkeyPatch,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Tensor, dict[str, Any]]:
@@ -66,7 +66,9 @@ def shown(
 
 @pytest.mark.parametrize("order", ["relative", "distance"])
 @pytest.mark.parametrize("space", ["pixels", "features"])
-def test_planted_copies_come_first(trained: Trained, monkeypatch: pytest.MonkeyPatch, space: Any, order: Any) -> None:
+def test_planted_copies_come_first(
+    trained: Trained[Any], monkeypatch: pytest.MonkeyPatch, space: Any, order: Any
+) -> None:
     figure = Neighbours(samples=20, rows=4, neighbours=3, space=space, order=order, seed=0)
     images, words = shown(figure, trained, monkeypatch)
     data = trained.data()
@@ -82,7 +84,7 @@ def test_planted_copies_come_first(trained: Trained, monkeypatch: pytest.MonkeyP
     assert f"{len(data.train):,} digits training images" in words["title"]
 
 
-def test_rows_have_the_distances_of_all_pairs(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_have_the_distances_of_all_pairs(trained: Trained[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     figure = Neighbours(samples=20, rows=20, neighbours=2, space="pixels", order="distance", seed=0)
     images, words = shown(figure, trained, monkeypatch)
     data = trained.data()
@@ -108,7 +110,7 @@ def test_rows_have_the_distances_of_all_pairs(trained: Trained, monkeypatch: pyt
 
 @pytest.mark.parametrize("space", ["pixels", "features"])
 def test_samples_beyond_the_first_batch_are_those_of_their_own_streams(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, space: Any
+    trained: Trained[Any], monkeypatch: pytest.MonkeyPatch, space: Any
 ) -> None:
     """Sample k is training image k here: all are copies, so that the rows are in the order in which they were drawn."""
     training = trained.data().training_images()
@@ -125,7 +127,7 @@ def test_samples_beyond_the_first_batch_are_those_of_their_own_streams(
 
 
 def test_a_sample_as_far_as_the_training_images_own_neighbour_is_not_authentic(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch
+    trained: Trained[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Black and black but for a pixel, among white ones; the samples are black but for one other pixel, and for two."""
     white = trained.data().spec.levels - 1
@@ -143,21 +145,23 @@ def test_a_sample_as_far_as_the_training_images_own_neighbour_is_not_authentic(
 
 
 @pytest.mark.parametrize("trained", [["data.binarize=dynamic"]], indirect=True)
-def test_black_and_white_copies_are_those_of_the_fixed_draw(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_black_and_white_copies_are_those_of_the_fixed_draw(
+    trained: Trained[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, words = shown(Neighbours(samples=20, rows=2, space="pixels", seed=0), trained, monkeypatch)
     assert [name.startswith("copy (") for name in words["row_names"]] == [True, True]
     assert torch.equal(images[:, 0], images[:, 1])
     assert set(images.unique().tolist()) == {0, 255}
 
 
-def test_more_neighbours_than_training_images_are_refused(trained: Trained) -> None:
+def test_more_neighbours_than_training_images_are_refused(trained: Trained[Any]) -> None:
     data = trained.data()
     data.train = data.train.part(slice(4))
     with pytest.raises(UserError, match=r"figure\.neighbours=4: digits has 4 training images; give fewer"):
         Neighbours(samples=2, neighbours=4).draw(trained, lambda done, total: None)
 
 
-def test_without_features_there_are_pixels(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_features_there_are_pixels(trained: Trained[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(self: Any, data: Any, device: Any, weights: Any, notify: Any) -> None:
         notify("no labels.")
 

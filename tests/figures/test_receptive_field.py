@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+import imago.cli  # noqa: F401 - stores any_model in Hydra
 from helpers import CONF, configuration
 from imago.config import build, plain
 from imago.figures.receptive_field import influence

@@ -81,6 +81,11 @@ class Answer:
     needed: list[str] = field(default_factory=list)
     pictures: list[tuple[str, Path]] = field(default_factory=list)
 
+    @property
+    def remedy(self) -> str:
+        """What the commands are for."""
+        return "Would answer it" if self.verdict == "open" else "Would add to it"
+
 
 class Runs:
     """The runs on one data set.

@@ -1,15 +1,13 @@
 """The lecture's claims as a page that needs nothing else, as Markdown, and as lines for the terminal."""
 
-import html
-import re
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from imago.board.claims import Answer, Runs, budgets
-from imago.board.page import PARTS, inline_hash
+from imago.board.page import write_html
 from imago.board.pictures import embedded
 from imago.board.text import escaped
 from imago.files import write_text
@@ -52,74 +50,18 @@ def write_claims_markdown(claims: Claims, path: Path) -> None:
                 lines.append("")
             lines += [escaped(f"Measured: {answer.measure}"), ""]
             if answer.needed:
-                lines += [f"{_needed(answer)}:", "", *(f"    {command}" for command in answer.needed), ""]
+                lines += [f"{answer.remedy}:", "", *(f"    {command}" for command in answer.needed), ""]
     write_text(path, "\n".join(lines))
 
 
 def write_claims_page(claims: Claims, path: Path) -> None:
     """Write the answers as a page with their pictures; those that cannot be read are left out."""
-    style = (PARTS / "page.css").read_text(encoding="utf-8")
-    parts = {
-        "style": style,
-        "style_hash": inline_hash(style),
-        "sections": "".join(_section(runs, answers) for runs, answers in claims),
-    }
-    template = (PARTS / "claims.html").read_text(encoding="utf-8")
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template))
+    write_html(path, "claims.html", claims=claims, budgets=budgets, verdicts=SAID, marks=MARKS, pictures=_pictures)
 
 
-def _section(runs: Runs, answers: list[Answer]) -> str:
-    told = "".join(_claim(answer) for answer in answers)
-    return (
-        f'<section><h2>{html.escape(str(runs.data))}</h2><p class="lead">{html.escape(budgets(runs))}</p>'
-        f"{told}</section>"
-    )
-
-
-def _claim(answer: Answer) -> str:
-    cards = "".join(_cards(answer))
-    gallery = f'<div class="cards">{cards}</div>' if cards else ""
-    needed = "".join(f"<li>{_needed(answer)}: <code>{html.escape(c)}</code></li>" for c in answer.needed)
-    remedies = f'<ul class="needed">{needed}</ul>' if needed else ""
-    return (
-        f'<div class="claim"><h3>{html.escape(answer.claim)}</h3>'
-        f'<p class="lead">The lecture: {html.escape(answer.said)}</p>'
-        f'<p class="verdict"><span class="state {MARKS[answer.verdict]}">{SAID[answer.verdict]}.</span> '
-        f"{html.escape(answer.words)}</p>{_table(answer)}"
-        f'{gallery}<p class="reading">{html.escape(answer.measure)}</p>{remedies}</div>'
-    )
-
-
-def _needed(answer: Answer) -> str:
-    return "Would answer it" if answer.verdict == "open" else "Would add to it"
-
-
-def _table(answer: Answer) -> str:
-    if not answer.rows:
-        return ""
-    head = "".join(f'<th scope="col"{_number(k)}>{html.escape(title)}</th>' for k, title in enumerate(answer.head))
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f'<td class="num">{html.escape(text)}</td>' for text in row[1:])
-        + "</tr>"
-        for row in answer.rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers: {html.escape(answer.claim)}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _number(column: int) -> str:
-    return ' class="num"' if column else ""
-
-
-def _cards(answer: Answer) -> Iterator[str]:
+def _pictures(answer: Answer) -> list[tuple[str, str]]:
+    found = []
     for label, path in answer.pictures[:WIDEST]:
-        try:
-            picture = embedded(path)
-        except Exception:  # Pillow raises whatever a damaged picture leads it to
-            continue
-        said = html.escape(label)
-        image = f'<img class="picture" decoding="async" alt="{said}" src="{picture}">'
-        yield f'<figure class="card">{image}<figcaption><b>{said}</b></figcaption></figure>'
+        with suppress(Exception):  # Pillow raises whatever a damaged picture leads it to
+            found.append((label, embedded(path)))
+    return found

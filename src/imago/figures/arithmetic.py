@@ -1,5 +1,6 @@
 """Arithmetic with mean codes: smiling woman − neutral woman + neutral man (Radford et al. 2016, section 6.3.2)."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -13,7 +14,7 @@ from imago.data import ImageDataModule
 from imago.data.base import Dataset, ImageSet
 from imago.errors import UserError
 from imago.evaluation import Classifier
-from imago.figures.base import Figure, Trained, needed
+from imago.figures.base import Figure, Trained
 from imago.figures.latents import AT_ONCE, class_of, codes_of, decoded, first_of, labelled, stacked
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel
@@ -23,7 +24,8 @@ from imago.rng import PerImageGenerator
 Vectors = dict[int, Float[Tensor, "_ latent"]]  # of each class; of rare ones there may be fewer
 
 
-class Arithmetic(Figure):
+@dataclass
+class Arithmetic(Figure[LatentModel]):
     """z(a) − z(b) + z(c) for the mean vectors z of three classes; below, the same step from single vectors of class c.
 
     Of a model with an encoder a class's vectors are the codes of its training images. Of a GAN they are the draws from
@@ -44,26 +46,16 @@ class Arithmetic(Figure):
 
     draws_per_image = 40  # a GAN draws this many vectors for each one wanted before a class counts as rare
 
-    def __init__(
-        self,
-        classes: Annotated[list[NonNegativeInt], Field(min_length=3, max_length=3)],
-        images: Drawn = 500,
-        examples: Cells = 10,
-        seed: NonNegativeInt = 0,
-        label: NonNegativeInt | None = None,
-    ) -> None:
-        self.classes = classes
-        self.images = images
-        self.examples = examples
-        self.seed = seed
-        self.label = label
+    classes: Annotated[list[NonNegativeInt], Field(min_length=3, max_length=3)]
+    images: Drawn = 500
+    examples: Cells = 10
+    seed: NonNegativeInt = 0
+    label: NonNegativeInt | None = None
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[LatentModel], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model = trained.model
-        assert isinstance(model, LatentModel)
         label = class_of(model, self.label)
         if not isinstance(model, EncodingModel) and model.conditional:
             raise UserError(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import matplotlib.figure
 from PIL import Image
@@ -21,10 +21,11 @@ from imago.pictures import write_png
 from imago.progress import Progress
 
 Picture = Image.Image | matplotlib.figure.Figure
+M = TypeVar("M", bound=GenerativeModel)
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Generic[M]):
     """What a checkpoint holds.
 
     Attributes:
@@ -32,41 +33,32 @@ class Trained:
         data: reads the data that the model was trained on; raises UserError where they cannot be had.
     """
 
-    model: GenerativeModel
+    model: M
     data: Callable[[], ImageDataModule]
 
 
-class Figure(ABC):
-    """A picture of a model; the constructor's arguments are its settings.
+class Figure(ABC, Generic[M]):
+    """A picture of a model; a dataclass, whose fields are its settings.
 
     Attributes:
         family: the models that it can be drawn of.
+        needs_checkpoint: whether there is nothing to draw without one.
     """
 
     family: ClassVar[type[GenerativeModel]]
+    needs_checkpoint: ClassVar[bool] = True
 
     @abstractmethod
-    def draw(self, trained: Trained | None, progress: Progress) -> Picture:
+    def draw(self, trained: Trained[M], progress: Progress) -> Picture:
         """Draw.
 
         Args:
-            trained: the model of a checkpoint, a ``family``; ``None`` if none was named.
+            trained: the model of a checkpoint, a ``family``; where none is needed, ``None`` if none was named.
             progress: called with (steps done, steps in all).
 
         Raises:
-            UserError: a checkpoint is needed and was not named, or the settings do not fit it.
+            UserError: the settings do not fit the model or its data.
         """
-
-
-def needed(trained: Trained | None) -> Trained:
-    """What a figure is drawn of, where it cannot be drawn of nothing.
-
-    Raises:
-        UserError: no checkpoint was named.
-    """
-    if trained is None:
-        raise UserError("checkpoint=null: this is a figure of a trained model; give checkpoint=PATH")
-    return trained
 
 
 def held_out(model: GenerativeModel, data: ImageDataModule, split: str) -> Dataset:

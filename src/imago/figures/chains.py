@@ -1,6 +1,7 @@
 """The two chains of a diffusion model (Ho et al. 2020, figures 2 and 6): images drown in noise, and come out of it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from imago.capacity import Cells
 from imago.diffusion.samplers import State
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained, needed
+from imago.figures.base import Figure, Trained
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
 from imago.images import normalize, quantize, to_bytes
 from imago.models.denoiser import Denoiser
@@ -20,7 +21,8 @@ from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 
-class Chains(Figure):
+@dataclass
+class Chains(Figure[Denoiser]):
     """Above, test images at growing t; below, samples at falling t, each with what the network took x_0 to be.
 
     What lies beyond black and white is cut.
@@ -34,28 +36,19 @@ class Chains(Figure):
 
     family = Denoiser
 
-    def __init__(
-        self,
-        images: Cells = 3,
-        snapshots: Annotated[int, Field(ge=2, le=256)] = 11,
-        seed: NonNegativeInt = 0,
-        label: NonNegativeInt | None = None,
-    ) -> None:
-        self.images = images
-        self.snapshots = snapshots
-        self.seed = seed
-        self.label = label
+    images: Cells = 3
+    snapshots: Annotated[int, Field(ge=2, le=256)] = 11
+    seed: NonNegativeInt = 0
+    label: NonNegativeInt | None = None
 
     def spread(self, moments: int) -> list[int]:
         """The numbers of those of so many moments that are drawn."""
         return torch.linspace(0, moments - 1, min(self.snapshots, moments)).round().long().tolist()
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[Denoiser], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model = trained.model
-        assert isinstance(model, Denoiser)
         label = class_of(model, self.label)
         data = trained.data()
         part = first_of(data.test, label, self.images)

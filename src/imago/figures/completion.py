@@ -1,6 +1,7 @@
 """Half-hidden images of the data, and how a model continues them."""
 
 import textwrap
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.autoregressive import Autoregressive
@@ -27,7 +28,8 @@ NOT_EXACT = (
 )
 
 
-class Completion(Figure):
+@dataclass
+class Completion(Figure[Autoregressive]):
     """A row for each image: the image, what the model is shown of it, and several completions.
 
     A completion is drawn from the model's own distribution of the hidden values given the values before them. Hidden at
@@ -46,29 +48,17 @@ class Completion(Figure):
 
     family = Autoregressive
 
-    def __init__(
-        self,
-        images: Cells = 6,
-        completions: Cells = 5,
-        hide: Side = "bottom",
-        fraction: Annotated[float, Field(gt=0, le=1)] = 0.5,
-        split: Literal["val", "test"] = "test",
-        temperature: PositiveFloat = 1.0,
-        seed: NonNegativeInt = 0,
-    ) -> None:
-        self.images = images
-        self.completions = completions
-        self.hide = hide
-        self.fraction = fraction
-        self.split = split
-        self.temperature = temperature
-        self.seed = seed
+    images: Cells = 6
+    completions: Cells = 5
+    hide: Side = "bottom"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    split: Literal["val", "test"] = "test"
+    temperature: PositiveFloat = 1.0
+    seed: NonNegativeInt = 0
 
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[Autoregressive], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model, data = trained.model, trained.data()
-        assert isinstance(model, Autoregressive)
         split = held_out(model, data, self.split)
         if self.images > len(split):
             raise UserError(f"figure.images={self.images}: {data.name} {self.split} has {len(split)}; give fewer")

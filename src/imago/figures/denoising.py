@@ -1,19 +1,21 @@
 """Where the bits of a diffusion model's bound are spent (Nichol & Dhariwal 2021, figure 2)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
 
-from imago.figures.base import Figure, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out
 from imago.images import bits_per_dim, normalize
 from imago.models.diffusion import Diffusion
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 
-class Denoising(Figure):
+@dataclass
+class Denoising(Figure[Diffusion]):
     """Each term of the bound against t, in bits per dimension, and how they add up, over test images.
 
     Args:
@@ -24,17 +26,14 @@ class Denoising(Figure):
 
     family = Diffusion
 
-    def __init__(self, images: PositiveInt = 64, points: PositiveInt = 100, seed: NonNegativeInt = 0) -> None:
-        self.images = images
-        self.points = points
-        self.seed = seed
+    images: PositiveInt = 64
+    points: PositiveInt = 100
+    seed: NonNegativeInt = 0
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+    def draw(self, trained: Trained[Diffusion], progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model, data = trained.model, trained.data()
-        assert isinstance(model, Diffusion)
         part = held_out(model, data, "test").part(slice(self.images))
         images, labels = model.checked(part.images, part.labels if model.conditional else None)
         steps = model.steps

@@ -1,5 +1,6 @@
 """On the way from one image to another, on two ways."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained, needed
+from imago.figures.base import Figure, Trained
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel
 from imago.progress import Progress
 
 
-class Interpolation(Figure):
+@dataclass
+class Interpolation(Figure[LatentModel]):
     """Two rows for each pair: the straight line between two latent vectors, and the arc between them.
 
     Vectors from N(0, I) in many dimensions have lengths close to √latent. On a straight line they become shorter than
@@ -35,24 +37,15 @@ class Interpolation(Figure):
 
     family = LatentModel
 
-    def __init__(
-        self,
-        pairs: Cells = 5,
-        steps: Annotated[int, Field(ge=2, le=256)] = 11,
-        seed: NonNegativeInt = 0,
-        label: NonNegativeInt | None = None,
-    ) -> None:
-        self.pairs = pairs
-        self.steps = steps
-        self.seed = seed
-        self.label = label
+    pairs: Cells = 5
+    steps: Annotated[int, Field(ge=2, le=256)] = 11
+    seed: NonNegativeInt = 0
+    label: NonNegativeInt | None = None
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[LatentModel], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model = trained.model
-        assert isinstance(model, LatentModel)
         label = class_of(model, self.label)
         ends = None
         if isinstance(model, EncodingModel):

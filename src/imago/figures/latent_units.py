@@ -1,5 +1,7 @@
 """Which dimensions of z a model uses."""
 
+from dataclasses import dataclass
+
 import matplotlib.axes
 import torch
 from jaxtyping import Float
@@ -9,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from imago.data.base import Dataset
-from imago.figures.base import Figure, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import AT_ONCE, codes_of, variances
 from imago.images import normalize
 from imago.models.latent import EncodingModel
@@ -20,7 +22,8 @@ from imago.rng import PerImageGenerator
 ACTIVE = 0.01
 
 
-class LatentUnits(Figure):
+@dataclass
+class LatentUnits(Figure[EncodingModel]):
     """Each dimension's KL(q(z|x) ‖ p(z)) and activity, over test images, each sorted.
 
     A unit is *active* if Var_x(E_q[z]) > 0.01 (Burda et al. 2016, section 5.2). Of a model without a prior there are
@@ -33,16 +36,13 @@ class LatentUnits(Figure):
 
     family = EncodingModel
 
-    def __init__(self, images: PositiveInt = 1000, seed: NonNegativeInt = 0) -> None:
-        self.images = images
-        self.seed = seed
+    images: PositiveInt = 1000
+    seed: NonNegativeInt = 0
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+    def draw(self, trained: Trained[EncodingModel], progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model, data = trained.model, trained.data()
-        assert isinstance(model, EncodingModel)
         part = held_out(model, data, "test").part(slice(self.images))
         activity = variances(codes_of(model, part))
         name = f"{type(model).__name__}, {len(part):,} test images of {data.name}"

@@ -1,5 +1,6 @@
 """What a plane of latent vectors decodes to (Kingma & Welling 2014, figure 4)."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor
 from imago.capacity import Cells
 from imago.config import choices_of
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained, needed
+from imago.figures.base import Figure, Trained
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws
 from imago.models.latent import EncodingModel, LatentModel, Latents
 from imago.progress import Progress
 
 
-class Manifold(Figure):
+@dataclass
+class Manifold(Figure[LatentModel]):
     """A square of decoded vectors over the quantiles of the distribution that the model draws z from.
 
     Standard normal, or fitted to an autoencoder's codes: each value of a coordinate is as likely as the others. The
@@ -37,35 +39,25 @@ class Manifold(Figure):
 
     family = LatentModel
 
-    def __init__(
-        self,
-        side: Cells = 20,
-        plane: Literal["axes", "principal"] | None = None,
-        axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] | None = None,
-        base: NonNegativeInt | None = None,
-        images: PositiveInt = 1000,
-        label: NonNegativeInt | None = None,
-    ) -> None:
-        self.side = side
-        self.plane = plane or ("axes" if axes is not None or base is not None else None)
-        self.axes = axes or [0, 1]
-        self.base = base
-        self.images = images
-        self.label = label
+    side: Cells = 20
+    plane: Literal["axes", "principal"] | None = None
+    axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] | None = None
+    base: NonNegativeInt | None = None
+    images: PositiveInt = 1000
+    label: NonNegativeInt | None = None
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[LatentModel], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model = trained.model
-        assert isinstance(model, LatentModel)
         label = class_of(model, self.label)
         quantiles = normal_quantiles(self.side)
         many = model.latent > 2
-        plane = self.plane or ("principal" if many and isinstance(model, EncodingModel) else "axes")
-        if plane == "axes":
-            z, values = self._along_axes(model, label, quantiles)
-            across, up = (f"z[{axis}]" for axis in self.axes)
+        along_axes = self.axes is not None or self.base is not None or not many or not isinstance(model, EncodingModel)
+        if self.plane == "axes" or (self.plane is None and along_axes):
+            axes = self.axes or [0, 1]
+            z, values = self._along_axes(model, label, axes, quantiles)
+            across, up = (f"z[{axis}]" for axis in axes)
         else:
             z, values = self._along_components(trained, label, quantiles), (quantiles, quantiles)
             across, up = "first", "second principal component of the codes"
@@ -81,24 +73,25 @@ class Manifold(Figure):
         )
 
     def _along_axes(
-        self, model: LatentModel, label: int | None, quantiles: Float[Tensor, " side"]
+        self, model: LatentModel, label: int | None, axes: list[int], quantiles: Float[Tensor, " side"]
     ) -> tuple[Latents, tuple[Float[Tensor, " side"], Float[Tensor, " side"]]]:
         """The vectors, and the values of the two dimensions, in growing order."""
-        across, up = self.axes
-        if across == up or max(self.axes) >= model.latent:
+        across, up = axes
+        if across == up or max(axes) >= model.latent:
             raise UserError(
-                f"figure.axes={self.axes}: z has {model.latent} dimensions; give two different ones of "
-                f"0..{model.latent - 1}"
+                f"figure.axes={axes}: z has {model.latent} dimensions; give two different ones of 0..{model.latent - 1}"
             )
         mean, scale = model.latent_marginals(label)
         base = mean if self.base is None else prior_draws(model, 1, self.base, label)[0]
-        right, upwards = (mean[axis] + scale[axis] * quantiles for axis in self.axes)
+        right, upwards = (mean[axis] + scale[axis] * quantiles for axis in axes)
         z = base.repeat(self.side, self.side, 1)
         z[:, :, across] = right
         z[:, :, up] = upwards.flip(0)[:, None]
         return z.flatten(0, 1), (right, upwards)
 
-    def _along_components(self, trained: Trained, label: int | None, quantiles: Float[Tensor, " side"]) -> Latents:
+    def _along_components(
+        self, trained: Trained[LatentModel], label: int | None, quantiles: Float[Tensor, " side"]
+    ) -> Latents:
         model = trained.model
         if not isinstance(model, EncodingModel):
             able = ", ".join(choices_of("model", EncodingModel))

@@ -1,5 +1,6 @@
 """Samples beside the training images nearest to them: what a model has learned by heart."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -13,7 +14,7 @@ from imago.errors import UserError
 from imago.evaluation.choices import Auto
 from imago.evaluation.neighbours import among, nearest
 from imago.evaluation.reference import KnownFeatures
-from imago.figures.base import Figure, Trained, needed
+from imago.figures.base import Figure, Trained
 from imago.figures.latents import labelled
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
@@ -23,7 +24,8 @@ from imago.rng import PerImageGenerator
 AT_ONCE = 100  # images drawn together
 
 
-class Neighbours(Figure):
+@dataclass
+class Neighbours(Figure[GenerativeModel]):
     """A row for each sample: the sample and its nearest training images; the most suspicious samples come first.
 
     Beside a row stand the distance d between the sample and its nearest training image and, in brackets, how far that
@@ -45,28 +47,17 @@ class Neighbours(Figure):
 
     family = GenerativeModel
 
-    def __init__(
-        self,
-        samples: Drawn = 500,
-        rows: Cells = 8,
-        neighbours: Annotated[int, Field(ge=1, le=50)] = 6,
-        order: Literal["relative", "distance"] = "relative",
-        space: Literal["auto", "features", "pixels"] = "auto",
-        weights: str | None = None,
-        seed: NonNegativeInt = 1,
-    ) -> None:
-        self.samples = samples
-        self.rows = rows
-        self.neighbours = neighbours
-        self.order = order
-        self.space = space
-        self.weights = weights
-        self.seed = seed
+    samples: Drawn = 500
+    rows: Cells = 8
+    neighbours: Annotated[int, Field(ge=1, le=50)] = 6
+    order: Literal["relative", "distance"] = "relative"
+    space: Literal["auto", "features", "pixels"] = "auto"
+    weights: str | None = None
+    seed: NonNegativeInt = 1
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[GenerativeModel], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model, data = trained.model, trained.data()
         if self.neighbours >= len(data.train):
             raise UserError(

@@ -1,5 +1,7 @@
 """How the schedules of the forward process destroy an image."""
 
+from dataclasses import dataclass
+
 import torch
 from matplotlib.figure import Figure as Drawing
 
@@ -17,7 +19,8 @@ SCHEDULES: dict[str, type[BetaSchedule]] = {
 }
 
 
-class NoiseSchedules(Figure):
+@dataclass
+class NoiseSchedules(Figure[Diffusion]):
     """β_t, what is left of the image's variance ᾱ_t, and the signal-to-noise ratio, for all four with their defaults.
 
     With a checkpoint its own schedule is drawn over them, black.
@@ -27,11 +30,11 @@ class NoiseSchedules(Figure):
     """
 
     family = Diffusion
+    needs_checkpoint = False
 
-    def __init__(self, steps: Steps = 1000) -> None:
-        self.steps = steps
+    steps: Steps = 1000
 
-    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+    def draw(self, trained: Trained[Diffusion] | None, progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
         drawing = Drawing(figsize=(11, 3.4), layout="constrained")
         axes = drawing.subplots(1, 3)
@@ -39,7 +42,6 @@ class NoiseSchedules(Figure):
             (name, DiscreteSchedule(kind(), self.steps), {}) for name, kind in SCHEDULES.items()
         ]
         if trained is not None:
-            assert isinstance(trained.model, Diffusion)
             curves.append(("the model's", trained.model.noise_schedule, {"color": "black", "linestyle": ":"}))
         for name, schedule, style in curves:
             left = schedule.alpha_bar[1:]

@@ -40,7 +40,8 @@ class Measured:
     norms: dict[str, Float[Tensor, " batches"]]
 
 
-class ObjectiveGradients(Figure):
+@dataclass
+class ObjectiveGradients(Figure[GAN]):
     """The generator's loss and its derivative over D(G(z)); of a checkpoint also samples on that axis, and gradients.
 
     The networks of a checkpoint are in training mode (batch norm of the batch, dropout), as when the generator learns.
@@ -53,20 +54,14 @@ class ObjectiveGradients(Figure):
     """
 
     family = GAN
+    needs_checkpoint = False
 
-    def __init__(
-        self,
-        objectives: Annotated[Mapping[str, Objective], Field(min_length=1)],
-        batches: Annotated[int, Field(ge=2)] = 32,
-        batch_size: PositiveInt = 64,
-        seed: NonNegativeInt = 0,
-    ) -> None:
-        self.objectives = objectives
-        self.batches = batches
-        self.batch_size = batch_size
-        self.seed = seed
+    objectives: Annotated[Mapping[str, Objective], Field(min_length=1)]
+    batches: Annotated[int, Field(ge=2)] = 32
+    batch_size: PositiveInt = 64
+    seed: NonNegativeInt = 0
 
-    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+    def draw(self, trained: Trained[GAN] | None, progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
         drawing = Drawing(figsize=(8 if trained is None else 12, 3.8), layout="constrained")
         axes = drawing.subplots(1, 2 if trained is None else 3)
@@ -83,7 +78,6 @@ class ObjectiveGradients(Figure):
         axes[1].set_ylim(bottom=0)
         axes[0].legend(fontsize=8)
         if trained is not None:
-            assert isinstance(trained.model, GAN)
             measured = self.measure(trained.model, progress)
             self._show(measured, axes[1], axes[2])
             fooled = measured.fooled.double()

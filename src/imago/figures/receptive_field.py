@@ -10,6 +10,7 @@ with PixelCNN decoders" (arXiv 1606.05328), figure 1, but computed, of the netwo
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -33,7 +34,8 @@ COLORS = {"the pixel itself": "black", "earlier, not seen": "tomato", "later": "
 FAINTEST = 1e-5  # of the strongest; what is fainter has the same colour
 
 
-class ReceptiveField(Figure):
+@dataclass
+class ReceptiveField(Figure[Autoregressive]):
     """The central pixel's predecessors, coloured by how strongly they move its prediction.
 
     Of a checkpoint's model; without a checkpoint of several untrained models side by side.
@@ -46,23 +48,16 @@ class ReceptiveField(Figure):
     """
 
     family = Autoregressive
+    needs_checkpoint = False
 
-    def __init__(
-        self,
-        models: Annotated[Mapping[str, ModelFactory], Field(min_length=1)],
-        shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)],
-        inputs: PositiveInt = 16,
-        seed: NonNegativeInt = 0,
-    ) -> None:
-        self.models = models
-        self.shape = shape
-        self.inputs = inputs
-        self.seed = seed
+    models: Annotated[Mapping[str, ModelFactory], Field(min_length=1)]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
+    inputs: PositiveInt = 16
+    seed: NonNegativeInt = 0
 
-    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+    def draw(self, trained: Trained[Autoregressive] | None, progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
         if trained is not None:
-            assert isinstance(trained.model, Autoregressive)
             title = f"{type(trained.model).__name__}, {trained.model.state.images:,} images seen"
             strength = influence(trained.model, self.inputs, self.seed)
             progress(1, 1)

@@ -1,5 +1,6 @@
 """Test images and what is left of them after encoding and decoding."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -8,14 +9,15 @@ from pydantic import PositiveInt
 
 from imago.capacity import Cells
 from imago.evaluation.reconstructions import pairs, reconstruct
-from imago.figures.base import Figure, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import AT_ONCE, labelled
 from imago.images import normalize
 from imago.models.latent import EncodingModel
 from imago.progress import Progress
 
 
-class Reconstruction(Figure):
+@dataclass
+class Reconstruction(Figure[EncodingModel]):
     """Rows of images, each above the row of their reconstructions; a conditional model is told the labels.
 
     The title has the mean squared error per value of signals in [-1, 1].
@@ -29,24 +31,15 @@ class Reconstruction(Figure):
 
     family = EncodingModel
 
-    def __init__(
-        self,
-        rows: Cells = 4,
-        columns: Cells = 10,
-        measured: PositiveInt = 1000,
-        split: Literal["val", "test"] = "test",
-    ) -> None:
-        self.rows = rows
-        self.columns = columns
-        self.measured = measured
-        self.split = split
+    rows: Cells = 4
+    columns: Cells = 10
+    measured: PositiveInt = 1000
+    split: Literal["val", "test"] = "test"
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[EncodingModel], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model, data = trained.model, trained.data()
-        assert isinstance(model, EncodingModel)
         part = held_out(model, data, self.split)
         measured = part.part(slice(self.measured))
         total = 0.0

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained, held_out, needed
+from imago.figures.base import Figure, Trained, held_out
 from imago.figures.completion import GRAY
 from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
@@ -48,7 +48,8 @@ class Steered:
     explained: tuple[Estimate, ...]
 
 
-class Steering(Figure):
+@dataclass
+class Steering(Figure[Autoregressive]):
     """The share of the variance explained by the first pixels, over their number; beside it completions.
 
     Errors are standard errors, from leaving out one image at a time. A conditional model is given the labels, which
@@ -65,34 +66,24 @@ class Steering(Figure):
 
     family = Autoregressive
 
-    def __init__(
-        self,
-        depths: Annotated[list[Depth], Field(min_length=1)],
-        images: Annotated[int, Field(ge=3, le=256)] = 32,
-        completions: Annotated[int, Field(ge=2, le=256)] = 6,
-        source: Literal["test", "val", "samples"] = "test",
-        examples: Cells = 2,
-        seed: NonNegativeInt = 0,
-    ) -> None:
-        self.depths = sorted(set(depths))
-        self.images = images
-        self.completions = completions
-        self.source = source
-        self.examples = examples
-        self.seed = seed
+    depths: Annotated[list[Depth], Field(min_length=1)]
+    images: Annotated[int, Field(ge=3, le=256)] = 32
+    completions: Annotated[int, Field(ge=2, le=256)] = 6
+    source: Literal["test", "val", "samples"] = "test"
+    examples: Cells = 2
+    seed: NonNegativeInt = 0
 
-    def draw(self, trained: Trained | None, progress: Progress) -> Drawing:
+    def draw(self, trained: Trained[Autoregressive], progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model = trained.model
-        assert isinstance(model, Autoregressive)
         pixels = model.spec.height * model.spec.width
         originals, labels = self._originals(trained, model)
         steered = []
-        for k, depth in enumerate(self.depths):
+        depths = sorted(set(self.depths))
+        for k, depth in enumerate(depths):
 
             def report(done: int, total: int, k: int = k) -> None:
-                progress(k * total + done, len(self.depths) * total)
+                progress(k * total + done, len(depths) * total)
 
             steered.append(self._steered(model, originals, labels, min(round(depth * pixels), pixels - 1), report))
 
@@ -128,7 +119,7 @@ class Steering(Figure):
         )
         return drawing
 
-    def _originals(self, trained: Trained, model: Autoregressive) -> tuple[Images, Labels | None]:
+    def _originals(self, trained: Trained[Autoregressive], model: Autoregressive) -> tuple[Images, Labels | None]:
         if self.source == "samples":
             source = PerImageGenerator(self.seed, device=model.device)
             labels = model.draw_labels(self.images, source) if model.conditional else None

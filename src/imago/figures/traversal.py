@@ -1,12 +1,14 @@
 """One latent dimension at a time (Higgins et al. 2017, figure 4)."""
 
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago.capacity import Cells
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained, needed
+from imago.figures.base import Figure, Trained
 from imago.figures.latents import class_of, codes_of, decoded, first_of, labelled, of_class, prior_draws, variances
 from imago.images import to_bytes
 from imago.models.latent import EncodingModel, LatentModel
@@ -14,7 +16,8 @@ from imago.models.variational import Variational
 from imago.progress import Progress
 
 
-class Traversal(Figure):
+@dataclass
+class Traversal(Figure[LatentModel]):
     """A row for each of several dimensions: its value goes from −``reach`` to ``reach``, the others stay.
 
     Of a model with an encoder the dimensions are the most active ones, those whose codes of test images vary most, and
@@ -34,30 +37,18 @@ class Traversal(Figure):
 
     family = LatentModel
 
-    def __init__(
-        self,
-        dimensions: Cells = 10,
-        steps: Cells = 11,
-        reach: PositiveFloat = 3.0,
-        image: NonNegativeInt = 0,
-        images: PositiveInt = 1000,
-        seed: NonNegativeInt = 0,
-        label: NonNegativeInt | None = None,
-    ) -> None:
-        self.dimensions = dimensions
-        self.steps = steps
-        self.reach = reach
-        self.image = image
-        self.images = images
-        self.seed = seed
-        self.label = label
+    dimensions: Cells = 10
+    steps: Cells = 11
+    reach: PositiveFloat = 3.0
+    image: NonNegativeInt = 0
+    images: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+    label: NonNegativeInt | None = None
 
     @torch.no_grad()
-    def draw(self, trained: Trained | None, progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[LatentModel], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
-        trained = needed(trained)
         model = trained.model
-        assert isinstance(model, LatentModel)
         label = class_of(model, self.label)
         count = min(self.dimensions, model.latent)
         mean, spread = torch.zeros(model.latent), torch.ones(model.latent)
