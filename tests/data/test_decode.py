@@ -423,6 +423,7 @@ def test_a_colour_that_is_named_transparent_is_white() -> None:
     assert found[0, :3].tolist() == [[255, 0, 0], [255, 255, 255], [127, 127, 255]]
 
 
+@pytest.mark.filterwarnings("ignore")  # as whoever decodes does
 def test_whole_pixels_under_broken_or_huge_metadata_are_read() -> None:
     plain = png(RGB, 8, 2)
     broken = struct.pack("<HHII", 0x11A, 10, 1, 2**31), struct.pack("<HHIhh", 0x100, 8, 1, -5, 0)

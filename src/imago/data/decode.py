@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from imago.data.metadata import ImageFile, UnreadableError, check_rows, orientation, stripped
 
@@ -118,9 +119,7 @@ def _open(file: ImageFile, header: bool = False) -> tuple[Image.Image, int, Imag
         raise UnreadableError(
             f"is damaged, or in no form that is read here ({', '.join(FORMATS)}); convert it to PNG"
         ) from None
-    if turn is None:  # in AVIF the container's own rotation counts, which Pillow writes into the EXIF
-        turn = orientation(image.info.get("exif"), None if image.format == "AVIF" else image.info.get("xmp"))
-    return image, turn, pixels
+    return image, turn or orientation(image), pixels
 
 
 def _check_completeness(image: Image.Image, source: ImageFile) -> None:
@@ -133,7 +132,7 @@ def _check_completeness(image: Image.Image, source: ImageFile) -> None:
         last_row = image.crop((0, image.height - 1, image.width, image.height))
         if image.info.get("interlace") or not np.asarray(last_row).any():
             check_rows(source)
-    elif image.format == "JPEG":
+    elif isinstance(image, JpegImageFile):
         last = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
         if set(last.ravel()) <= {127, 128}:  # 127: of an inverted CMYK
             source.seek(0)
@@ -171,7 +170,7 @@ def _check_meaning(image: Image.Image) -> None:
         unknown = "signed numbers" if "16" in _raw_mode(image) else "32-bit integers"
     elif 2 in tags.get(_SAMPLE_FORMAT, ()):
         unknown = "signed numbers"
-    elif image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+    elif image.mode == "CMYK" and isinstance(image, JpegImageFile) and "adobe" not in image.info:
         unknown = "CMYK without Adobe's marker"
     if unknown:
         raise UnreadableError(

@@ -2,10 +2,10 @@
 
 Metadata is where writers err: EXIF that cannot be parsed or written back, text and colour profiles that unpack to
 gigabytes, directories that point nowhere. None of it is needed for pixels but the orientation, which may stand in EXIF,
-before the pixels or after them, or in XMP. So of PNG, JPEG and TIFF files, which nearly all pictures are, only what
-makes pixels is handed on, and the orientation is looked for here.
+before the pixels or after them, or in XMP. So of PNG and TIFF files only what makes pixels is handed on, and the
+orientation is looked for here, in all formats.
 
-References: PNG specification, 3rd edition, 4.7 and 11.3; ITU-T T.81, annex B; TIFF 6.0, section 2; Exif 2.32, 4.6.4.
+References: PNG specification, 3rd edition, 4.7 and 11.3; TIFF 6.0, section 2; Exif 2.32, 4.6.4.
 """
 
 import re
@@ -14,18 +14,18 @@ import zlib
 from io import BufferedReader, BytesIO, FileIO
 from typing import cast
 
+from PIL import Image
+
 ImageFile = BufferedReader | BytesIO
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_XMP_KEYWORDS = (b"XML:com.adobe.xmp", b"Raw profile type xmp")
-_EXIF_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1")  # as ImageMagick writes it
+_KEYWORDS = (  # of EXIF and XMP in texts; those of raw profiles as ImageMagick writes them
+    b"XML:com.adobe.xmp", b"Raw profile type xmp", b"Raw profile type exif", b"Raw profile type APP1"
+)  # fmt: skip
 # First column and row of each pass of an interlaced one, and the steps between them.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _MOST_TEXT = 2**23  # bytes of a text chunk that are unpacked
-_JPEG_KEPT = (0xE0, 0xEE)  # JFIF and Adobe: what the components mean
-_JPEG_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
-_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_PREFIX = re.compile(rb"xmlns:([\w.-]+)\s*=\s*[\"']http://ns\.adobe\.com/tiff/1\.0/[\"']")
 _XMP_ORIENTATION = rb"\b%b:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b"
 _ORIENTATION, _XMP_TAG, _NO_TAG = 274, 700, 65535
@@ -55,43 +55,55 @@ def stripped(file: ImageFile, header: bool = False) -> tuple[ImageFile, int | No
     if start == _PNG:
         return _png(file, header)
     file.seek(0)
-    if start[:3] == b"\xff\xd8\xff":
-        return _jpeg(file, header)
-    if start[:2] in (b"II", b"MM"):
-        return _tiff(file.read())
-    return file, None
+    return _tiff(file.read()) if start[:2] in (b"II", b"MM") else (file, None)
 
 
-def orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """How a picture with this metadata is to be turned: EXIF's number 1..8, 1 where nothing is said."""
-    found = _in_exif(exif.removeprefix(_EXIF)) if exif else None
-    if found is None and xmp:
-        xmp = xmp.replace(b"\0", b"")  # of UTF-16 and UTF-32, as everything looked for is ASCII
-        for prefix in (b"tiff", *_XMP_PREFIX.findall(xmp)):
-            match = re.search(_XMP_ORIENTATION % re.escape(prefix), xmp)
-            found = found or (int(match[1]) if match else None)
-    return found or 1
+def orientation(image: Image.Image) -> int:
+    """How an opened picture is to be turned by the metadata that Pillow found: EXIF's number, 1 where nothing is said.
+
+    In AVIF the container's own rotation counts, which Pillow writes into the EXIF.
+    """
+    segments = [body for name, body in getattr(image, "applist", ()) if name == "APP1"]  # of a JPEG
+    xmp = b"" if image.format == "AVIF" else image.info.get("xmp", b"")
+    found = [*segments, image.info.get("exif", b""), xmp]
+    return next(filter(None, (*map(_in_exif, found), *map(_in_xmp, found))), 1)
 
 
-def _in_exif(tiff: bytes) -> int | None:
+def _in_xmp(xmp: bytes) -> int | None:
+    xmp = xmp.replace(b"\0", b"")  # of UTF-16 and UTF-32, as everything looked for is ASCII
+    prefixes = (b"tiff", *_XMP_PREFIX.findall(xmp))
+    found = (re.search(_XMP_ORIENTATION % re.escape(prefix), xmp) for prefix in prefixes)
+    return next((int(match[1]) for match in found if match), None)
+
+
+def _in_exif(exif: bytes) -> int | None:
     """The orientation in the first directory of a TIFF structure, however damaged the rest is."""
+    tiff = exif.removeprefix(b"Exif\0\0")
     try:
-        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-        (offset,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, offset)
-        for entry in range(offset + 2, offset + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+        form, entries = _directory(tiff)
+        for entry in entries:
+            tag, kind = struct.unpack_from(form[:3], tiff, entry)
             if tag == _ORIENTATION:
-                return _value(tiff, order, kind, entry + 8)
+                place = entry + entries.step - struct.calcsize(form[-1])
+                (value,) = struct.unpack_from(form[0] + {1: "B", 4: "I"}.get(kind, "H"), tiff, place)
+                return value if 1 <= value <= 8 else None
     except (KeyError, struct.error):
         pass
     return None
 
 
-def _value(tiff: bytes | bytearray, order: str, kind: int, at: int) -> int | None:
-    form = {1: "B", 3: "H", 4: "I"}.get(kind, "H")
-    (value,) = struct.unpack_from(order + form, tiff, at)
-    return value if 1 <= value <= 8 else None
+def _directory(tiff: bytes) -> tuple[str, range]:
+    """Of a TIFF structure's first directory, the form of an entry (tag, kind, length, value) and their places.
+
+    Raises:
+        KeyError, struct.error: there is none.
+    """
+    order, big = {b"II": "<", b"MM": ">"}[tiff[:2]], 43 in tiff[2:4]
+    (place,) = struct.unpack_from(order + "IQ"[big], tiff, 8 if big else 4)
+    (count,) = struct.unpack_from(order + "HQ"[big], tiff, place)
+    form = order + ("HHQQ" if big else "HHII")
+    first, size = place + (8 if big else 2), struct.calcsize(form)
+    return form, range(first, first + size * count, size)
 
 
 def _png(buffered: ImageFile, header: bool) -> tuple[ImageFile, int]:
@@ -100,7 +112,7 @@ def _png(buffered: ImageFile, header: bool) -> tuple[ImageFile, int]:
     file = cast(FileIO, buffered.raw) if header and isinstance(buffered, BufferedReader) else buffered
     end = file.seek(0, 2)
     file.seek(len(_PNG))
-    kept, exif, xmp = [_PNG], b"", b""
+    kept, in_exif, in_xmp = [_PNG], None, None
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         whole = length + 4 <= end - file.tell()
@@ -113,15 +125,15 @@ def _png(buffered: ImageFile, header: bool) -> tuple[ImageFile, int]:
             kept += [head, body]
         elif kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") and whole and length <= _MOST_TEXT:
             body = file.read(length + 4)[:length]
-            new_exif, new_xmp = (body, b"") if kind == b"eXIf" else _text(kind, body)
-            exif, xmp = (exif if _in_exif(exif.removeprefix(_EXIF)) else new_exif or exif), xmp or new_xmp
+            text = body if kind == b"eXIf" else _text(kind, body)
+            in_exif, in_xmp = in_exif or _in_exif(text), in_xmp or _in_xmp(text)
         else:
             if kind == b"IDAT" and kept[-1][4:] != b"IDAT":
                 kept.append(head)
             file.seek(length + 4, 1)
         if kind == b"IEND":
             break
-    return BytesIO(b"".join(kept)), orientation(exif, xmp)
+    return BytesIO(b"".join(kept)), in_exif or in_xmp or 1
 
 
 def check_rows(pixels: ImageFile) -> None:
@@ -150,13 +162,13 @@ def check_rows(pixels: ImageFile) -> None:
         raise UnreadableError(f"its pixels unpack to {unpacked:,} bytes instead of {expected:,}")
 
 
-def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """EXIF and XMP in a text chunk of a PNG; empty where it holds something else, or nothing that can be unpacked."""
+def _text(kind: bytes, body: bytes) -> bytes:
+    """EXIF or XMP in a text chunk of a PNG; empty where it holds something else, or nothing that can be unpacked."""
     keyword, _, rest = body.partition(b"\0")
-    if keyword not in _EXIF_KEYWORDS + _XMP_KEYWORDS:
-        return b"", b""
+    if keyword not in _KEYWORDS:
+        return b""
     if kind == b"iTXt":
-        packed, (_, _, text) = rest[:1] == b"\1", [*rest[2:].split(b"\0", 2), b"", b""][:3]
+        packed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
     else:
         packed, text = kind == b"zTXt", rest[1:] if kind == b"zTXt" else rest
     try:
@@ -165,67 +177,22 @@ def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
         if keyword.startswith(b"Raw"):  # its name, its length, then hexadecimal digits
             text = bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
     except (zlib.error, ValueError):
-        return b"", b""
-    if keyword in _XMP_KEYWORDS or text.startswith(_XMP):
-        return b"", text
-    return text, b""
-
-
-def _jpeg(file: ImageFile, header: bool) -> tuple[ImageFile, int | None]:
-    """Segment by segment up to the first scan. What is no such sequence is handed on as it is."""
-    kept, exif, xmp = [file.read(2)], b"", b""
-    while True:
-        start = file.read(2)
-        while start == b"\xff\xff":  # fill bytes
-            start = b"\xff" + file.read(1)
-        marker = start[1] if len(start) == 2 and start[0] == 0xFF else 0
-        if marker in _JPEG_BARE:
-            kept.append(start)
-            continue
-        size = file.read(2)
-        length = int.from_bytes(size) - 2
-        body = file.read(length) if length >= 0 else b""
-        if not marker or len(size) < 2 or len(body) != length:
-            file.seek(0)
-            return file, None
-        if marker == 0xE1 and body.startswith(_EXIF):
-            exif = exif if _in_exif(exif.removeprefix(_EXIF)) else body
-        elif marker == 0xE1 and body.startswith(_XMP):
-            xmp += body
-        if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or marker in _JPEG_KEPT:
-            kept += [start, size, body]
-        if marker == 0xDA:
-            break
-    if not header:
-        kept.append(file.read())
-    return BytesIO(b"".join(kept)), orientation(exif, xmp)
+        return b""
+    return text
 
 
 def _tiff(content: bytes) -> tuple[ImageFile, int | None]:
     """The first page; entries of its directory that say nothing of pixels are overwritten in place."""
-    patched, exif_value, xmp = bytearray(content), None, b""
-    order = "<" if content[:2] == b"II" else ">"
+    patched, xmp = bytearray(content), b""
     try:
-        (version,) = struct.unpack_from(f"{order}H", content, 2)
-        if version == 42:
-            size, count_form, first, entry_form = 12, "H", struct.unpack_from(f"{order}I", content, 4)[0], "HHII"
-        elif version == 43:
-            size, count_form, first, entry_form = 20, "Q", struct.unpack_from(f"{order}Q", content, 8)[0], "HHQQ"
-        else:
-            return BytesIO(content), None
-        (count,) = struct.unpack_from(order + count_form, content, first)
-        first += struct.calcsize(count_form)
-        for entry in range(first, first + size * count, size):
-            tag, kind, length, value = struct.unpack_from(order + entry_form, content, entry)
-            if tag in _TIFF_PIXELS:
-                continue
-            if tag == _ORIENTATION:
-                exif_value = _value(content, order, kind, entry + size - struct.calcsize(entry_form[-1]))
-            elif tag == _XMP_TAG:
+        form, entries = _directory(content)
+        for entry in entries:
+            tag, _, length, value = struct.unpack_from(form, content, entry)
+            if tag == _XMP_TAG:
                 xmp = content[value : value + length]
-            struct.pack_into(order + entry_form, patched, entry, _NO_TAG, 1, 1, 0)
-        after = first + size * count  # where the next page's directory would be named
-        patched[after : after + struct.calcsize(entry_form[-1])] = bytes(struct.calcsize(entry_form[-1]))
+            if tag not in _TIFF_PIXELS:
+                struct.pack_into(form, patched, entry, _NO_TAG, 1, 1, 0)
+        struct.pack_into(form[0] + form[-1], patched, entries.stop, 0)  # where the next page's directory is named
     except struct.error:
         return BytesIO(content), None
-    return BytesIO(bytes(patched)), exif_value or orientation(None, xmp)
+    return BytesIO(patched), _in_exif(content) or _in_xmp(xmp) or 1
