@@ -27,19 +27,13 @@ def main(config: DictConfig) -> None:
     settings = check_settings(plain(config), Settings)
     out = Path(settings.out)
     check_folder_place(out)
-    from imago.board import (
-        Board,
-        answers,
-        find_runs,
-        read_record,
-        show,
-        show_claims,
-        write_claims_markdown,
-        write_claims_page,
-        write_csv,
-        write_markdown,
-        write_page,
-    )
+    from imago.board.board import Board
+    from imago.board.claims import answers
+    from imago.board.claims_page import show_claims, write_claims_markdown, write_claims_page
+    from imago.board.find import find_runs
+    from imago.board.page import write_page
+    from imago.board.records import read_record
+    from imago.board.text import show, write_csv, write_markdown
 
     places = [settings.runs] if isinstance(settings.runs, str) else settings.runs
     runs, empty = find_runs(places)

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from imago.board.board import QUALITIES
-from imago.measures import BETTER, Protocol, better, is_better
+from imago.measures import Protocol, better, is_better
 
 
 @pytest.mark.parametrize(
@@ -19,10 +18,6 @@ from imago.measures import BETTER, Protocol, better, is_better
 )
 def test_every_number_has_its_direction(names: list[str], way: str | None) -> None:
     assert {better(name) for name in names} == {way}
-
-
-def test_the_board_knows_no_other_names() -> None:
-    assert set(QUALITIES) == set(BETTER) - {"nats", "bpd"}
 
 
 def test_better_is_better_than_the_best_and_never_no_number() -> None:

@@ -19,8 +19,12 @@ from typing import Any
 import yaml
 from photo import ROOT, photograph
 
-from imago.board import READING, Board, Record, find_runs, read_record, short_tables, write_page
+from imago.board.board import Board
+from imago.board.find import find_runs
+from imago.board.page import write_page
+from imago.board.records import Record, read_record
 from imago.board.table import CLOCK
+from imago.board.text import READING, short_tables
 
 RECORDS = ROOT / "docs" / "board"
 MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end -->")
@@ -131,7 +135,7 @@ def block(board: Board) -> str:
 def page(board: Board) -> str:
     """docs/board.md: all columns, the commands, and what one must know of a run."""
     commands = sorted({_summary(record).get("command", "unknown") for record in board.records})
-    machines = sorted({record.machine or "unknown" for record in board.records})
+    machines = sorted({record.machine for record in board.records})
     # Checkpoints are left out of records on purpose.
     defects = {r: [d for d in r.defects if d != "no checkpoint"] for r in board.records}
     names = {record: label for group in board.groups for record, label in group.labels.items()}

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from photo import ROOT, photograph
 
-from imago.board import Board, answers, find_runs, read_record, write_claims_markdown, write_claims_page
-from imago.board.claims_page import Claims
+from imago.board.board import Board
+from imago.board.claims import answers
+from imago.board.claims_page import Claims, write_claims_markdown, write_claims_page
+from imago.board.find import find_runs
+from imago.board.records import read_record
 
 HEADING = "## Claims\n"
 

@@ -7,22 +7,31 @@ from typing import Any, Literal, get_args
 
 Better = Literal["low", "high"] | None
 
-# By the beginnings of the names, which an extractor's may follow. Of the last ones neither way is better: held-out
-# images say what is right, and the protocol has theirs. Parts of a bound have no direction either.
-BETTER: dict[str, Better] = {
-    "nats": "low",
-    "bpd": "low",
-    "fid": "low",
-    "fd_": "low",
-    "kid": "low",
-    "kd_": "low",
-    "precision": "high",
-    "recall": "high",
-    "density": "high",
-    "coverage": "high",
-    "inception_score": "high",
-    "authenticity": None,
-    "copies": None,
+# What is measured, in the order of a board's columns: by the beginnings of the names, which an extractor's may follow,
+# which way is better, a title, and what the number is. Of the last ones neither way is better: held-out images say what
+# is right, and the protocol has theirs. Parts of a bound have no direction either.
+MEASURES: dict[str, tuple[Better, str, str]] = {
+    "nats": ("low", "nats", "Negative log-likelihood of an image"),
+    "bpd": ("low", "bits/dim", "The same in bits per dimension"),
+    "fid": ("low", "FID", "Fréchet distance of samples to the training images"),
+    "fd_": ("low", "FD", "Fréchet distance of samples to the training images"),
+    "kid": ("low", "KID", "Kernel distance of samples to the training images"),
+    "kd_": ("low", "KD", "Kernel distance of samples to the training images"),
+    "precision": ("high", "Precision", "Share of the samples that lie among the training images"),
+    "recall": ("high", "Recall", "Share of the training images that lie among the samples"),
+    "density": (
+        "high",
+        "Density",
+        "How many samples lie in neighbourhoods of training images, over those expected",
+    ),
+    "coverage": ("high", "Coverage", "Share of the training images that have a sample in their neighbourhood"),
+    "inception_score": ("high", "IS", "How certain and how varied a classifier finds the samples"),
+    "authenticity": (
+        None,
+        "Authentic",
+        "Share of samples that are no near copies; as that of held-out images is best",
+    ),
+    "copies": (None, "Copies", "Share of the samples that are a training image, pixel by pixel"),
 }
 
 
@@ -188,7 +197,7 @@ class Measurement:
 def better(name: str) -> Better:
     """Which numbers of a name are better, such as "val/fd_classifier" or "nats"; ``None`` where neither are."""
     bare = name.rsplit("/", 1)[-1]
-    return next((way for beginning, way in BETTER.items() if bare.startswith(beginning)), None)
+    return next((way for beginning, (way, *_) in MEASURES.items() if bare.startswith(beginning)), None)
 
 
 def is_better(name: str, value: float, best: float | None) -> bool:

@@ -12,13 +12,13 @@ from PIL import Image
 from imago.board.board import Board
 from imago.board.claims import FAMILIES, Answer, answers, budgets
 from imago.board.claims_page import write_claims_markdown, write_claims_page
-from imago.board.grids import Layout, of_originals, roughness, steering, tiles
+from imago.board.grids import of_originals, roughness, steering, tiles
 from imago.board.records import read_record
 from imago.config import CONF
 
 from .conftest import MakeRun, likelihood, quality
 
-LAYOUT = Layout(28, 28)
+SHAPE = (1, 28, 28, 256)
 RANDOM = np.random.default_rng(0)
 
 
@@ -408,7 +408,7 @@ def test_the_share_that_is_explained_is_found_again(make_run: MakeRun, share: fl
     completions(picture, share)
     answer = ask(run)["first_pixels"]
     assert answer.verdict == verdict
-    found = steering(picture, LAYOUT)
+    found = steering(picture, SHAPE)
     assert found is not None
     assert (found.images, found.completions, found.shown) == (30, 4, 0.5)
     assert found.whole.value == pytest.approx(share, abs=4 * found.whole.error + 0.01)
@@ -429,15 +429,15 @@ def test_what_is_shown_has_to_steer_the_farthest_third_of_every_model(make_run: 
 
 def test_pictures_that_are_something_else_tell_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    assert tiles(path, LAYOUT) is None
+    assert tiles(path, SHAPE) is None
     path.write_bytes(b"no picture")
-    assert tiles(path, LAYOUT) is None
+    assert tiles(path, SHAPE) is None
     completions(path, 0.5, hidden=slice(0, 14))
-    assert steering(path, LAYOUT) is None, "hidden above: what is shown came later"
-    assert tiles(path, Layout(16, 16)) is None
+    assert steering(path, SHAPE) is None, "hidden above: what is shown came later"
+    assert tiles(path, (1, 16, 16, 256)) is None
     assert tiles(path, None) is None
     grid(path, noise(3, 3))
-    assert of_originals(path, LAYOUT).shape == (2, 3, 28, 28)  # type: ignore[union-attr]
+    assert of_originals(path, SHAPE).shape == (2, 3, 28, 28)  # type: ignore[union-attr]
 
 
 def test_roughness_is_of_the_texture_not_of_the_contrast() -> None:

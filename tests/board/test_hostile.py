@@ -16,9 +16,13 @@ import yaml
 from PIL import Image
 
 from helpers import Command
-from imago.board import Board, Record, answers, find_runs, read_record, write_claims_markdown, write_claims_page
+from imago.board.board import Board
+from imago.board.claims import answers
+from imago.board.claims_page import write_claims_markdown, write_claims_page
+from imago.board.find import find_runs
 from imago.board.page import write_page
 from imago.board.pictures import picture_of
+from imago.board.records import Record, read_record
 from imago.board.text import escaped, inert, show, write_csv, write_markdown
 
 from .conftest import MakeRun, likelihood, quality, rows

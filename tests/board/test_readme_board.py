@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imago.board import answers
 from imago.board.board import Board
+from imago.board.claims import answers
 from imago.board.records import read_record
 
 from .conftest import MakeRun, likelihood, quality, rows

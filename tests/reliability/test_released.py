@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import released
-from imago.board import read_record
+from imago.board.records import read_record
 from imago.runs import Run
 from imago.training.run import train
 

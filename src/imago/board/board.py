@@ -4,26 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from imago.board.records import Data, Measured, Record
-from imago.measures import Better, better
+from imago.measures import MEASURES, Better
 
 MISSING = "–"
-# What samples are measured by, in the order of the columns: beginnings of the names (an extractor may follow), titles,
-# and what the number is.
-QUALITIES = {
-    "fid": ("FID", "Fréchet distance of samples to the training images"),
-    "fd_": ("FD", "Fréchet distance of samples to the training images"),
-    "kid": ("KID", "Kernel distance of samples to the training images"),
-    "kd_": ("KD", "Kernel distance of samples to the training images"),
-    "precision": ("Precision", "Share of the samples that lie among the training images"),
-    "recall": ("Recall", "Share of the training images that lie among the samples"),
-    "density": ("Density", "How many training images have a sample in their neighbourhood, over those expected"),
-    "coverage": ("Coverage", "Share of the training images that have a sample in their neighbourhood"),
-    "inception_score": ("IS", "How certain and how varied a classifier finds the samples"),
-    "authenticity": ("Authentic", "Share of the samples that are no near copies; as that of held-out images is best"),
-    "copies": ("Copies", "Share of the samples that are a training image, pixel by pixel"),
-}
+QUALITIES = tuple(name for name in MEASURES if name not in ("nats", "bpd"))
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
 # Always there, so that one sees what was not measured.
@@ -88,6 +75,10 @@ class Group:
 
     data: Data
     rows: list[Row] = field(default_factory=list)
+
+    def filled(self, columns: Iterable[Column]) -> list[Column]:
+        """Those of the columns that are not empty."""
+        return [c for c in columns if any(not math.isnan(row.cells[c.key].value) for row in self.rows)]
 
     @property
     def labels(self) -> dict[Record, str]:
@@ -184,39 +175,34 @@ def columns_for(records: list[Record]) -> list[Column]:
     """The columns: those that every board has, and one for every kind of sample quality that was measured."""
     measured = {m.name for record in records for m in record.measured if not m.changes}
     return [
-        Column("nats", "nats", lambda r: _likelihood(r, "nats", 2), "low", "Negative log-likelihood of an image."),
-        Column("bpd", "bits/dim", lambda r: _likelihood(r, "bpd", 3), "low", "The same in bits per dimension."),
-        *(_quality(name) for name in _quality_names(measured)),
-        Column("parameters", "Parameters", _parameters, None, "Learned numbers of all networks."),
-        Column("images_seen", "Images", _images, None, "Training images seen, repetitions included."),
-        Column("training_seconds", "Training", _training, None, "Time spent training, without measurements."),
+        _column("nats", lambda r: _likelihood(r, "nats", 2)),
+        _column("bpd", lambda r: _likelihood(r, "bpd", 3)),
+        *(_column(name, partial(_samples, name=name)) for name in _quality_names(measured)),
+        Column("parameters", "Parameters", _parameters, help="Learned numbers of all networks."),
+        Column("images_seen", "Images", _images, help="Training images seen, repetitions included."),
+        Column("training_seconds", "Training", _training, help="Time spent training, without measurements."),
         Column("seconds_per_sample", "Per sample", _per_sample, "low", "Time to draw one image."),
-        Column("nfe", "Calls", _calls, None, "Network calls to draw an image, one after another."),
-        Column("peak_memory_mib", "Memory", _memory, None, "Peak while training: of the GPU, or of the process."),
+        Column("nfe", "Calls", _calls, help="Network calls to draw an image, one after another."),
+        Column("peak_memory_mib", "Memory", _memory, help="Peak while training: of the GPU, or of the process."),
     ]
 
 
 def _quality_names(measured: set[str]) -> list[str]:
     """Names of sample quality in the order of their columns, with the expected ones where nothing like them is."""
-    names = {name for name in measured if name.startswith(tuple(QUALITIES))}
+    names = {name for name in measured if name.startswith(QUALITIES)}
     names |= {name for name, alike in EXPECTED.items() if not any(other.startswith(alike) for other in measured)}
-    return sorted(names, key=lambda name: (list(QUALITIES).index(_kind(name)), name))
+    return sorted(names, key=lambda name: (list(MEASURES).index(_kind(name)), name))
 
 
 def _kind(name: str) -> str:
-    return next(beginning for beginning in QUALITIES if name.startswith(beginning))
+    return next(beginning for beginning in MEASURES if name.startswith(beginning))
 
 
-def _quality(name: str) -> Column:
-    title, explained = QUALITIES[_kind(name)]
+def _column(name: str, cell: Callable[[Record], Cell]) -> Column:
+    way, title, explained = MEASURES[_kind(name)]
     extractor = name.removeprefix(_kind(name)).strip("_").replace("_", " ")
-    return Column(
-        name,
-        f"{title} {extractor}".strip(),
-        lambda record: _samples(record, name),
-        better(name),
-        f"{explained}." if name == "copies" else f"{explained}, in the features of {extractor or 'Inception'}.",
-    )
+    features = "" if name in ("nats", "bpd", "copies") else f", in the features of {extractor or 'Inception'}"
+    return Column(name, f"{title} {extractor}".strip(), cell, way, f"{explained}{features}.")
 
 
 def _likelihood(record: Record, name: str, digits: int) -> Cell:
@@ -225,8 +211,18 @@ def _likelihood(record: Record, name: str, digits: int) -> Cell:
         return Cell()
     if m.error is not None and 0 < m.error < 10**-digits:
         digits = min(math.ceil(-math.log10(m.error)), 12)  # one digit of the error at least
+    return _measured(m, number(m, digits))
+
+
+def number(m: Measured, digits: int) -> str:
+    """A likelihood or distance with its relation and error, and so many digits behind the point."""
     error = "" if m.error is None else f" ± {m.error:.{digits}f}"
-    return _measured(m, f"{m.relation} {m.value:,.{digits}f}{error}".strip())
+    return f"{m.relation} {m.value:,.{digits}f}{error}".strip()
+
+
+def tag(m: Measured) -> str:
+    """The split and the count."""
+    return m.split if m.count is None else f"{m.split} {si(m.count)}"
 
 
 def _samples(record: Record, name: str) -> Cell:
@@ -234,61 +230,45 @@ def _samples(record: Record, name: str) -> Cell:
     if m is None:
         return Cell()
     error = "" if m.error is None else f" ± {m.error:.2g}"
-    doubt = " †" if m.protocol.doubtful else ""
-    return _measured(m, f"{m.value:.4g}{error}{doubt}")
+    return _measured(m, f"{m.value:.4g}{error}{' †' if m.protocol.doubtful else ''}")
 
 
 def _measured(m: Measured, text: str) -> Cell:
-    tag = m.split if m.count is None else f"{m.split} {si(m.count)}"
-    return Cell(m.value, text, tag, f"{m.value:.8g}; {m.told}", m.comparison_key, source=m)
+    return Cell(m.value, text, tag(m), f"{m.value:.8g}; {m.told}", m.comparison_key, source=m)
 
 
-def _parameters(record: Record) -> Cell:
-    total = record.parameters.get("total")
-    if total is None:
-        return Cell()
-    networks = [f"{player} {count:,}" for player, count in record.parameters.items()]
-    return Cell(total, si(total), note="; ".join(networks))
+def _known(value: float | None, text: Callable[[float], str], note: Callable[[float], str], key: str = "") -> Cell:
+    """A number that a record may lack."""
+    return Cell() if value is None else Cell(value, text(value), note=note(value), comparison_key=key)
 
 
-def _images(record: Record) -> Cell:
-    if record.images_seen is None:
-        return Cell()
-    return Cell(record.images_seen, si(record.images_seen), note=f"{record.images_seen:,} images")
+def _parameters(r: Record) -> Cell:
+    networks = "; ".join(f"{player} {count:,}" for player, count in r.parameters.items())
+    return _known(r.parameters.get("total"), si, lambda _: networks)
 
 
-def _training(record: Record) -> Cell:
-    if record.training_seconds is None:
-        return Cell()
-    return Cell(
-        record.training_seconds,
-        f"{record.training_seconds:,.0f} s",
-        note=f"{record.training_seconds:,.1f} s; {record.machine or 'machine unknown'}",
-    )
+def _images(r: Record) -> Cell:
+    return _known(r.images_seen, si, lambda n: f"{n:,} images")
 
 
-def _memory(record: Record) -> Cell:
-    if record.peak_memory_mib is None:
-        return Cell()
-    note = f"{record.peak_memory_mib:,.1f} MiB; {record.machine or 'machine unknown'}"
-    return Cell(record.peak_memory_mib, f"{record.peak_memory_mib:,.0f} MiB", note=note)
+def _training(r: Record) -> Cell:
+    return _known(r.training_seconds, lambda s: f"{s:,.0f} s", lambda s: f"{s:,.1f} s; {r.machine}")
 
 
-def _per_sample(record: Record) -> Cell:
-    m = record.sampling
-    if m is None or m.seconds_per_sample is None:
-        return Cell()
-    note = f"{m.seconds_per_sample:.4g} s; {record.machine or 'machine unknown'}; {m.told}"
-    return Cell(
-        m.seconds_per_sample, duration(m.seconds_per_sample), note=note, comparison_key=record.machine or "unknown"
-    )
+def _memory(r: Record) -> Cell:
+    return _known(r.peak_memory_mib, lambda m: f"{m:,.0f} MiB", lambda m: f"{m:,.1f} MiB; {r.machine}")
 
 
-def _calls(record: Record) -> Cell:
-    m = record.sampling
-    if m is None or m.nfe is None:
-        return Cell()
-    return Cell(m.nfe, f"{m.nfe:,}", note=f"{m.nfe:,} calls, one after another; {m.told}")
+def _per_sample(r: Record) -> Cell:
+    m = r.sampling
+    note = f"{r.machine}; {m.told}" if m else ""
+    return _known(m.protocol.seconds_per_sample if m else None, duration, lambda s: f"{s:.4g} s; {note}", r.machine)
+
+
+def _calls(r: Record) -> Cell:
+    m = r.sampling
+    told = f"calls, one after another; {m.told}" if m else ""
+    return _known(m.protocol.nfe if m else None, lambda n: f"{n:,}", lambda n: f"{n:,} {told}")
 
 
 def si(count: float) -> str:

@@ -3,15 +3,16 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from imago.board.board import FRECHET, Board, duration, si
-from imago.board.grids import Layout, Tiles, of_originals, roughness, steering, tiles
+import numpy as np
+
+from imago.board.board import FRECHET, MISSING, Board, duration, number, tag
+from imago.board.grids import of_originals, roughness, steering, tiles
 from imago.board.records import Data, Measured, Record, newest
 from imago.errors import printable
 from imago.statistics import Estimate
@@ -33,7 +34,7 @@ KINDS = (
     | dict.fromkeys((*GANS, AUTOENCODER), "none")
 )
 OBJECTIVE, MINIMAX, NON_SATURATING = "model.objective", "Minimax", "NonSaturating"
-# Settings in which runs of one comparison may differ: seeds, and what does not touch training.
+# Beginnings of settings in which runs of one comparison may differ: seeds, and what does not touch training.
 ASIDE = (
     OBJECTIVE,
     "seed",
@@ -47,6 +48,7 @@ ASIDE = (
     "metrics.",
     "trainer.",
 )
+Settings = tuple[tuple[str, str], ...]
 # Two standard errors: what is closer than that is undecided.
 ERRORS = 2.0
 # Training seconds of runs that are called equally long differ by no more.
@@ -201,22 +203,21 @@ def density(runs: Runs) -> Answer:
             found[model][1] if model in found and found[model][0] is r else r.headline(name)
             for name, found in shared.items()
         )
-        if r.likelihood in by_kind:
-            by_kind[r.likelihood].append(model)
+        by_kind.setdefault(r.likelihood, []).append(model)
         if r.likelihood != KINDS[model]:
             against.append(f"{model} reports {r.likelihood}")
         elif r.likelihood == "none" and nats is not None:
             against.append(f"{model} has a number, though it reports none")
         elif nats is not None and not math.isfinite(nats.value):
             against.append(f"{model} measured {nats.value}")
-        of = "–" if bpd is None else bpd.split if bpd.count is None else f"{bpd.split} {si(bpd.count)}"
-        answer.rows.append((model, r.likelihood.replace("_", " "), _number(nats, 2), _number(bpd, 3), of))
+        told = (_number(nats, 2), _number(bpd, 3), tag(bpd) if bpd else MISSING)
+        answer.rows.append((model, r.likelihood.replace("_", " "), *told))
     answer.needed = runs.lacking(m for m in FAMILIES if m not in records)
     words = {"exact": "exactly", "lower_bound": "through a bound", "none": "not at all"}
-    said = "; ".join(f"{words[kind]}: {', '.join(models)}" for kind, models in by_kind.items() if models)
+    said = "; ".join(f"{how}: {', '.join(by_kind[kind])}" for kind, how in words.items() if by_kind[kind])
     if against:
         answer.verdict, answer.words = "disagrees", f"{'; '.join(against)}. Computable {said}."
-    elif all(by_kind.values()):
+    elif all(by_kind[kind] for kind in words):
         answer.verdict, answer.words = "agrees", f"Computable {said}."
     elif said:
         answer.words = f"Computable {said}; of the other kinds there is no run."
@@ -232,8 +233,7 @@ def direct(runs: Runs) -> Answer:
         head=("model", "bits/dim"),
     )
     found = runs.measured((*AUTOREGRESSIVE, *VAES, DIFFUSION), ("bpd",))
-    answer.rows = [(m, _number(x, 3)) for m, (_, x) in sorted(found.items(), key=lambda e: e[1][1].value)]
-    return _duel(answer, runs, found, AUTOREGRESSIVE, VAES, "bits/dim", 3)
+    return _duel(answer, runs, found, 3, AUTOREGRESSIVE, VAES)
 
 
 def sampling(runs: Runs) -> Answer:
@@ -246,25 +246,28 @@ def sampling(runs: Runs) -> Answer:
         head=("model", "time of an image", "network calls", "against the fastest"),
     )
     records = runs.on_one_machine(runs.first(FAMILIES, lambda r: r.sampling is not None))
-    times = {m: r.sampling.seconds_per_sample for m, r in records.items() if r.sampling}
-    costs = {m: t for m, t in sorted(times.items(), key=lambda e: e[1] or 0) if t}
-    for model, t in costs.items():
-        calls = records[model].sampling.nfe  # type: ignore[union-attr]
-        times_slower = t / min(costs.values())
-        answer.rows.append((model, duration(t), "–" if calls is None else f"{calls:,}", f"{_times(times_slower)}×"))
-    slow = {m: t for m, t in costs.items() if m in AUTOREGRESSIVE}
-    fast = {m: t for m, t in costs.items() if m in (*VAES, *GANS)}
+    found = {m: r.sampling.protocol for m, r in records.items() if r.sampling}
+    costs = {m: protocol.seconds_per_sample for m, protocol in found.items() if protocol.seconds_per_sample}
+    order = sorted(costs, key=costs.__getitem__)
+    for model in order:
+        t, calls = costs[model], found[model].nfe
+        calls_told = MISSING if calls is None else f"{calls:,}"
+        answer.rows.append((model, duration(t), calls_told, f"{_times(t / costs[order[0]])}×"))
     answer.needed = runs.lacking(m for m in FAMILIES if m not in costs)
-    if slow and fast:
-        answer.verdict = _order(list(fast.values()), list(slow.values()))
-        (a, x), (b, y) = min(slow.items(), key=lambda e: e[1]), max(fast.items(), key=lambda e: e[1])
-        fastest, slowest = next(iter(costs)), list(costs)[-1]
+    a, b = _best(AUTOREGRESSIVE, costs), _best((*VAES, *GANS), costs, max)
+    if a and b:
+        answer.verdict = _order(costs, (*VAES, *GANS), AUTOREGRESSIVE)
+        x, y, low, high = (costs[m] for m in (a, b, order[0], order[-1]))
         answer.words = (
             f"The fastest autoregressive model, {a}, takes {duration(x)}; the slowest VAE or GAN, {b}, {duration(y)}. "
-            f"Of all, {fastest} is fastest ({duration(costs[fastest])}) and {slowest} slowest "
-            f"({duration(costs[slowest])}, {_times(costs[slowest] / costs[fastest])} times that)."
+            f"Of all, {order[0]} is fastest ({duration(low)}) and {order[-1]} slowest "
+            f"({duration(high)}, {_times(high / low)} times that)."
         )
     return answer
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def training(runs: Runs) -> Answer:
@@ -277,33 +280,24 @@ def training(runs: Runs) -> Answer:
     )
     models = (*CONVOLUTIONAL, *RECURRENT)
     records = runs.on_one_machine(runs.first(models, lambda r: bool(r.images_seen and r.training_seconds)))
-    speeds = {m: (r.images_seen or 0) / (r.training_seconds or 1) for m, r in records.items()}
+    times = {m: r.training_seconds or 1 for m, r in records.items()}
+    speeds = {m: (r.images_seen or 0) / times[m] for m, r in records.items()}
     bits = {m: x for m, (r, x) in runs.measured(models, ("bpd",)).items() if r is records.get(m)}
-    for m, r in records.items():
-        answer.rows.append((m, f"{speeds[m]:,.3g}", f"{r.training_seconds:,.0f} s", _number(bits.get(m), 3)))
-    cnn, rnn = ([speeds[m] for m in side if m in speeds] for side in (CONVOLUTIONAL, RECURRENT))
+    for m in records:
+        answer.rows.append((m, f"{speeds[m]:,.3g}", f"{times[m]:,.0f} s", _number(bits.get(m), 3)))
     answer.needed = runs.lacking(m for m in models if m not in records)
-    if not (cnn and rnn):
-        return answer
-    answer.verdict = _order(rnn, cnn)
-    first, second = (
-        max((m for m in side if m in speeds), key=speeds.__getitem__) for side in (CONVOLUTIONAL, RECURRENT)
-    )
-    answer.words = f"{first} sees {speeds[first] / speeds[second]:.3g} times as many images a second as {second}"
-    best = [
-        min((m for m in side if m in bits), key=lambda m: bits[m].value, default=None)
-        for side in (CONVOLUTIONAL, RECURRENT)
-    ]
-    a, b = best
-    if a is not None and b is not None:
-        cost = bits[a].value - bits[b].value
-        times = [records[m].training_seconds or 0 for m in (a, b)]
-        equal = "the same time" if max(times) <= EQUAL * min(times) else f"{times[0]:,.0f} s against {times[1]:,.0f} s"
-        error = math.hypot(bits[a].error or 0, bits[b].error or 0)
-        answer.words += f"; after {equal} {a} has {cost:+.3f} ± {error:.3f} bits/dim over {b}"
-    else:
-        answer.words += "; bits of both by one protocol are missing"
-    answer.words += "."
+    cnn, rnn = (_best(side, speeds, max) for side in (CONVOLUTIONAL, RECURRENT))
+    if cnn and rnn:
+        answer.verdict = _order(speeds, RECURRENT, CONVOLUTIONAL)
+        cost = "bits of both by one protocol are missing"
+        a, b = (_best(side, {m: x.value for m, x in bits.items()}) for side in (CONVOLUTIONAL, RECURRENT))
+        if a and b:
+            gap, error = _gap(bits[b], bits[a])
+            equal = max(times[a], times[b]) <= EQUAL * min(times[a], times[b])
+            after = "the same time" if equal else f"{times[a]:,.0f} s against {times[b]:,.0f} s"
+            cost = f"after {after} {a} has {gap:+.3f} ± {error:.3f} bits/dim over {b}"
+        ratio = speeds[cnn] / speeds[rnn]
+        answer.words = f"{cnn} sees {ratio:.3g} times as many images a second as {rnn}; {cost}."
     return answer
 
 
@@ -317,11 +311,10 @@ def autoencoder(runs: Runs) -> Answer:
         head=("model", "distance", "how"),
     )
     found = runs.measured((AUTOENCODER, *VAES), FRECHET)
-    for m, (r, x) in found.items():
-        fitted = f"model.fitted={r.settings.get('model.fitted', 'unknown')}" if m == AUTOENCODER else ""
-        answer.rows.append((m, _number(x, 2), fitted))
-    answer.pictures = _grids(found)
-    return _duel(answer, runs, found, VAES, (AUTOENCODER,), "distance", 2)
+    _duel(answer, runs, found, 2, VAES, (AUTOENCODER,))
+    how = {m: f"model.fitted={found[m][0].settings.get('model.fitted', 'unknown')}" for m in found if m == AUTOENCODER}
+    answer.rows = [(*row, how.get(row[0], "")) for row in answer.rows]
+    return answer
 
 
 def samples(runs: Runs) -> Answer:
@@ -332,41 +325,41 @@ def samples(runs: Runs) -> Answer:
         "The distance of samples to the training images, lower is better; the best of each family.",
         head=("model", "distance"),
     )
-    rivals = (*CONVOLUTIONAL, *VAES)
-    found = runs.measured((*GANS, *rivals), FRECHET)
-    answer.rows = [(m, _number(x, 2)) for m, (_, x) in sorted(found.items(), key=lambda e: e[1][1].value)]
-    answer.pictures = _grids(found)
-    if not all(any(m in found for m in family) for family in (CONVOLUTIONAL, VAES)):  # the claim is about both
-        answer.needed = runs.lacking(m for m in (*GANS, *rivals) if m not in found)
-        return answer
-    return _duel(answer, runs, found, GANS, rivals, "distance", 2)
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
+    found = runs.measured((*GANS, *CONVOLUTIONAL, *VAES), FRECHET)
+    return _duel(answer, runs, found, 2, GANS, CONVOLUTIONAL, VAES)
 
 
 def _duel(
     answer: Answer,
     runs: Runs,
     found: dict[str, tuple[Record, Measured]],
-    winners: Sequence[str],
-    losers: Sequence[str],
-    unit: str,
     digits: int,
+    winners: Sequence[str],
+    *losers: Sequence[str],
 ) -> Answer:
-    """Whether the best of those that shall win is below the best of those that shall lose, by two standard errors."""
-    answer.needed = runs.lacking(m for m in (*winners, *losers) if m not in found)
-    sides = [{m: found[m][1] for m in side if m in found} for side in (winners, losers)]
-    if all(sides):
-        (a, x), (b, y) = (min(side.items(), key=lambda e: e[1].value) for side in sides)
-        error = math.hypot(x.error or 0, y.error or 0)
-        told = f"± {error:.{digits}f}" if error else "(its error is unknown)"
-        gap = y.value - x.value
-        answer.verdict = "agrees" if gap > ERRORS * error else "disagrees" if gap < -ERRORS * error else "undecided"
+    """Whether the best of those that shall win is below the best of those that shall lose, by two standard errors.
+
+    Args:
+        found: the number of each model.
+        digits: of the numbers, behind the point.
+        winners: a family.
+        losers: families, of which each must have a number.
+    """
+    values = {m: x.value for m, (_, x) in found.items()}
+    answer.rows = [(m, _number(found[m][1], digits)) for m in sorted(values, key=values.__getitem__)]
+    answer.needed = runs.lacking(m for family in (winners, *losers) for m in family if m not in found)
+    if answer.head[1] == "distance":
+        answer.pictures = [(m, r.grid) for m, (r, _) in found.items() if r.grid is not None]
+    first, *others = (_best(family, values) for family in (winners, *losers))
+    if first and all(others):
+        second = min((m for m in others if m), key=values.__getitem__)
+        x, y = found[first][1], found[second][1]
+        gap, error = _gap(x, y)
+        answer.verdict = _beyond(gap, error)
         answer.words = (
-            f"{a} {_number(x, digits)}, {b} {_number(y, digits)} {unit}: "
-            f"{a} is {'better' if gap > 0 else 'worse'} by {abs(gap):.{digits}f} {told}."
+            f"{first} {_number(x, digits)}, {second} {_number(y, digits)} {answer.head[1]}: "
+            f"{first} is {'better' if gap > 0 else 'worse'} by {abs(gap):.{digits}f} "
+            f"{f'± {error:.{digits}f}' if error else '(its error is unknown)'}."
         )
     return answer
 
@@ -382,33 +375,27 @@ def blur(runs: Runs) -> Answer:
         "encoded images. Agreement is: every VAE is below 1 and below every GAN.",
         head=("model", "what is measured", "of real images"),
     )
-    real = next(
-        (ratio for r in runs.usual if (ratio := _rough(of_originals(newest(r, "reconstructions"), _layout(r))))), None
-    )
+    originals = (of_originals(newest(r, "reconstructions"), r.data.shape) for r in runs.usual)
+    real = next((ratio for images in originals if (ratio := roughness(images))), None)
     found: dict[str, Estimate] = {}
     for model, r in runs.first((*VAES, *GANS, *AUTOREGRESSIVE, DIFFUSION), lambda r: r.grid is not None).items():
         noisy = r.settings.get("model.observation_noise", "false").lower() == "true"
-        if noisy:
-            ratio = _rough(of_originals(newest(r, "reconstructions"), _layout(r), reconstructed=True))
-        else:
-            ratio = _rough(tiles(r.grid, _layout(r)))
-        if ratio is None or real is None:
+        path = newest(r, "reconstructions") if noisy else r.grid
+        ratio = roughness(of_originals(path, r.data.shape, True) if noisy else tiles(path, r.data.shape))
+        if ratio is None or real is None or path is None:
             continue
         found[model] = ratio.over(real)
         what = "means of reconstructions" if noisy else "samples"
         answer.rows.append((model, what, str(found[model])))
-        path = newest(r, "reconstructions") if noisy else r.grid
-        if path is not None and model in (*VAES, *GANS):
+        if model in (*VAES, *GANS):
             answer.pictures.append((f"{model}: {what}", path))
-    sides = [{m: found[m] for m in side if m in found} for side in (VAES, GANS)]
-    missing = [m for m in (*VAES, *GANS) if m not in found]
-    answer.needed = runs.lacking(missing if real is not None else [*VAES, *GANS])
-    if all(sides):
-        vae, gan = ([(m, ratio) for m, ratio in side.items()] for side in sides)
-        answer.verdict = _order([x.value for _, x in vae], [1.0, *(x.value for _, x in gan)])
-        listed = "; ".join(f"{m} {ratio}" for m, ratio in (*vae, *gan))
-        rough = [m for m, x in (*vae, *gan) if x.value - ERRORS * x.error > 1]
-        answer.words = f"In units of real images: {listed}."
+    answer.needed = runs.lacking(m for m in (*VAES, *GANS) if m not in found)
+    values = {"real images": 1.0} | {m: x.value for m, x in found.items()}
+    if _best(VAES, values) and _best(GANS, values):
+        answer.verdict = _order(values, VAES, ("real images", *GANS))
+        shown = {m: found[m] for m in (*VAES, *GANS) if m in found}
+        rough = [m for m, x in shown.items() if x.value - ERRORS * x.error > 1]
+        answer.words = f"In units of real images: {'; '.join(f'{m} {x}' for m, x in shown.items())}."
         if rough:
             answer.words += f" {', '.join(rough)}: rougher than real images, so at least in part noise."
     return answer
@@ -424,62 +411,55 @@ def objective(runs: Runs) -> Answer:
         head=("model", "objective", "runs", "distance at the start", "at the end of that"),
     )
     answer.needed = [runs.command("objectives")]
-    best: tuple[int, Verdict, str] | None = None
-    for model in GANS:
-        by_settings: dict[tuple[tuple[str, str], ...], dict[str, list[Record]]] = {}
-        for r in runs.all:
-            if r.model == model and r.settings.get(OBJECTIVE) in (MINIMAX, NON_SATURATING):
-                same = _aside(r)
-                by_settings.setdefault(same, {}).setdefault(r.settings[OBJECTIVE], []).append(r)
-        for by_objective in by_settings.values():
-            starts = _starts(by_objective)
-            if starts is None:
-                if len(by_objective) == 2 and best is None:
-                    answer.words = (
-                        f"Runs of both objectives are there, but not each was measured in its first {START:.0%}: a "
-                        "smaller every.quality, or a longer run, would do."
-                    )
-                continue
-            means, errors = {}, {}
-            for name, values in starts.items():
-                means[name] = fmean(value for value, _ in values)
-                errors[name] = stdev(v for v, _ in values) / math.sqrt(len(values)) if len(values) > 1 else None
-                told = f"{means[name]:.3g}" + ("" if errors[name] is None else f" ± {errors[name]:.2g}")
-                end = f"{fmean(last for _, last in values):.3g}"
-                answer.rows.append((model, name, str(len(values)), told, end))
-            gap = means[MINIMAX] - means[NON_SATURATING]
-            error = math.hypot(errors[MINIMAX] or 0, errors[NON_SATURATING] or 0)
-            verdict: Verdict = (
-                "agrees" if gap > ERRORS * error else "disagrees" if gap < -ERRORS * error else "undecided"
+    comparisons: dict[tuple[str, Settings], dict[str, list[Record]]] = {}
+    for r in runs.all:
+        if r.model in GANS and r.settings.get(OBJECTIVE) in (MINIMAX, NON_SATURATING):
+            comparisons.setdefault((r.model, _aside(r)), {}).setdefault(r.settings[OBJECTIVE], []).append(r)
+    most = 0
+    for (model, _), by_objective in sorted(comparisons.items(), key=lambda entry: GANS.index(entry[0][0])):
+        if len(by_objective) < 2:
+            continue
+        starts = _starts(by_objective)
+        if not starts and not most:
+            answer.words = (
+                f"Runs of both objectives are there, but not each was measured in its first {START:.0%}: a smaller "
+                "every.quality, or a longer run, would do."
             )
-            count = min(len(values) for values in starts.values())
-            words = (
-                f"{model}: {means[NON_SATURATING]:.3g} with the non-saturating, {means[MINIMAX]:.3g} with the minimax "
-                f"objective, a difference of {gap:+.3g} ± {error:.2g} over {count} run{'s' * (count != 1)} each"
+        means = {}
+        for name, values in starts.items():
+            level, n = [value for value, _ in values], len(values)
+            means[name] = Estimate(fmean(level), stdev(level) / math.sqrt(n) if n > 1 else 0.0)
+            told = f"{means[name].value:.3g}" + (f" ± {means[name].error:.2g}" if n > 1 else "")
+            answer.rows.append((model, name, str(n), told, f"{fmean(last for _, last in values):.3g}"))
+        count = min(map(len, starts.values()), default=0)
+        if count > most:
+            most = count
+            slow, quick = means[MINIMAX], means[NON_SATURATING]
+            gap, error = slow.value - quick.value, math.hypot(slow.error, quick.error)
+            answer.verdict = _beyond(gap, error)
+            answer.words = (
+                f"{model}: {quick.value:.3g} with the non-saturating, {slow.value:.3g} with the minimax objective, a "
+                f"difference of {gap:+.3g} ± {error:.2g} over {count} run{'s' * (count != 1)} each"
                 f"{' (one seed: no error is known)' if count == 1 else ''}."
             )
-            if best is None or count > best[0]:
-                best = (count, verdict, words)
-    if best is not None:
-        _, answer.verdict, answer.words = best
-        answer.needed = answer.needed if best[0] == 1 else []
+    answer.needed = answer.needed if most < 2 else []
     return answer
 
 
-def _starts(by_objective: dict[str, list[Record]]) -> dict[str, list[tuple[float, float]]] | None:
-    """Of both objectives and each run the mean distance over the start of training, and the one when it ends."""
-    if len(by_objective) < 2:
-        return None
-    records = [r for some in by_objective.values() for r in some]
-    curves = {r: _distances(r) for r in records}
-    names = Counter(name for by_name in curves.values() for name in by_name)
-    name = next((name for name, count in names.most_common(1) if count == len(records)), None)
-    if name is None:
-        return None
-    until = START * min(curves[r][name][-1][0] for r in records)
-    if any(not any(0 < images <= until for images, _ in curves[r][name]) for r in records):
-        return None
-    return {key: [_mean_until(curves[r][name], until) for r in some] for key, some in by_objective.items()}
+def _starts(by_objective: dict[str, list[Record]]) -> dict[str, list[tuple[float, float]]]:
+    """Of each objective and run the mean distance over the start of training, and the one when it ends.
+
+    Nothing where not all runs were measured by the same distance, and within their start.
+    """
+    curves = {r: _distances(r) for some in by_objective.values() for r in some}
+    shared = [name for name in next(iter(curves.values())) if all(name in of_run for of_run in curves.values())]
+    if not shared:
+        return {}
+    points = {r: of_run[shared[0]] for r, of_run in curves.items()}
+    until = START * min(of_run[-1][0] for of_run in points.values())
+    if not all(any(0 < images <= until for images, _ in of_run) for of_run in points.values()):
+        return {}
+    return {name: [_mean_until(points[r], until) for r in some] for name, some in by_objective.items()}
 
 
 def _distances(record: Record) -> dict[str, list[tuple[float, float]]]:
@@ -495,13 +475,11 @@ def _distances(record: Record) -> dict[str, list[tuple[float, float]]]:
 
 def _mean_until(points: list[tuple[float, float]], until: float) -> tuple[float, float]:
     """The mean of a curve up to a place, and its value there, straight between its points."""
-    inside = [point for point in points if point[0] <= until]
-    after = next((point for point in points if point[0] > until), None)
-    if after is not None:
-        (x0, y0), (x1, y1) = inside[-1], after
-        inside.append((until, y0 + (y1 - y0) * (until - x0) / (x1 - x0)))
-    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(inside))
-    return area / (inside[-1][0] - inside[0][0]), inside[-1][1]
+    x, y = np.array(points).T
+    at = np.array([*x[x <= until], until])
+    values = np.interp(at, x, y)
+    area = (np.diff(at) * (values[1:] + values[:-1]) / 2).sum()
+    return float(area / (at[-1] - at[0]) if at[-1] > at[0] else values[-1]), float(values[-1])
 
 
 def first_pixels(runs: Runs) -> Answer:
@@ -517,7 +495,7 @@ def first_pixels(runs: Runs) -> Answer:
     records, far = runs.first(AUTOREGRESSIVE, lambda r: r.path.exists()), []
     for model, r in records.items():
         path = newest(r, "completions")
-        found = steering(path, _layout(r)) if path is not None else None
+        found = steering(path, r.data.shape) if path is not None else None
         if path is None or found is None:
             answer.needed.append(
                 f"python src/figure.py figure=completion {_quoted('checkpoint', r.path)} figure.images=40 "
@@ -541,20 +519,28 @@ def first_pixels(runs: Runs) -> Answer:
 CLAIMS = (density, direct, sampling, training, autoencoder, samples, blur, objective, first_pixels)
 
 
-def _order(low: list[float], high: list[float]) -> Verdict:
-    """Whether all of the first are below all of the second, none is, or some are."""
+def _best(family: Sequence[str], values: Mapping[str, float], choose: Callable[..., str | None] = min) -> str | None:
+    """The model of a family with the lowest value, or the highest by ``max``; ``None`` if none has one."""
+    return choose((m for m in family if m in values), key=values.__getitem__, default=None)
+
+
+def _order(values: Mapping[str, float], below: Sequence[str], above: Sequence[str]) -> Verdict:
+    """Whether the values of all of the first are below those of all of the second, none is, or some are."""
+    low, high = ([values[m] for m in side if m in values] for side in (below, above))
     return "agrees" if max(low) < min(high) else "disagrees" if min(low) >= max(high) else "undecided"
 
 
+def _gap(first: Measured, second: Measured) -> tuple[float, float]:
+    """By how much the first is lower, and the error of that."""
+    return second.value - first.value, math.hypot(first.error or 0, second.error or 0)
+
+
+def _beyond(gap: float, error: float) -> Verdict:
+    return "agrees" if gap > ERRORS * error else "disagrees" if gap < -ERRORS * error else "undecided"
+
+
 def _number(m: Measured | None, digits: int) -> str:
-    if m is None:
-        return "–"
-    error = "" if m.error is None else f" ± {m.error:.{digits}f}"
-    return f"{m.relation} {m.value:,.{digits}f}{error}".strip()
-
-
-def _grids(found: dict[str, tuple[Record, Measured]]) -> list[tuple[str, Path]]:
-    return [(model, r.grid) for model, (r, _) in found.items() if r.grid is not None]
+    return number(m, digits) if m else MISSING
 
 
 def _quoted(key: str, value: object) -> str:
@@ -562,15 +548,6 @@ def _quoted(key: str, value: object) -> str:
     return shlex.quote(printable(f"{key}={value}"))
 
 
-def _layout(record: Record) -> Layout | None:
-    shape = record.data.shape
-    return None if shape is None else Layout(shape[1], shape[2])
-
-
-def _aside(record: Record) -> tuple[tuple[str, str], ...]:
+def _aside(record: Record) -> Settings:
     """The settings in which runs of one comparison of objectives agree."""
     return tuple(sorted((key, str(value)) for key, value in record.settings.items() if not key.startswith(ASIDE)))
-
-
-def _rough(images: Tiles | None) -> Estimate | None:
-    return None if images is None else roughness(images)

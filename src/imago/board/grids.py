@@ -10,20 +10,13 @@ from imago.board.pictures import LARGEST_FILE, picture_of
 from imago.statistics import Estimate, explained_share, jackknife
 from imago.untrusted import read_bytes
 
+Shape = tuple[int, int, int, int]
 Tiles = Float[np.ndarray, "rows columns height width"]
 # How grids are drawn: the side to which small images are enlarged, the margin, and the gray of what is hidden.
 SMALLEST_SIDE = 64
 MARGIN = 1
 BACKGROUND = 255
 HIDDEN = 128
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Sides of the images of a grid in their own pixels, before they were enlarged."""
-
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -47,21 +40,26 @@ class Steering:
     far: Estimate
 
 
-def tiles(path: Path | None, layout: Layout | None) -> Tiles | None:
+def tiles(path: Path | None, shape: Shape | None) -> Tiles | None:
     """Images of a grid as gray values in 0..255, in its rows and columns; ``None`` if it is no grid of such images.
 
     A last row that is not full is left out.
+
+    Args:
+        path: of the picture.
+        shape: of the images: channels, height and width in their own pixels, levels.
     """
-    if path is None or layout is None:
+    if path is None or shape is None:
         return None
     try:
         with picture_of(read_bytes(path, LARGEST_FILE)) as picture:
             pixels = np.asarray(picture.convert("L"), dtype=np.float64)
     except Exception:  # Pillow raises whatever a damaged picture leads it to
         return None
-    factor = max(1, round(SMALLEST_SIDE / max(layout.height, layout.width)))
+    _, height, width, _ = shape
+    factor = max(1, round(SMALLEST_SIDE / max(height, width)))
     pixels = pixels[::factor, ::factor][MARGIN:, MARGIN:]
-    high, wide = layout.height + MARGIN, layout.width + MARGIN
+    high, wide = height + MARGIN, width + MARGIN
     rows, columns = pixels.shape[0] // high, pixels.shape[1] // wide
     if not rows or not columns or pixels.shape != (rows * high, columns * wide):
         return None
@@ -70,18 +68,20 @@ def tiles(path: Path | None, layout: Layout | None) -> Tiles | None:
     return cut if full else cut[:-1]
 
 
-def of_originals(path: Path | None, layout: Layout | None, reconstructed: bool = False) -> Tiles | None:
+def of_originals(path: Path | None, shape: Shape | None, reconstructed: bool = False) -> Tiles | None:
     """Of a grid of reconstructions the real images, every other row from the first; or what lies below them."""
-    cut = tiles(path, layout)
+    cut = tiles(path, shape)
     return None if cut is None or len(cut) < 2 else cut[int(reconstructed) :: 2]
 
 
-def roughness(images: Tiles) -> Estimate | None:
+def roughness(images: Tiles | None) -> Estimate | None:
     """Mean squared difference of neighbouring pixels over twice the variance of pixels.
 
     1 for white noise, near 0 for smooth images; scaling the contrast does not change it. ``None`` of images that are
-    all one gray.
+    all one gray, and of none.
     """
+    if images is None:
+        return None
     each = images.reshape(-1, *images.shape[2:])
     across, down = np.diff(each, axis=2), np.diff(each, axis=1)
     energy = ((across**2).mean((1, 2)) + (down**2).mean((1, 2))) / 2
@@ -92,13 +92,13 @@ def roughness(images: Tiles) -> Estimate | None:
     return Estimate(float(energy.sum() / variance.sum()), jackknife(without))
 
 
-def steering(path: Path, layout: Layout | None) -> Steering | None:
+def steering(path: Path, shape: Shape | None) -> Steering | None:
     """How much what was shown steers completions: of a picture with rows of image, what is shown, completions.
 
     ``None`` if it is no such picture, if anything but rows at the bottom is hidden, or if there are fewer than 3 images
     or 2 completions.
     """
-    cut = tiles(path, layout)
+    cut = tiles(path, shape)
     if cut is None or cut.shape[0] < 3 or cut.shape[1] < 4:
         return None
     hidden: Bool[np.ndarray, " height"] = (cut[:, 1] == HIDDEN).all((0, 2))

@@ -135,9 +135,9 @@ def _samplings(record: Record, names: list[str]) -> dict[str, list[dict[str, Any
     for m in record.measured:
         # Of a model as it was trained one is enough: several by other protocols are no choice that one has.
         shown = bool(m.changes) or m is record.headline(m.name)
-        if shown and m.name in names and m.seconds_per_sample is not None and math.isfinite(m.value):
+        if shown and m.name in names and m.protocol.seconds_per_sample is not None and math.isfinite(m.value):
             changes = ", ".join(f"{key} {value}" for key, value in flat(m.changes))
-            point = {"v": m.value, "seconds_per_sample": m.seconds_per_sample, "nfe": m.nfe}
+            point = {"v": m.value, "seconds_per_sample": m.protocol.seconds_per_sample, "nfe": m.protocol.nfe}
             found.setdefault(m.name, []).append(
                 point | {"comparison_key": m.comparison_key, "how": m.protocol.sampler or changes}
             )

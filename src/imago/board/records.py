@@ -4,11 +4,11 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imago.board.checkpoint import peek
 from imago.board.table import Table, read_table
@@ -24,6 +24,7 @@ SILENCE = 2 * 3600.0
 LONGEST = 300
 WIDEST = 100_000
 LARGEST = 1e18
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,7 @@ class Measured:
     @property
     def count(self) -> int | None:
         """How many images or samples it is a mean of."""
-        return _whole(self.protocol.samples if self.protocol.images is None else self.protocol.images)
-
-    @property
-    def seconds_per_sample(self) -> float | None:
-        """Of a measurement of samples: how long drawing one took, in the batches that were drawn."""
-        return _largest([self.protocol.seconds_per_sample])
-
-    @property
-    def nfe(self) -> int | None:
-        """Of a measurement of samples: how often one asks the network."""
-        return _whole(self.protocol.nfe)
+        return self.protocol.samples if self.protocol.images is None else self.protocol.images
 
     @property
     def version(self) -> str | None:
@@ -169,7 +160,7 @@ class Record:
     images_seen: int | None = None
     training_seconds: float | None = None
     peak_memory_mib: float | None = None
-    machine: str = ""
+    machine: str = "machine unknown"
     measured: list[Measured] = field(default_factory=list)
     table: Table = field(default_factory=Table)
     grid: Path | None = None
@@ -193,7 +184,7 @@ class Record:
         Of the model as it was trained; on the test split rather than the validation split, and by evaluate.py rather
         than during training; of as many images as possible; the newest of those.
         """
-        return _first(self.plain(name))
+        return max(reversed(self.plain(name)), key=_weight, default=None)
 
     def plain(self, name: str) -> list[Measured]:
         """All measurements of a name of the model as it was trained."""
@@ -201,23 +192,17 @@ class Record:
 
     def by_comparison_key(self, name: str) -> dict[str, Measured]:
         """Of each protocol by which a name was measured the one that :meth:`headline` would choose."""
-        comparison_keys: dict[str, list[Measured]] = {}
-        for m in self.plain(name):
-            comparison_keys.setdefault(m.comparison_key, []).append(m)
-        return {
-            comparison_key: best
-            for comparison_key, found in comparison_keys.items()
-            if (best := _first(found)) is not None
-        }
+        return {m.comparison_key: m for m in sorted(self.plain(name), key=_weight)}
 
     @property
     def sampling(self) -> Measured | None:
         """The measurement of samples that tells what it takes to draw one, chosen as by :meth:`headline`."""
-        return _first([m for m in self.measured if m.seconds_per_sample is not None and not m.changes])
+        costs = [m for m in self.measured if m.protocol.seconds_per_sample is not None and not m.changes]
+        return max(reversed(costs), key=_weight, default=None)
 
 
-def _first(measured: list[Measured]) -> Measured | None:
-    return max(reversed(measured), key=lambda m: (m.split != "val", m.count or 0), default=None)
+def _weight(m: Measured) -> tuple[bool, int]:
+    return m.split != "val", m.count or 0
 
 
 def read_record(path: Path) -> Record:
@@ -232,8 +217,8 @@ def read_record(path: Path) -> Record:
 
 
 def _read_into(record: Record) -> None:
-    config = today(_read(record, "config.yaml", read_yaml))
-    summary = today(_read(record, "summary.json", read_json))
+    config = today(_read(record, "config.yaml", read_yaml, {}))
+    summary = today(_read(record, "summary.json", read_json, {}))
     checkpoint = _checkpoint(record)
     if not config and checkpoint["config"]:
         record.defects.append("the configuration is the checkpoint's")
@@ -245,15 +230,21 @@ def _read_into(record: Record) -> None:
     record.seed = _whole(summary.get("seed", config.get("seed")))
     record.likelihood = str(summary.get("likelihood", "unknown"))
     record.settings = dict(flat(config)) | _classes(spec)
-    record.parameters = {
-        player: count
-        for player, found in _mapping(summary.get("parameters")).items()
-        if (count := _whole(found)) is not None
-    }
-    record.machine = _machine(summary)
-    _read_table(record)
-    _progress(record, summary, checkpoint)
-    _measurements(record, summary)
+    counts = {player: _whole(count) for player, count in _mapping(summary.get("parameters")).items()}
+    record.parameters = {player: count for player, count in counts.items() if count is not None}
+    if record.parameters:
+        record.parameters.setdefault("total", sum(record.parameters.values()))
+    device, threads = str(summary.get("device", "machine unknown")), summary.get("threads")
+    record.machine = f"{device}, {threads} of them used" if "CPU" in device and threads is not None else device
+    record.table = _read(record, "metrics.csv", read_table, Table())
+    record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
+    # The summary tells how far a run came that ended; the table goes on while it runs.
+    last = record.table.last
+    seen = [summary.get("images_seen"), last.get("images_seen"), checkpoint["progress"].get("images_seen")]
+    record.images_seen = _whole(_largest(seen))
+    record.training_seconds = _largest([summary.get("training_seconds"), last.get("time/training_seconds")])
+    record.peak_memory_mib = _largest([summary.get("peak_memory_mib"), last.get("time/peak_memory_mib")])
+    record.measured = [*_in_training(record, summary), *_evaluated(record)]
     _status(record, summary)
     _identity(record, config, spec, checkpoint)
     record.grid = newest(record, "images-")
@@ -276,115 +267,78 @@ def _classes(spec: Mapping[str, Any]) -> dict[str, str]:
     return {"data.classes": ", ".join(str(name)[:40] for name in names[:20]) + more}
 
 
-def _machine(summary: Mapping[str, Any]) -> str:
-    device, threads = str(summary.get("device", "")), summary.get("threads")
-    return f"{device}, {threads} of them used" if "CPU" in device and threads is not None else device
-
-
-def _read(record: Record, name: str, parse: Any) -> dict[str, Any]:
+def _read(record: Record, name: str, parse: Callable[[Path], Any], default: T) -> T:
+    """What a file of a run holds; of one that is missing, damaged or holds something else the default."""
     try:
         content = _cleaned(parse(record.path / name))
+        if isinstance(content, type(default)):
+            return content
+        record.defects.append(f"{name} holds something else")
     except FileNotFoundError:
         record.defects.append(f"{name} is missing")
-        return {}
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix("cannot be read: ")
         record.defects.append(f"{name} cannot be read ({reason})")
-        return {}
-    if not isinstance(content, dict):
-        record.defects.append(f"{name} holds no settings" if name.endswith("yaml") else f"{name} holds no summary")
-        return {}
-    return content
+    return default
 
 
 def _checkpoint(record: Record) -> dict[str, Any]:
-    folder = record.path / "checkpoints"
     nothing: dict[str, Any] = {"config": {}, "spec": {}, "progress": {}}
-    for path in (folder / "last.ckpt", folder / "best.ckpt"):
-        if os.path.lexists(path):
-            try:
-                return _cleaned(peek(path))
-            except (OSError, ValueError) as error:
-                reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-                record.defects.append(f"checkpoints/{path.name} {reason}")
-                return nothing
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        if os.path.lexists(record.path / name):
+            return _read(record, name, peek, nothing)
     record.defects.append("no checkpoint")
     return nothing
 
 
-def _read_table(record: Record) -> None:
-    path = record.path / "metrics.csv"
-    try:
-        record.table = read_table(path)
-    except FileNotFoundError:
-        record.defects.append("metrics.csv is missing")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        record.defects.append(f"metrics.csv cannot be read ({reason})")
-    record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
-
-
-def _progress(record: Record, summary: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-    """How far a run came. The summary tells it of one that ended; the table goes on while it runs."""
-    last = record.table.last
-    if record.parameters and "total" not in record.parameters:
-        record.parameters["total"] = sum(record.parameters.values())
-    seen = [summary.get("images_seen"), last.get("images_seen"), checkpoint["progress"].get("images_seen")]
-    record.images_seen = _whole(_largest(seen))
-    record.training_seconds = _largest([summary.get("training_seconds"), last.get("time/training_seconds")])
-    record.peak_memory_mib = _largest([summary.get("peak_memory_mib"), last.get("time/peak_memory_mib")])
-
-
-def _measurements(record: Record, summary: Mapping[str, Any]) -> None:
-    """What training measured, then what evaluate.py did; from the table where an older run has no protocols."""
+def _in_training(record: Record, summary: Mapping[str, Any]) -> Iterator[Measured]:
+    """What training measured; from the table where an older run has no protocols."""
+    known = set()
     for name, result in _mapping(summary.get("metrics")).items():
         if _is_number(_mapping(result).get("value"), finite=False):
-            protocol, seen = _protocol(result), _whole(result.get("images_seen"))
-            record.measured.append(Measured(_bare(name), result["value"], "val", protocol, None, seen))
-    known = {m.name for m in record.measured}
-    likelihood = Protocol(likelihood=record.likelihood)
+            known.add(_bare(name))
+            yield _measured(name, "val", result)
+    kind = {"likelihood": record.likelihood} if record.likelihood in ("exact", "lower_bound") else {}
     for name, value in record.table.last.items():
         untrained = record.table.last_at[name] == 0 and record.images_seen
         if name.startswith("val/") and _bare(name) not in known and not untrained:
-            protocol = likelihood if likelihood.relation and _bare(name) in ("nats", "bpd") else Protocol()
-            record.measured.append(Measured(_bare(name), value, "val", protocol))
-    try:
-        entries = today(_cleaned(read_json(record.path / "evaluation.json")))
-    except FileNotFoundError:
+            protocol = kind if _bare(name) in ("nats", "bpd") else {}
+            yield _measured(name, "val", {"value": value, "protocol": protocol})
+
+
+def _evaluated(record: Record) -> Iterator[Measured]:
+    """What evaluate.py measured."""
+    if not os.path.lexists(record.path / "evaluation.json"):
         return
-    except (OSError, ValueError):
-        record.defects.append("evaluation.json cannot be read; evaluate again")
-        return
-    unusable = 0
-    for entry in entries if isinstance(entries, list) else [None]:
-        if not isinstance(entry, dict) or not _is_number(entry.get("value"), finite=False) or "name" not in entry:
-            unusable += 1
-            continue
+    entries: list[Any] = today(_read(record, "evaluation.json", read_json, []))
+    usable = [e for e in entries if "name" in _mapping(e) and _is_number(e.get("value"), finite=False)]
+    if len(usable) < len(entries):
+        record.defects.append(f"evaluation.json: {len(entries) - len(usable)} without name and number, left out")
+    for entry in usable:
         name = str(entry["name"])
-        split = name.split("/")[0] if name.startswith(("test/", "val/")) else "eval"
-        record.measured.append(
-            Measured(
-                _bare(name),
-                float(entry["value"]),
-                split,
-                _protocol(entry),
-                str(entry["checkpoint"]) if "checkpoint" in entry else None,
-                _whole(entry.get("images_seen")),
-                _mapping(entry.get("changes")),
-            )
-        )
-    if unusable:
-        record.defects.append(f"evaluation.json: {unusable} without name and number, left out")
+        yield _measured(name, name.split("/")[0] if name.startswith(("test/", "val/")) else "eval", entry)
+
+
+def _measured(name: str, split: str, entry: Mapping[str, Any]) -> Measured:
+    protocol = {key: told for key, told in _mapping(entry.get("protocol")).items() if not _is_large(told)}
+    return Measured(
+        _bare(name),
+        float(entry["value"]),
+        split,
+        Protocol.from_dict(protocol),
+        str(entry["checkpoint"]) if "checkpoint" in entry else None,
+        _whole(entry.get("images_seen")),
+        _mapping(entry.get("changes")),
+    )
 
 
 def _status(record: Record, summary: Mapping[str, Any]) -> None:
     record.status = str(summary.get("status", "unknown"))
     if record.status == "failed":
-        reason = str(summary.get("error", "without a word")).splitlines() or [""]
-        record.defects.append(f"failed: {reason[0]}")
+        record.defects.append(f"failed: {summary.get('error', 'without a word')}")
     if record.status == "running":
-        written = [stood for name in ("metrics.csv", "summary.json") if (stood := _changed(record.path / name))]
-        silent = time.time() - max(written, default=time.time())
+        files = [record.path / name for name in ("metrics.csv", "summary.json")]
+        silent = time.time() - max((file.stat().st_mtime for file in files if file.exists()), default=time.time())
         record.defects = [f"{d} yet" if d == "no checkpoint" else d for d in record.defects]
         if silent > SILENCE:
             record.defects.append(f"says running, but has written nothing for {silent / 3600:.0f} hours: killed?")
@@ -441,12 +395,11 @@ def _data(config: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[s
     place = str(node.get("path") or "").rstrip("/").rsplit("/", 1)[-1]
     sizes = [spec.get(key) for key in ("channels", "height", "width", "levels")]
     known = all(type(size) is int and 0 < size <= WIDEST for size in sizes)
-    shape = (sizes[0], sizes[1], sizes[2], sizes[3]) if known else None
     binarize = node.get("binarize")
     return Data(
         str(summary.get("data") or place or source.lower()),
         None if binarize is None else str(binarize),
-        shape,  # type: ignore[arg-type]
+        tuple(sizes) if known else None,  # type: ignore[arg-type]
         own="path" in node,
         val=val if type(val := node.get("val")) is int else None,
     )
@@ -513,17 +466,6 @@ def _cleaned(value: Any) -> Any:
     return _line(value) if isinstance(value, str) else value
 
 
-def _changed(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
-
-
-def _protocol(result: Mapping[str, Any]) -> Protocol:
-    return Protocol.from_dict(_mapping(result.get("protocol")))
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -534,6 +476,11 @@ def _largest(values: list[Any]) -> float | None:
 
 def _whole(value: Any) -> int | None:
     return int(value) if _is_number(value) else None
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is a number that no measurement has."""
+    return isinstance(value, int | float) and not abs(value) < LARGEST
 
 
 def _is_number(value: Any, finite: bool = True) -> bool:

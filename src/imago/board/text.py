@@ -34,7 +34,7 @@ def show(board: Board) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDE)
     for group in board.groups:
-        filled = [c for c in board.columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+        filled = group.filled(board.columns)
         columns = [c for c in filled if not c.key.startswith(ELSEWHERE)]
         table = Table(title=Text(str(group.data)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         table.add_column("run", overflow="fold", min_width=12)
@@ -134,7 +134,7 @@ def _table(
     status: Mapping[Record, str] | None = None,
 ) -> list[str]:
     """Lines of a table: names of each run, the columns that are not empty, and its status where that is wanted."""
-    filled = [c for c in columns if any(not math.isnan(row.cells[c.key].value) for row in group.rows)]
+    filled = group.filled(columns)
     last = [] if status is None else ["status"]
     rows = [[*heads, *(column.title for column in filled), *last]]
     rows.append([*("---" for _ in heads), *("---:" for _ in filled), *("---" for _ in last)])
