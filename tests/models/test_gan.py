@@ -172,9 +172,9 @@ def test_spectral_norm_makes_weights_of_norm_one() -> None:
 def test_size_ladder() -> None:
     assert size_ladder(ImageSpec(3, 32, 32), None) == [(4, 4), (8, 8), (16, 16), (32, 32)]
     assert size_ladder(ImageSpec(1, 28, 20), None) == [(7, 5), (14, 10), (28, 20)]
-    with pytest.raises(UserError, match=r"depth=6: .* 8x8 pixels; at most 3"):
+    with pytest.raises(UserError, match=r"depth: 6 .* 8x8 pixels; give at most 3"):
         size_ladder(ImageSpec(1, 8, 8), 6)
-    with pytest.raises(UserError, match=r"depth=6"):
+    with pytest.raises(UserError, match=r"depth: 6"):
         build_model(configuration("model=dcgan", "model.generator.depth=6"), ImageSpec(1, 8, 8))
 
 

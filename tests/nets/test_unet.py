@@ -31,7 +31,7 @@ def test_maps_follow_the_multipliers_and_never_shrink_below_four_pixels_by_thems
 
     assert [maps(side) for side in (64, 32, 16, 8, 4, 2)] == [4, 4, 3, 2, 1, 1]
     assert maps(8, depth=3) == 4
-    with pytest.raises(UserError, match=r"depth=3: 3 doublings do not fit into images of 4x4 pixels; at most 2"):
+    with pytest.raises(UserError, match=r"depth: 3 halvings do not fit into images of 4x4 pixels; give at most 2"):
         maps(4, depth=3)
     with pytest.raises(UserError, match=r"depth=4: 5 map sizes, and multipliers=\[1, 1, 1, 1\] are 4; .* at most 3"):
         maps(64, depth=4)

@@ -239,7 +239,7 @@ MISTAKES = [
     (["every.log=0"], r"every\.log=0: input should be greater than 0"),
     (
         ["model=dcgan", "model.generator.depth=9"],
-        r"depth=9: 9 doublings do not fit into images of 8x8 pixels; at most 3",
+        r"depth: 9 halvings do not fit into images of 8x8 pixels; give at most 3",
     ),
     (["data=mnist", "data.dir=nowhere"], r"nowhere"),
     (["data=bars", "conditional=true"], r"conditional=true: the data has no labels"),

@@ -24,10 +24,15 @@ from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.mlp import normalise_spectrally
 
 
-def size_ladder(spec: ImageSpec, depth: int | None) -> list[tuple[int, int]]:
+def size_ladder(spec: ImageSpec, depth: int | None, key: str = "depth") -> list[tuple[int, int]]:
     """(height, width) of the maps from the smallest to the image itself, ``depth`` doublings apart.
 
     ``depth=None`` chooses the number of doublings that leaves about four pixels on the shorter side.
+
+    Args:
+        spec: the images.
+        depth: number of doublings.
+        key: the setting that it comes from, for messages.
 
     Raises:
         UserError: more doublings than the shorter side has halvings.
@@ -35,11 +40,10 @@ def size_ladder(spec: ImageSpec, depth: int | None) -> list[tuple[int, int]]:
     side = min(spec.height, spec.width)
     if depth is None:
         depth = max(1, round(math.log2(side / 4)))
-    elif side > 1 and 2 ** (depth - 1) >= side:
-        deepest = math.ceil(math.log2(side))
+    if depth > (deepest := max(1, math.ceil(math.log2(side)))):
         raise UserError(
-            f"depth={depth}: {depth} doublings do not fit into images of {spec.height}x{spec.width} pixels; "
-            f"at most {deepest}, or leave depth=null to choose it from the size"
+            f"{key}: {depth} halvings do not fit into images of {spec.height}x{spec.width} pixels; "
+            f"give at most {deepest}"
         )
     return [(-(-spec.height // 2**k), -(-spec.width // 2**k)) for k in range(depth, -1, -1)]
 
@@ -53,13 +57,13 @@ def _initialise(net: nn.Module) -> None:
             nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a transposed convolution that does what ``norm(conv(x))`` does in evaluation mode.
+def folded(conv: Any, norm: Any, transpose: bool) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a (transposed) convolution that does what ``norm(conv(x))`` does in evaluation mode.
 
     A batch norm with fixed statistics only scales and shifts channels; folding saves a pass over the maps.
     """
     return fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, transpose=True
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, transpose
     )
 
 
@@ -114,7 +118,9 @@ class DCGANGenerator(nn.Module):
                 h = double(h)[..., :height, :width]
                 h = h if norm is None else norm(h)
             else:
-                h = F.conv_transpose2d(h, *folded(double, norm), stride=2, padding=1)[..., :height, :width]
+                h = F.conv_transpose2d(h, *folded(double, norm, transpose=True), stride=2, padding=1)[
+                    ..., :height, :width
+                ]
         return torch.tanh(h)
 
 

@@ -18,7 +18,29 @@ from imago.images import ImageSpec, Labels, Normalized
 Widths = Annotated[Sequence[Width], Field(min_length=1)]
 
 
-class MLPGenerator(nn.Module):
+class _MLP(nn.Module):
+    """Hidden layers between two shapes; what a label adds stands behind the first layer."""
+
+    def __init__(
+        self, inputs: int, classes: int, hidden: Widths, outputs: int, activation: nn.Module, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden[0])
+        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
+        layers: list[nn.Module] = []
+        for wide, next_wide in pairwise([*hidden, outputs]):
+            layers += [activation, *([nn.Dropout(dropout)] if dropout else []), nn.Linear(wide, next_wide)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, labels: Labels | None = None) -> Tensor:
+        """(n, ...) → (n, outputs)."""
+        h = self.first(x.flatten(1))
+        if self.embed is not None:
+            h = h + self.embed(labels)
+        return self.rest(h)
+
+
+class MLPGenerator(_MLP):
     """z → hidden layers → image.
 
     Args:
@@ -29,24 +51,15 @@ class MLPGenerator(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, latent: int, classes: int, hidden: Widths) -> None:
-        super().__init__()
+        super().__init__(latent, classes, hidden, spec.dimensions, nn.LeakyReLU(0.2))
         self.spec = spec
-        self.first = nn.Linear(latent, hidden[0])
-        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
-        layers: list[nn.Module] = []
-        for wide, next_wide in pairwise(hidden):
-            layers += [nn.LeakyReLU(0.2), nn.Linear(wide, next_wide)]
-        self.rest = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Linear(hidden[-1], spec.dimensions), nn.Tanh())
 
-    def forward(self, z: Float[Tensor, "n latent"], labels: Labels | None = None) -> Normalized:
+    def forward(self, x: Float[Tensor, "n latent"], labels: Labels | None = None) -> Normalized:
         """Signals in [-1, 1], (n, channels, height, width)."""
-        h = self.first(z)
-        if self.embed is not None:
-            h = h + self.embed(labels)
-        return self.rest(h).view(-1, *self.spec.shape)
+        return super().forward(x, labels).tanh().view(-1, *self.spec.shape)
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(_MLP):
     """Image → hidden layers → one logit.
 
     Args:
@@ -65,25 +78,13 @@ class MLPDiscriminator(nn.Module):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         spectral_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.first = nn.Linear(spec.dimensions, hidden[0])
-        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
-        layers: list[nn.Module] = []
-        for wide, next_wide in pairwise([*hidden, 1]):
-            layers.append(nn.LeakyReLU(0.2))
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-            layers.append(nn.Linear(wide, next_wide))
-        self.rest = nn.Sequential(*layers)
+        super().__init__(spec.dimensions, classes, hidden, 1, nn.LeakyReLU(0.2), dropout)
         if spectral_norm:
             normalise_spectrally(self)
 
     def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, " n"]:
         """Logits (n,): large for images taken to be real."""
-        h = self.first(x.flatten(1))
-        if self.embed is not None:
-            h = h + self.embed(labels)
-        return self.rest(h).squeeze(1)
+        return super().forward(x, labels).squeeze(1)
 
 
 def normalise_spectrally(net: nn.Module) -> None:
@@ -93,7 +94,7 @@ def normalise_spectrally(net: nn.Module) -> None:
             nn.utils.parametrizations.spectral_norm(module)
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(_MLP):
     """Image → hidden layers → a vector (Kingma & Welling 2014, appendix C).
 
     Args:
@@ -104,23 +105,10 @@ class MLPEncoder(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, outputs: int, classes: int, hidden: Widths) -> None:
-        super().__init__()
-        self.first = nn.Linear(spec.dimensions, hidden[0])
-        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
-        layers: list[nn.Module] = []
-        for wide, next_wide in pairwise([*hidden, outputs]):
-            layers += [nn.ReLU(), nn.Linear(wide, next_wide)]
-        self.rest = nn.Sequential(*layers)
-
-    def forward(self, x: Normalized, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
-        """The vectors."""
-        h = self.first(x.flatten(1))
-        if self.embed is not None:
-            h = h + self.embed(labels)
-        return self.rest(h)
+        super().__init__(spec.dimensions, classes, hidden, outputs, nn.ReLU())
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(_MLP):
     """A vector → hidden layers → the parameters of every value's distribution (Kingma & Welling 2014, appendix C).
 
     Args:
@@ -132,20 +120,11 @@ class MLPDecoder(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec, latent: int, parameters: int, classes: int, hidden: Widths) -> None:
-        super().__init__()
+        super().__init__(latent, classes, hidden, spec.dimensions * parameters, nn.ReLU())
         self.shape = (*spec.shape, parameters)
-        self.first = nn.Linear(latent, hidden[0])
-        self.embed = nn.Embedding(classes, hidden[0]) if classes else None
-        layers: list[nn.Module] = []
-        for wide, next_wide in pairwise([*hidden, spec.dimensions * parameters]):
-            layers += [nn.ReLU(), nn.Linear(wide, next_wide)]
-        self.rest = nn.Sequential(*layers)
 
     def forward(
-        self, z: Float[Tensor, "n latent"], labels: Labels | None = None
+        self, x: Float[Tensor, "n latent"], labels: Labels | None = None
     ) -> Float[Tensor, "n channels height width parameters"]:
         """The parameters."""
-        h = self.first(z)
-        if self.embed is not None:
-            h = h + self.embed(labels)
-        return self.rest(h).view(-1, *self.shape)
+        return super().forward(x, labels).view(-1, *self.shape)

@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, channels_last, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Normalized
-from imago.nets.dcgan import size_ladder
+from imago.nets.dcgan import folded, size_ladder
 from imago.nets.mlp import Widths
 
 Map = Float[Tensor, "n _ _ _"]
@@ -131,13 +130,6 @@ def _folds(norm: nn.BatchNorm2d, weight: Tensor, out: Size) -> bool:
     return not norm.training and weight.numel() <= _FOLD * norm.num_features * math.prod(out)
 
 
-def _folded(conv: Any, norm: Any, transpose: bool) -> tuple[Tensor, Tensor]:
-    """Weight and bias that do what the convolution and the batch norm in evaluation mode do."""
-    return fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, transpose
-    )
-
-
 class StridedEncoder(nn.Module):
     """Image → strided convolutions → a vector.
 
@@ -155,7 +147,7 @@ class StridedEncoder(nn.Module):
 
     def __init__(self, spec: ImageSpec, outputs: int, classes: int, hidden: Widths) -> None:
         super().__init__()
-        _check_depth(spec, len(hidden))
+        size_ladder(spec, len(hidden), "hidden")  # refuses more than the image has halvings
         self.halvings = nn.ModuleList(
             nn.Conv2d(c, d, 4, stride=2, padding=1, bias=False) for c, d in pairwise([spec.channels, *hidden])
         )
@@ -177,7 +169,7 @@ class StridedEncoder(nn.Module):
         for k, (halve, norm) in enumerate(zip(self.halvings, self.norms, strict=True)):
             out = max(1, h.shape[2] // 2), max(1, h.shape[3] // 2)
             if _folds(norm, halve.weight, out):
-                h = convolve(h, *_folded(halve, norm, transpose=False))
+                h = convolve(h, *folded(halve, norm, transpose=False))
             else:
                 h = convolve(h, halve.weight, None)
                 if norm.training and h.numel() == h.shape[1]:
@@ -224,8 +216,7 @@ class StridedDecoder(nn.Module):
         self.spec = spec
         self.strides = [2] * (len(hidden) - 1) + [last_stride]
         doublings = sum(stride == 2 for stride in self.strides)
-        _check_depth(spec, doublings)
-        self.sizes = size_ladder(spec, doublings)
+        self.sizes = size_ladder(spec, doublings, "hidden")
         if last_stride == 1:
             more = 1 - kernel % 2  # an even kernel of stride 1 takes one pixel off
             self.sizes = [*self.sizes[:-1], (spec.height + more, spec.width + more), (spec.height, spec.width)]
@@ -250,20 +241,10 @@ class StridedDecoder(nn.Module):
         norm: Any
         for (conv, stride, out), norm in zip(inner, self.norms, strict=True):
             if _folds(norm, conv.weight, out):
-                h = spread(h, *_folded(conv, norm, transpose=True), stride, out)
+                h = spread(h, *folded(conv, norm, transpose=True), stride, out)
             else:
                 h = norm(spread(h, conv.weight, None, stride, out))
             h = h.relu_()
         conv, stride, out = last
         h = spread(h, conv.weight, conv.bias, stride, out).permute(0, 2, 3, 1)
         return h.unflatten(3, (self.spec.channels, -1)).permute(0, 3, 1, 2, 4)
-
-
-def _check_depth(spec: ImageSpec, depth: int) -> None:
-    side = min(spec.height, spec.width)
-    deepest = max(1, math.ceil(math.log2(side)))
-    if depth > deepest:
-        raise UserError(
-            f"hidden: {depth} halvings do not fit into images of {spec.height}x{spec.width} pixels; "
-            f"give at most {deepest} widths"
-        )
