@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ _PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, e
 _PASSING |= {errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 
 
+@dataclass(frozen=True)
 class Decoder:
     """Brings the images of a container to one size and number of channels.
 
@@ -46,11 +49,10 @@ class Decoder:
         channels: 1 for gray, 3 for RGB; ``None`` is 1 if all files are stored as gray, else 3.
     """
 
-    def __init__(self, container: Container, size: tuple[int, int] | None, fit: Fit, channels: int | None) -> None:
-        self.container = container
-        self.size = size
-        self.fit: Fit = fit
-        self.channels = channels
+    container: Container
+    size: tuple[int, int] | None
+    fit: Fit
+    channels: int | None
 
     def images(self, names: list[str], cache: Path) -> tuple[np.ndarray, dict[str, str]]:
         """The images of these names in their order, without the unreadable ones; and those, with what is wrong.
@@ -99,11 +101,7 @@ class Decoder:
                 and images.dtype == np.uint8
                 and images.ndim == 4
                 and len(images) == len(names) - len(bad)
-                and images.shape[1] in ((1, 3) if self.channels is None else (self.channels,))
-                and self.size in (None, images.shape[2:])
-                and isinstance(bad, dict)
                 and set(bad) <= set(names)
-                and all(isinstance(fault, str) for fault in bad.values())
                 and _checksum(images, kept["every"]) == kept["crc32"]
             )
         except Exception:  # numpy and json raise a handful of types
@@ -112,27 +110,20 @@ class Decoder:
 
     def _decode_into(self, cache: Path, names: list[str]) -> None:
         """Decode all images into the .npy file ``cache``; the unreadable ones go into a .json beside it."""
-        headers = dict(_in_threads(lambda name: self._attempt(read_header, name), names, "Looking at images"))
+        headers = dict(_in_threads(partial(self._attempt, read_header), names, "Looking at images"))
         bad = {name: header for name, header in headers.items() if isinstance(header, str)}
         good = {name: header for name, header in headers.items() if isinstance(header, Header)}
-        if not good:
-            raise UserError(
-                f"data.path={self.container.path}: {bad_files(bad)}\nNo image is left. Repair or convert them."
-            )
         height, width = self.size or self._common_size(good)
         channels = self.channels or (1 if all(header.gray for header in good.values()) else 3)
-
-        def read(file: ImageFile) -> np.ndarray:
-            return decode(file, channels, height, width, self.fit)
-
         shape = channels, height, width
+        read = partial(decode, channels=channels, height=height, width=width, fit=self.fit)
         needed, free = len(good) * math.prod(shape), shutil.disk_usage(cache.parent).free
         if needed >= free:  # asked before hours of decoding
             raise OSError(f"{needed:,} bytes, and {free:,} are free")
         with replacing(cache) as file:
             _write_header(file, len(good), shape)
             rows, crc32, every = 0, 0, max(1, -(-needed // _CHECKED_BYTES))
-            for name, pixels in _in_threads(lambda name: self._attempt(read, name), list(good), "Decoding"):
+            for name, pixels in _in_threads(partial(self._attempt, read), list(good), "Decoding"):
                 if isinstance(pixels, str):
                     bad[name] = pixels
                 else:
@@ -156,13 +147,13 @@ class Decoder:
         except UnreadableError as error:
             return str(error)
         except Exception as error:  # decoders raise whatever the bytes lead them to: a dozen types, none documented
+            fault = " ".join(f"{type(error).__name__}: {error}".split())
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING):
-                fault = " ".join(f"{type(error).__name__}: {error}".split())
                 raise UserError(
                     f"data.path={self.container.path}: {name} could not be read ({fault}), which need not be the "
                     "file's fault; nothing was kept. Try again; if it comes back, mend the disk or remove the file."
                 ) from None
-            return " ".join(f"{type(error).__name__}: {error}".split())
+            return fault
 
     def _common_size(self, headers: dict[str, Header]) -> tuple[int, int]:
         first: dict[tuple[int, int], str] = {}
@@ -174,7 +165,7 @@ class Decoder:
                 f"data.size=null: the images of {self.container.path} have {len(first)} sizes ({examples}; height x "
                 "width). Set data.size=[HEIGHT,WIDTH], and data.fit to crop or stretch."
             )
-        return next(iter(first))
+        return next(iter(first), (1, 1))  # where no image is left, which is told when all are decoded
 
 
 def bad_files(bad: dict[str, str]) -> str:

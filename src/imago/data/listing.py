@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -60,12 +59,13 @@ class Container(ABC):
     Names are relative to the container, with forward slashes. Files of systems are left out.
     """
 
-    path: Path
-    place: str  # what tells it from others whose files have the same stamps
-    stamps: dict[str, str]  # name -> size and dates, or size and checksum
-    special: dict[str, str]  # name -> what it is instead of a file with bytes
-    folders: set[str]
-    notices: list[str]  # what was passed over
+    def __init__(self, path: Path, place: str) -> None:
+        self.path = path
+        self.place = place  # what tells it from others whose files have the same stamps
+        self.stamps: dict[str, str] = {}  # name -> size and dates, or size and checksum
+        self.special: dict[str, str] = {}  # name -> what it is instead of a file with bytes
+        self.folders: set[str] = set()
+        self.notices: list[str] = []  # what was passed over
 
     @abstractmethod
     def open(self, name: str) -> ImageFile:
@@ -84,15 +84,13 @@ class FolderFiles(Container):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.place = path, str(path.resolve())
-        self.stamps, self.special, self.folders, self.notices = {}, {}, set(), []
-        self._seen: set[tuple[int, ...]] = set()
+        super().__init__(path, str(path.resolve()))
         self._again: list[str] = []  # links and files that lead to what is there already
-        for folder in Path(self.place).parents:  # a link to one of them would bring in everything beside this folder
-            self._seen.add(self._identity(folder.stat()))
-        links = self._trajectory("")
-        while links:
-            links += self._follow(links.pop(0))
+        # A link to a folder above this one would bring in everything beside it.
+        self._seen = {self._identity(folder.stat()) for folder in Path(self.place).parents}
+        waiting = [""]  # the folder, then links, for real files come first
+        for name in waiting:
+            waiting += self._take_in(name)
         if self._again:
             self.notices.append(
                 f"{len(self._again):,} links and names lead to what is counted already, such as {self._again[0]}"
@@ -108,9 +106,14 @@ class FolderFiles(Container):
     def _identity(status: os.stat_result) -> tuple[int, ...]:
         return status.st_dev, status.st_ino
 
-    def _trajectory(self, folder: str) -> list[str]:
-        """Take in a folder and what is below it; returns the links met."""
-        pending, files, links = [folder], [], []
+    def _take_in(self, start: str) -> list[str]:
+        """Take in the folder, or what a link leads to, and all that is below it; returns the links met."""
+        try:
+            status = (self.path / start).stat()
+        except OSError as error:  # it leads nowhere, or in a circle
+            self.stamps[start], self.special[start] = "nowhere", f"a link that leads nowhere ({error.strerror})"
+            return []
+        pending, files, links = ([start], [], []) if stat.S_ISDIR(status.st_mode) else ([], [(start, status)], [])
         try:
             while pending:
                 inside = pending.pop()
@@ -131,28 +134,13 @@ class FolderFiles(Container):
         except OSError as error:
             raise UserError(f"data.path={self.path}: a folder cannot be read ({error}). Change its rights.") from None
         for name, status in sorted(files, key=lambda file: file[0]):
-            self._take(name, status)
+            if not stat.S_ISREG(status.st_mode):
+                self.special[name] = "a pipe, socket or device instead of a file"
+            elif self._met((*self._identity(status), status.st_size, status.st_mtime_ns), name):
+                continue
+            # The time of any last change too: it tells a file that was replaced by one of its size and date.
+            self.stamps[name] = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         return sorted(links)
-
-    def _follow(self, link: str) -> list[str]:
-        try:
-            status = (self.path / link).stat()
-        except OSError as error:  # it leads nowhere, or in a circle
-            self.stamps[link] = "nowhere"
-            self.special[link] = f"a link that leads nowhere ({error.strerror})"
-            return []
-        if stat.S_ISDIR(status.st_mode):
-            return self._trajectory(link)
-        self._take(link, status)
-        return []
-
-    def _take(self, name: str, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            self.special[name] = "a pipe, socket or device instead of a file"
-        elif self._met((*self._identity(status), status.st_size, status.st_mtime_ns), name):
-            return
-        # The time of the last change of any kind too: it tells a file that was replaced by one of its size and date.
-        self.stamps[name] = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     def _met(self, identity: tuple[int, ...], name: str) -> bool:
         if identity in self._seen and identity[1]:  # some network drives number nothing
@@ -170,8 +158,7 @@ class ZipFiles(Container):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.place = path, ""  # checksums tell enough
-        self.stamps, self.special, self.folders, self.notices = {}, {}, set(), []
+        super().__init__(path, "")  # checksums tell enough
         self._members: dict[str, zipfile.ZipInfo] = {}
         try:
             if not path.is_file():
@@ -229,16 +216,11 @@ def _plain(entry: zipfile.ZipInfo) -> tuple[str, bool]:
     return "/".join(parts), name.endswith("/")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The pictures of a container by name, sorted, and what else is in it, in words."""
-
-    names: list[str]
-    others: list[str]
-
-
-def pictures_of(container: Container) -> Listing:
+def pictures_of(container: Container) -> tuple[list[str], list[str]]:
     """Tell pictures from what is none: by their names, and where those say nothing, by their first bytes.
+
+    Returns:
+        The names of pictures, sorted, and in words what else is there.
 
     Raises:
         UserError: there is no picture.
@@ -260,12 +242,9 @@ def pictures_of(container: Container) -> Listing:
             f"{f', {len(hidden):,} hidden' if hidden else ''}). Give a folder or a zip file of images."
         )
     said = [f"not images: {listed}"] if others else []
-    said += [f"hidden, so left out: {_such_as(hidden)}"] if hidden else []
-    return Listing(names, [*container.notices, *said])
-
-
-def _such_as(names: list[str]) -> str:
-    return f"{len(names):,} image{'s' if len(names) > 1 else ''} such as {names[0]}"
+    if hidden:
+        said += [f"hidden, so left out: {len(hidden):,} image{'s' * (len(hidden) > 1)} such as {hidden[0]}"]
+    return names, [*container.notices, *said]
 
 
 def _begins_like_one(container: Container, name: str) -> bool:

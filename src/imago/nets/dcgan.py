@@ -118,9 +118,8 @@ class DCGANGenerator(nn.Module):
                 h = double(h)[..., :height, :width]
                 h = h if norm is None else norm(h)
             else:
-                h = F.conv_transpose2d(h, *folded(double, norm, transpose=True), stride=2, padding=1)[
-                    ..., :height, :width
-                ]
+                weight, bias = folded(double, norm, transpose=True)
+                h = F.conv_transpose2d(h, weight, bias, stride=2, padding=1)[..., :height, :width]
         return torch.tanh(h)
 
 

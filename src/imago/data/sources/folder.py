@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import PIL
 import torch
 from annotated_types import Len
-from pydantic import Field
+from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
 
 from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
 from imago.data.decode import DECODER, Fit
@@ -88,8 +88,7 @@ class Folder(Source):
                 f"data.path={path}: there is no such folder or zip file "
                 f"({getattr(error, 'strerror', None) or error}). Give another one; a run continues with moved images."
             ) from None
-        height, width = (size, size) if size is None or isinstance(size, int) else size
-        self.size = None if height is None or width is None else (height, width)
+        self.size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
         self.fit: Fit = fit
         self.channels = channels
         self.on_bad = on_bad
@@ -98,21 +97,19 @@ class Folder(Source):
     def load(self, directory: Path) -> Splits:
         """Lists the images, decodes them into DIRECTORY/cache unless that was done before, and maps the result."""
         container: Container = FolderFiles(self.path) if self.path.is_dir() else ZipFiles(self.path)
-        listing = pictures_of(container)
-        labels = self._labels(container, listing.names)
-        if notices := [*listing.others, *labels.notices]:
+        names, notices = pictures_of(container)
+        labels = self._labels(container, names)
+        if notices := [*notices, *labels.notices]:
             print(printable(f"data.path={self.path}: {'; '.join(notices)}"), file=sys.stderr)
         # In the order of the permutation, so that the splits of the decoded file are slices, which stay memory-mapped.
-        names = [listing.names[k] for k in fixed_permutation(len(listing.names))]
+        names = [names[k] for k in fixed_permutation(len(names))]
         settings = {"size": self.size, "fit": self.fit, "channels": self.channels}
         stamps = [(name, container.stamps[name]) for name in names]
-        key = hashlib.sha256(
-            json.dumps([settings, DECODER, PIL.__version__, container.place, stamps]).encode()
-        ).hexdigest()[:12]
+        told = json.dumps([settings, DECODER, PIL.__version__, container.place, stamps])
+        key = hashlib.sha256(told.encode()).hexdigest()[:12]
         name = os.fsdecode(os.fsencode(self.name)[:150])  # room for the rest of a file's name
         cache = data_directory(directory) / "cache" / f"{name}-{key}.npy"
-        decoder = Decoder(container, self.size, self.fit, self.channels)
-        images, bad = decoder.images(names, cache)
+        images, bad = Decoder(container, self.size, self.fit, self.channels).images(names, cache)
         lost = self._without_images(labels, set(names) - set(bad))
         if bad and self.on_bad == "refuse":
             raise UserError(
@@ -204,44 +201,46 @@ class Folder(Source):
                 content = file.read()
         except Exception as error:  # a zip's password, compression, checksum; permissions
             raise UserError(f"{where} cannot be read ({error}). Repair or remove it.") from None
-        given: dict[str, object] = {}
+        given: dict[str, int] = {}
         try:
-            pairs = json.loads(content)["labels"]
-            if not isinstance(pairs, list | None):
-                raise TypeError(f"labels is {pairs!r:.80}")
-            for name, label in pairs or ():
-                key = _same_name((parent / name.replace("\\", "/")).as_posix())
-                if given.setdefault(key, label) != label:
-                    raise UserError(f"{where} gives {key} two labels, {given[key]!r} and {label!r}. Leave one.")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            pairs = _Listing.model_validate(json.loads(content)).labels or []
+        except (ValueError, RecursionError) as error:
+            reason = str(error)
+            if isinstance(error, ValidationError):
+                wrong = error.errors()[0]
+                reason = f"{'.'.join(map(str, wrong['loc']))}={wrong['input']!r:.80}: {wrong['msg']}"
             raise UserError(
-                f"{where} is not of the form {{'labels': [['name', class], ...]}} ({error!r}). Repair or remove it."
+                f"{where} is not of the form {{'labels': [['name', class], ...]}} with classes 0, 1, ... ({reason}). "
+                "Repair or remove it."
             ) from None
+        for name, label in pairs:
+            key = _same_name((parent / name.replace("\\", "/")).as_posix())
+            if given.setdefault(key, label) != label:
+                raise UserError(f"{where} gives {key} two labels, {given[key]} and {label}. Leave one.")
         if not given:
             return _Labels({}, (), f"unlabelled as {listing} says")
-        labels = {name: given.pop(_same_name(name), None) for name in names}
-        missing = [name for name, label in labels.items() if label is None]
+        missing = [name for name in names if _same_name(name) not in given]
         if missing:
             raise UserError(
                 f"{where} has no label for {len(missing):,} of {len(names):,} images, such as {missing[0]}. "
                 "Add them, or remove the images."
             )
-        of = {name: label for name, label in labels.items() if type(label) is int and label >= 0}
-        wrong = [name for name in names if name not in of]
-        if wrong:
-            raise UserError(
-                f"{where} gives {wrong[0]} the label {labels[wrong[0]]!r}; expected a class number 0, 1, ..."
-            )
+        of = {name: given[_same_name(name)] for name in names}
         largest = max(of, key=lambda name: of[name])
         if of[largest] >= len(names):
             raise UserError(
                 f"{where} gives {largest} the label {of[largest]}, but {len(names):,} images cannot be of more classes "
                 "than that. Number the classes 0, 1, ... without gaps."
             )
-        gone = (
-            [f"{listing} labels {len(given):,} images that are not there, such as {next(iter(given))}"] if given else []
-        )
-        return _Labels(of, tuple(str(k) for k in range(of[largest] + 1)), f"labelled by {listing}", tuple(gone))
+        gone = list(given.keys() - map(_same_name, names))
+        notices = [f"{listing} labels {len(gone):,} images that are not there, such as {min(gone)}"] if gone else []
+        return _Labels(of, tuple(map(str, range(of[largest] + 1))), f"labelled by {listing}", tuple(notices))
+
+
+class _Listing(BaseModel):
+    """The content of a dataset.json."""
+
+    labels: list[tuple[StrictStr, Annotated[StrictInt, Field(ge=0)]]] | None
 
 
 _BY_FOLDER = "labelled by subfolder"
