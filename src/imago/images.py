@@ -85,18 +85,15 @@ class ImageSpec:
     embedding: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("channels", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ImageSpec.{name}={getattr(self, name)}: must be at least 1")
+        for name, least in {"channels": 1, "height": 1, "width": 1, "classes": 0, "embedding": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"ImageSpec.{name}={getattr(self, name)}: must be at least {least}")
         most = 2**24 if self.tokens else 256
         if not 2 <= self.levels <= most and (self.levels or self.tokens or self.height * self.width > 1):
             raise ValueError(
                 f"ImageSpec.levels={self.levels}: must lie in 2..{most}"
                 + ("" if self.tokens else ", or be 0 for points (d, 1, 1); more are tokens of a codebook, tokens=True")
             )
-        for name in ("classes", "embedding"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"ImageSpec.{name}={getattr(self, name)}: must be 0 (none) or more")
         if self.classes and self.embedding:
             raise ValueError(
                 f"ImageSpec.embedding={self.embedding}: the condition is a class already; give one of them"
@@ -146,9 +143,8 @@ class ImageSpec:
             UserError: another shape, type or range; the message has both.
         """
         if images.dtype != self.dtype or images.dim() != 4:
-            expected = str(self.dtype).removeprefix("torch.")
-            shape = tuple(images.shape)
-            raise UserError(f"images are {images.dtype} of shape {shape}: give {expected} (n, channels, height, width)")
+            expected = f"{self.dtype} (n, channels, height, width)".removeprefix("torch.")
+            raise UserError(f"images are {images.dtype} of shape {tuple(images.shape)}: give {expected}")
         if tuple(images.shape[1:]) != self.shape:
             found = "x".join(map(str, images.shape[1:]))
             raise UserError(f"images of {found} for a model of {self}: give images of the model's shape")
@@ -192,15 +188,10 @@ class ImageSpec:
         return f"{label}-{name}" if name not in ("", "_", str(label)) else str(label)
 
     def __str__(self) -> str:
-        if not self.levels:
-            text = f"points in R^{self.channels}"
-        else:
-            text = f"{self.channels}x{self.height}x{self.width}, {self.levels} {'tokens' if self.tokens else 'levels'}"
-        return (
-            text
-            + (f", {self.classes} classes" * (self.classes > 0))
-            + (f", embeddings of {self.embedding}" * (self.embedding > 0))
-        )
+        values = f"{self.channels}x{self.height}x{self.width}, {self.levels} {'tokens' if self.tokens else 'levels'}"
+        text = values if self.levels else f"points in R^{self.channels}"
+        text += f", {self.classes} classes" * (self.classes > 0)
+        return text + f", embeddings of {self.embedding}" * (self.embedding > 0)
 
 
 def normalize(images: Images, levels: int, dtype: torch.dtype = torch.float32) -> Normalized:

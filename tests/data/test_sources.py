@@ -92,13 +92,17 @@ def test_idx_files_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
         (
             "train-images-idx3-ubyte",
             b"\x00\x00\x08\x03" + bytes(12) + b"x",
-            r"train-images-idx3-ubyte.*16 bytes, found 17",
+            r"train-images-idx3-ubyte: is no idx file of uint8 \(60, 28, 28\).*has 17 or more",
         ),
         ("train-images-idx3-ubyte", b"<html>", r"is no idx file"),
         ("train-images-idx3-ubyte", b"", r"is no idx file"),
-        ("train-labels-idx1-ubyte", idx(np.zeros(59, np.uint8)), r"labels of shape \(59,\)"),
-        ("t10k-labels-idx1-ubyte", idx(np.full(10, 12, np.uint8)), r"the largest 12; expected"),
-        ("t10k-images-idx3-ubyte", idx(np.zeros((10, 27, 28), np.uint8)), r"\(10, 27, 28\).*expected \(10, 28, 28\)"),
+        (
+            "train-labels-idx1-ubyte",
+            idx(np.zeros(59, np.uint8)),
+            r"000008010000003c and 68 bytes",
+        ),
+        ("t10k-labels-idx1-ubyte", idx(np.full(10, 12, np.uint8)), r"labels up to 12, expected 0\.\.9"),
+        ("t10k-images-idx3-ubyte", idx(np.zeros((10, 27, 28), np.uint8)), r"is no idx file of uint8 \(10, 28, 28\)"),
     ],
 )
 def test_damaged_idx_files_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_damaged_idx_files_are_refused(name: str, content: bytes, message: str, 
 def test_damaged_gzip_files_are_refused(content: bytes, tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw", packed=True)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(content)
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: is damaged .*Delete it"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: cannot be unpacked .*Delete it"):
         MNIST().load(tmp_path)
 
 
@@ -141,11 +145,11 @@ def test_cifar10_of_the_wrong_size_or_with_impossible_labels_is_refused(
 ) -> None:
     folder = tmp_path / "cifar-10-batches-bin"
     write_cifar10(folder, 20)
-    with pytest.raises(UserError, match=r"data_batch_1\.bin: has 61,460 bytes, expected 30,730,000"):
+    with pytest.raises(UserError, match=r"data_batch_1\.bin: has 61,460 bytes and labels up to 9, expected 30,730,000"):
         CIFAR10().load(tmp_path)
     monkeypatch.setattr(cifar10, "RECORDS", 20)
     (folder / "test_batch.bin").write_bytes(bytes([10] * 61_460))
-    with pytest.raises(UserError, match=r"test_batch\.bin: holds the label 10, expected 0\.\.9"):
+    with pytest.raises(UserError, match=r"test_batch\.bin: has .* and labels up to 10, expected .* and 0\.\.9"):
         CIFAR10().load(tmp_path)
 
 
@@ -204,7 +208,7 @@ class Mine:
         (b"", "EOFError: Ran out of input"),
         (pickled({"data": np.zeros((20, 3072), np.uint8)})[:-999], r"is no batch .* Delete it to have the binary"),
         (pickled({"data": np.zeros((20, 3072), np.uint8)}), "KeyError: 'labels'"),
-        (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [10] * 20}), r"labels int64 \(20,\)\); expected"),
+        (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [10] * 20}), r"labels int64 \(20,\)\), data uint8"),
         (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [0.5] * 20}), r"labels float64 \(20,\)\)"),
         (pickled({"data": np.zeros((20, 3072), np.uint8), "labels": [0] * 19}), r"labels int64 \(19,\)\)"),
         (pickled({"data": np.zeros((20, 3071), np.uint8), "labels": [0] * 20}), r"data uint8 \(20, 3071\)"),
@@ -251,9 +255,7 @@ def test_imagenet32_says_what_is_missing_and_what_is_damaged(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"train_data_batch_4\.npz: cannot read its array 'labels'"):
         ImageNet32().load(tmp_path)
     np.savez(folder / "train_data_batch_4.npz", data=np.zeros((5, 3072), np.uint8), labels=np.arange(5))
-    with pytest.raises(
-        UserError, match=r"train_data_batch_4\.npz: has labels int64 \(5,\) 0\.\.4; expected .*1\.\.1000"
-    ):
+    with pytest.raises(UserError, match=r"train_data_batch_4\.npz: has labels int64 \(5,\), expected .*1\.\.1000"):
         ImageNet32().load(tmp_path)
 
 

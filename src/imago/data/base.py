@@ -270,6 +270,17 @@ def data_directory(directory: Path) -> Path:
     return directory
 
 
+def damaged(file: Path, found: str, remedy: str = "Delete it to have it fetched again") -> UserError:
+    """What to say of a published file that is not what it should be.
+
+    Args:
+        file: where it is.
+        found: what is wrong with it, and what was expected.
+        remedy: what to do.
+    """
+    return UserError(f"{file}: {found}. It is damaged or another file. {remedy}.")
+
+
 def check_file(file: Path) -> None:
     """Refuse what is in a file's place and no file: a folder, or a pipe, which would never end.
 

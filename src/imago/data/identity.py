@@ -23,8 +23,7 @@ def check_same_data(checkpoint: Mapping[str, Any], data: ImageDataModule, remedy
         UserError: in a line that says what differs.
     """
     then, spec = checkpoint.get("data"), ImageSpec(**checkpoint["spec"])
-    changed = _changed_spec(spec, data) or (changes(then, spec, data) if then is not None else "")
-    if changed:
+    if changed := _changes(then, spec, data):
         raise UserError(f"data: {data.name} is not what the run was trained on: {changed}; {remedy}")
     if then is None:
         print(
@@ -38,14 +37,18 @@ def check_same_data(checkpoint: Mapping[str, Any], data: ImageDataModule, remedy
         data.name = name  # of a folder that has another name now
 
 
-def changes(then: Any, spec: ImageSpec, data: ImageDataModule) -> str:
+def _changes(then: Any, spec: ImageSpec, data: ImageDataModule) -> str:
     """In a few words what is different now; empty where nothing is.
 
     Args:
-        then: the ``identity`` of the data in training.
+        then: the ``identity`` of the data in training; ``None`` where nothing is known of it.
         spec: theirs.
         data: prepared.
     """
+    if str(spec) != str(data.spec):
+        return f"its images are {data.spec} now, {spec} then"
+    if then is None:
+        return ""
     now, before = data.splits, then.get("splits") if isinstance(then, Mapping) else None
     if not isinstance(before, dict) or not all(isinstance(before.get(split), dict) for split in now):
         return "the checkpoint's note of them is damaged"
@@ -57,13 +60,5 @@ def changes(then: Any, spec: ImageSpec, data: ImageDataModule) -> str:
     others = [split for split in now if now[split]["fingerprint"] != before[split].get("fingerprint")]
     if others:
         return f"as many images, but other ones, or other labels, in {', '.join(others)}"
-    return _changed_names(spec, data)
-
-
-def _changed_spec(spec: ImageSpec, data: ImageDataModule) -> str:
-    return "" if str(spec) == str(data.spec) else f"its images are {data.spec} now, {spec} then"
-
-
-def _changed_names(spec: ImageSpec, data: ImageDataModule) -> str:
     pairs = zip(data.spec.class_names, spec.class_names, strict=False)
     return next((f"class {new} was called {old} then" for new, old in pairs if new != old), "")

@@ -105,7 +105,8 @@ class ImageDataModule(lightning.LightningDataModule):
             self.description += f"; trained on the first {self.train_images:,}"
         check_batch_size(self.batch_size, len(self._trained_on))  # here, long before the first batch is asked for
         if self.binarize == "threshold":
-            self.train, self.val, self.test = map(_thresholded, (self.train, self.val, self.test))
+            below = np.array(127, np.uint8)
+            self.train, self.val, self.test = (_binarized(part, below) for part in (self.train, self.val, self.test))
             self.description += "; white above 127, else black"
         elif self.binarize == "dynamic":
             self.val, self.test = _drawn_once(self.val, seed=1), _drawn_once(self.test, seed=2)
@@ -160,9 +161,8 @@ class ImageDataModule(lightning.LightningDataModule):
     def splits(self) -> dict[str, dict[str, Any]]:
         """Of train, val and test the number of ``images`` and the ``fingerprint``, in plain types."""
         parts = {"val": self.val, "test": self.test}
-        prints = {"train": self.fingerprint} | {name: self._fingerprint_of(part) for name, part in parts.items()}
-        counts = {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
-        return {name: {"images": count, "fingerprint": prints[name]} for name, count in counts.items()}
+        found = {name: {"images": len(part), "fingerprint": self._fingerprint_of(part)} for name, part in parts.items()}
+        return {"train": {"images": len(self.train), "fingerprint": self.fingerprint}} | found
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -228,10 +228,9 @@ class ImageDataModule(lightning.LightningDataModule):
         return self.train if self.train_images is None else self.train.part(slice(self.train_images))
 
     def _on(self, device: torch.device) -> ImageSet:
-        data = self._trained_on
-        images = data.images
+        images = self._trained_on.images
         try:
-            return ImageSet(images, data.condition).to(device)
+            return ImageSet(images, self._trained_on.condition).to(device)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"data.on_device=true: the training images, {images.nbytes / 1e9:.1f} GB, do not fit on {device}. "
@@ -298,11 +297,10 @@ def folder_data(
     return ImageDataModule(Folder(path, size, fit, channels, on_bad), **settings)
 
 
-def _thresholded(part: Dataset) -> ImageSet:
-    return ImageSet(black_and_white(part.images, np.array(127, np.uint8)), part.condition)
+def _binarized(part: Dataset, below: np.ndarray) -> ImageSet:
+    return ImageSet(black_and_white(part.images, below), part.condition)
 
 
 def _drawn_once(part: Dataset, seed: int) -> ImageSet:
     # RandomState, because its stream is frozen (NEP 19): every run on every machine evaluates on the same draw.
-    below = np.random.RandomState(seed).randint(0, 255, part.images.shape, dtype=np.uint8)
-    return ImageSet(black_and_white(part.images, below), part.condition)
+    return _binarized(part, np.random.RandomState(seed).randint(0, 255, part.images.shape, dtype=np.uint8))

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from imago.data.base import ImageSet, Source, Splits, check_file, data_directory, fixed_permutation
+from imago.data.base import ImageSet, Source, Splits, check_file, damaged, data_directory, fixed_permutation
 from imago.data.download import Download, fetch, writing
-from imago.errors import UserError
 from imago.files import one_at_a_time
 
 RECORDS = 10_000
@@ -71,17 +70,14 @@ class CIFAR10(Source):
 
     def _unpack(self, folder: Path) -> None:
         # Unpacked aside and moved file by file: an interruption leaves no half-written file under a final name.
-        aside, waiting = (
-            folder.with_name(f".{folder.name}.unfinished"),
-            f"{folder}: another process unpacks it; waiting",
-        )
+        aside = folder.with_name(f".{folder.name}.unfinished")
+        waiting = f"{folder}: another process unpacks it; waiting"
         with writing(folder.parent, folder.parent), one_at_a_time(folder, waiting):
             if _complete(folder, _BINARY):
                 return
             shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-            archive = fetch(
-                self.archive, folder.parent, instead=f"or unpack it there, so that {folder / _BINARY[0]} exists"
-            )
+            instead = f"or unpack it there, so that {folder / _BINARY[0]} exists"
+            archive = fetch(self.archive, folder.parent, instead=instead)
             try:
                 aside.mkdir()
                 with tarfile.open(archive) as tar:
@@ -90,7 +86,7 @@ class CIFAR10(Source):
                 for file in (aside / _FOLDER).iterdir():
                     file.replace(folder / file.name)
             except (tarfile.TarError, zlib.error, EOFError) as error:
-                raise UserError(f"{archive}: is damaged ({error}). Delete it to have it fetched again.") from None
+                raise damaged(archive, f"cannot be unpacked ({error})") from None
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             archive.unlink()
@@ -102,22 +98,16 @@ def _complete(folder: Path, names: Iterable[str]) -> bool:
 
 def _read(file: Path) -> np.ndarray:
     """The records of one batch file, uint8 (10000, 3073)."""
-    expected = RECORDS * _RECORD
     check_file(file)
-    content = np.fromfile(file, np.uint8)
-    found = len(content)
-    if found != expected:
-        raise UserError(
-            f"{file}: has {found:,} bytes, expected {expected:,} ({RECORDS:,} records of {_RECORD:,}): it is damaged. "
-            "Delete it to have it fetched again."
+    content, expected = np.fromfile(file, np.uint8), RECORDS * _RECORD
+    largest = content[::_RECORD].max(initial=0)
+    if len(content) != expected or largest > 9:
+        raise damaged(
+            file,
+            f"has {len(content):,} bytes and labels up to {largest}, expected {expected:,} ({RECORDS:,} records of "
+            f"{_RECORD:,}) and 0..9",
         )
-    records = content.reshape(RECORDS, _RECORD)
-    if records[:, 0].max() > 9:
-        raise UserError(
-            f"{file}: holds the label {records[:, 0].max()}, expected 0..9: it is damaged. "
-            "Delete it to have it fetched again."
-        )
-    return records
+    return content.reshape(RECORDS, _RECORD)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -149,10 +139,8 @@ def _read_pickle(file: Path) -> np.ndarray:
             raise ValueError(f"data {data.dtype} {data.shape}, labels {labels.dtype} {labels.shape}")
     except Exception as error:  # whatever the bytes of a pickle lead to
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
-            f"{file}: is no batch of CIFAR-10's python version ({reason:.200}); expected data uint8 "
-            f"({RECORDS}, {_RECORD - 1}) and labels 0..9. Delete it to have the binary version fetched."
-        ) from None
+        what = f"is no batch of CIFAR-10's python version ({reason:.200}), data uint8 ({RECORDS}, 3072) and labels 0..9"
+        raise damaged(file, what, "Delete it to have the binary version fetched") from None
     return np.column_stack([labels.astype(np.uint8), data])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imago.data.base import ImageSet, Source, Splits, check_file, data_directory, fixed_permutation
+from imago.data.base import ImageSet, Source, Splits, check_file, damaged, data_directory, fixed_permutation
 from imago.errors import UserError
 
 _TRAIN = tuple(f"train_data_batch_{k}.npz" for k in range(1, 11))
@@ -46,10 +46,8 @@ class ImageNet32(Source):
         *labels, test_labels = (_read_labels(folder / name) for name in (*_TRAIN, _TEST))
         n = sum(map(len, labels))
         if (n, len(test_labels)) != COUNTS:
-            raise UserError(
-                f"{folder}: the training files hold {n:,} images and {_TEST} {len(test_labels):,}, expected "
-                f"{COUNTS[0]:,} and {COUNTS[1]:,}: a file is damaged or another one. Get them again."
-            )
+            found = f"the training files hold {n:,} images and {_TEST} {len(test_labels):,}, expected {COUNTS}"
+            raise damaged(folder, found, "Get them again")
         order = fixed_permutation(n)
         # Every file is scattered to where the permutation wants it: the splits are slices, and nothing is held twice.
         place = np.empty_like(order)
@@ -78,24 +76,16 @@ def _read(file: Path, key: str) -> np.ndarray:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return archive[key]
     except Exception as error:  # a dozen types, none documented
-        raise UserError(
-            f"{file}: cannot read its array '{key}' ({error}); it is damaged or another file. Get it again."
-        ) from None
+        raise damaged(file, f"cannot read its array '{key}' ({error})", "Get it again") from None
 
 
 def _read_labels(file: Path) -> np.ndarray:
     """Integers (n,), 1..1000."""
     labels = _read(file, "labels")
-    if (
-        labels.ndim != 1
-        or labels.dtype.kind not in "iu"
-        or not 1 <= labels.min(initial=1) <= labels.max(initial=1) <= _CLASSES
-    ):
-        shown = f" {labels.min()}..{labels.max()}" if labels.size and labels.dtype.kind in "iuf" else ""
-        raise UserError(
-            f"{file}: has labels {labels.dtype} {labels.shape}{shown}; expected integers (n,), 1..{_CLASSES}. "
-            "It is damaged or another file. Get it again."
-        )
+    fits = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not fits or not 1 <= labels.min(initial=1) <= labels.max(initial=1) <= _CLASSES:
+        found = f"has labels {labels.dtype} {labels.shape}, expected integers (n,), 1..{_CLASSES}"
+        raise damaged(file, found, "Get it again")
     return labels
 
 
@@ -103,10 +93,8 @@ def _read_images(file: Path, labels: np.ndarray) -> np.ndarray:
     """uint8 (n, 3072), checked against the labels of the same file."""
     data = _read(file, "data")
     if data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
-        raise UserError(
-            f"{file}: has data {data.dtype} {data.shape} and {len(labels):,} labels; expected uint8 (n, 3072) and n "
-            "labels. It is damaged or another file. Get it again."
-        )
+        found = f"has data {data.dtype} {data.shape} and {len(labels):,} labels, expected uint8 (n, 3072) and n labels"
+        raise damaged(file, found, "Get it again")
     return data
 
 

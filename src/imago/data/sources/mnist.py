@@ -16,12 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imago.data.base import ImageSet, Source, Splits, check_file, data_directory, fixed_permutation
+from imago.data.base import ImageSet, Source, Splits, check_file, damaged, data_directory, fixed_permutation
 from imago.data.download import Download, fetch
-from imago.errors import UserError
 
 COUNTS = 60_000, 10_000  # images of the training files and of the t10k files
-_MOST = 2**27  # bytes of a file that are read: more than any has
 
 
 class _Idx(Source):
@@ -39,20 +37,20 @@ class _Idx(Source):
         """Reads the four idx files of DIRECTORY; fetches those that are missing."""
         raw = data_directory(directory) / self.folder / "raw"
         self._fetch_missing(directory, raw)
-        train_images, train_labels, test_images, test_labels = (_read(raw / name) for name, _, _ in self.files)
-        whole = _image_set(train_images, train_labels, COUNTS[0], raw)
+        shapes = [shape for count in COUNTS for shape in ((count, 28, 28), (count,))]
+        arrays = [_read(raw / name, shape) for (name, _, _), shape in zip(self.files, shapes, strict=True)]
+        whole = _image_set(raw, *arrays[:2])
         return Splits(
             train=whole.part(torch.from_numpy(fixed_permutation(len(whole)))),
             val=len(whole) // 6,
-            test=_image_set(test_images, test_labels, COUNTS[1], raw),
+            test=_image_set(raw, *arrays[2:]),
             classes=self.classes,
             description="images of a fixed permutation of the training files, test = the t10k files",
         )
 
     def _fetch_missing(self, directory: Path, raw: Path) -> None:
-        missing = [
-            file for file in self.files if not (raw / file[0]).exists() and not _unpacked(raw / file[0]).exists()
-        ]
+        places = {file: raw / file[0] for file in self.files}
+        missing = [file for file, place in places.items() if not place.exists() and not _unpacked(place).exists()]
         for k, (name, size, md5) in enumerate(missing):
             urls = tuple(f"{base.rstrip('/')}/{name}" for base in self.bases)
             others = "".join(f", and likewise {other}" for other, _, _ in missing[k + 1 :])
@@ -112,36 +110,28 @@ def _unpacked(file: Path) -> Path:
     return file.with_suffix("")
 
 
-def _read(file: Path) -> np.ndarray:
-    """The array in an idx file, given the name of its compressed form: uint8 (n, 28, 28) or (n,)."""
+def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in an idx file, given the name of its compressed form: uint8 of a shape."""
     found = _unpacked(file) if _unpacked(file).exists() else file
     check_file(found)
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+    expected = len(header) + math.prod(shape)
     try:
         with found.open("rb") if found != file else gzip.open(file) as stream:
-            content = stream.read(_MOST + 1)
+            content = stream.read(expected + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{found}: is damaged ({error}). Delete it to have it fetched again.") from None
-    return _parse_idx(found, content)
-
-
-def _parse_idx(file: Path, content: bytes) -> np.ndarray:
-    dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
-    header = content[4 : 4 + 4 * dimensions]
-    shape = np.frombuffer(header[: len(header) // 4 * 4], ">u4").tolist()
-    expected = 4 + 4 * dimensions + math.prod(shape)
-    if not dimensions or len(shape) < dimensions or len(content) != expected:
-        raise UserError(
-            f"{file}: is no idx file of bytes, or is damaged: its header {content[:4].hex()} promises shape "
-            f"{tuple(shape)}, {expected:,} bytes, found {len(content):,}. Delete it to have it fetched again."
+        raise damaged(found, f"cannot be unpacked ({error})") from None
+    if not content.startswith(header) or len(content) != expected:
+        raise damaged(
+            found,
+            f"is no idx file of uint8 {shape}, {header.hex()} and {expected:,} bytes in all: begins with "
+            f"{content[: len(header)].hex()} and has {len(content):,} or more; train and t10k may be swapped",
         )
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 
-def _image_set(images: np.ndarray, labels: np.ndarray, count: int, raw: Path) -> ImageSet:
-    if images.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
-        raise UserError(
-            f"{raw}: images of shape {images.shape} with labels of shape {labels.shape}, the largest "
-            f"{labels.max(initial=0)}; expected ({count}, 28, 28), ({count},) and 9. They are damaged or swapped: "
-            "delete the files to have them fetched again."
-        )
+def _image_set(raw: Path, images: np.ndarray, labels: np.ndarray) -> ImageSet:
+    if labels.max() > 9:
+        found = f"has a file of labels up to {labels.max()}, expected 0..9"
+        raise damaged(raw, found, "Delete its files to have them fetched again")
     return ImageSet(torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.astype(np.int64)))
