@@ -4,10 +4,9 @@ import io
 import json
 import math
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +22,60 @@ from imago.runs import differences
 from imago.untrusted import read_bytes, read_json
 
 
-class Output(ABC):
-    """Where numbered images go.
+class File:
+    """One file of all images, which are kept in memory until the end.
 
     Args:
-        path: of the file or folder, which :func:`~imago.paths.check_sample_place` has seen.
+        path: of the file, which :func:`~imago.paths.check_sample_place` has seen. A PNG is one picture, about square,
+            of all images. A NumPy archive holds ``images`` uint8 (n, height, width, channels), for a conditional model
+            also ``labels`` (n,) and, where they are known, the names of all ``classes``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.images: list[Images] = []
 
-    @abstractmethod
+    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
+        """See :meth:`Folder.begin`; a file is always written anew."""
+        self.arrays = {} if labels is None else {"labels": labels.cpu().numpy()}
+        if labels is not None and spec.class_names:
+            self.arrays["classes"] = np.array(spec.class_names)
+        return list(range(n))
+
+    def add(self, numbers: list[int], images: Images) -> None:
+        """See :meth:`Folder.add`."""
+        self.images.append(images.cpu())
+
+    def end(self) -> None:
+        """Write the file; an older one stays until the new one is complete."""
+        images = torch.cat(self.images)
+        try:
+            with replacing(self.path) as file:
+                if self.path.suffix == ".png":
+                    picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
+                else:
+                    arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy(), **self.arrays}
+                    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+
+class Folder:
+    """A PNG for each image, named by its number and, for a conditional model, in a subfolder of its class,
+    ``3-cat``: read as a folder of images, classes have the labels that they have here, if none is missing.
+
+    Every image is written when it is added, whole or not at all. ``settings.json`` says what the images depend on; a
+    folder is continued with the same settings only, and what is there is not drawn again.
+
+    Args:
+        path: of the folder, which :func:`~imago.paths.check_sample_place` has seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.labels: Labels | None = None
+        self.class_folders: dict[int, str] = {}
+
     def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """Say what is coming.
 
@@ -49,87 +91,6 @@ class Output(ABC):
         Raises:
             UserError: images of other settings or of another shape are there.
         """
-
-    @abstractmethod
-    def add(self, numbers: list[int], images: Images) -> None:
-        """Take images, uint8 (n, C, H, W) with values 0..255, which are numbered as :meth:`begin` said."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """All have been added."""
-
-
-class File(Output):
-    """One file of all images, which are kept in memory until the end."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.images: list[Images] = []
-        self.labels: Labels | None = None
-        self.class_names: tuple[str, ...] = ()
-
-    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
-        """See :meth:`Output.begin`; a file is always written anew."""
-        self.labels = labels
-        self.class_names = tuple(spec.class_names)
-        return list(range(n))
-
-    def add(self, numbers: list[int], images: Images) -> None:
-        """See :meth:`Output.add`."""
-        self.images.append(images.cpu())
-
-    def end(self) -> None:
-        """Write the file; an older one stays until the new one is complete."""
-        try:
-            with replacing(self.path) as file:
-                self.write(file, torch.cat(self.images))
-        except OSError as error:
-            raise unwritable(self.path, error) from None
-
-    @abstractmethod
-    def write(self, file: BinaryIO, images: Images) -> None:
-        """Write all images, (n, C, H, W)."""
-
-
-class Grid(File):
-    """One picture, about square, of all images."""
-
-    def write(self, file: BinaryIO, images: Images) -> None:
-        """See :meth:`File.write`."""
-        picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
-
-
-class Arrays(File):
-    """A NumPy archive: ``images`` uint8 (n, height, width, channels).
-
-    For a conditional model also ``labels`` (n,) and, where they are known, the names of all ``classes``.
-    """
-
-    def write(self, file: BinaryIO, images: Images) -> None:
-        """See :meth:`File.write`."""
-        arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
-        if self.labels is not None:
-            arrays["labels"] = self.labels.cpu().numpy()
-            if self.class_names:
-                arrays["classes"] = np.array(self.class_names)
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
-
-
-class Folder(Output):
-    """A PNG for each image, named by its number and, for a conditional model, in a subfolder of its class,
-    ``3-cat``: read as a folder of images, classes have the labels that they have here, if none is missing.
-
-    Every image is written when it is added, whole or not at all. ``settings.json`` says what the images depend on; a
-    folder is continued with the same settings only, and what is there is not drawn again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.labels: Labels | None = None
-        self.class_folders: dict[int, str] = {}
-
-    def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
-        """See :meth:`Output.begin`."""
         self.labels = labels
         self.class_folders = {
             label: spec.class_folder(label) for label in set([] if labels is None else labels.tolist())
@@ -160,7 +121,7 @@ class Folder(Output):
         return [number for number in range(n) if not self._is_there(number, spec)]
 
     def add(self, numbers: list[int], images: Images) -> None:
-        """See :meth:`Output.add`."""
+        """Take images, uint8 (n, C, H, W) with values 0..255, which are numbered as :meth:`begin` said."""
         try:
             for number, image in zip(numbers, images.cpu(), strict=True):
                 with replacing(self._file(number), durable=False) as file:
@@ -207,4 +168,4 @@ def _whole(path: Path) -> tuple[tuple[int, int], str] | None:
 
 
 # By the ending of the path; :data:`imago.paths.ENDINGS` are these.
-OUTPUTS: dict[str, type[Output]] = {".png": Grid, ".npz": Arrays, "": Folder}
+OUTPUTS: dict[str, type[File | Folder]] = {".png": File, ".npz": File, "": Folder}

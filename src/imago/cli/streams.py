@@ -25,7 +25,7 @@ PLAIN = {
 }
 
 
-class Forgiving(io.RawIOBase):
+class Forgiving(io.FileIO):
     """A descriptor to write to; what it does not take is lost.
 
     Args:
@@ -34,28 +34,16 @@ class Forgiving(io.RawIOBase):
     """
 
     def __init__(self, descriptor: int, name: str) -> None:
-        self.descriptor = descriptor
+        super().__init__(descriptor, "w", closefd=False)
         self.name = name
-        self.mode = "wb"
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self.descriptor
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return os.isatty(self.descriptor)
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
 
     def write(self, data: Any) -> int:
         """Write what can be written."""
         try:
-            return os.write(self.descriptor, data)
+            written = super().write(data)
         except OSError:
-            return len(data)
+            written = None
+        return len(data) if written is None else written
 
 
 def make_forgiving() -> None:
