@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago import cli
 from imago.capacity import Drawn
-from imago.config import build, check_node, check_settings, choices_of, plain
+from imago.config import build, check_has, check_node, check_settings, plain
 from imago.errors import RunError, UserError, printable
 from imago.files import locked, write_text
 from imago.legacy import today
@@ -28,7 +28,7 @@ from imago.measures import Measurement, Protocol
 from imago.paths import checkpoint_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
-    from imago.evaluation import Evaluator
+    from imago.evaluation import SampleQuality
 
 
 @dataclass(frozen=True)
@@ -109,19 +109,11 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     device = cli.device(settings.device)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
-    if settings.importance is not None and not isinstance(model, Variational):
-        raise UserError(
-            f"importance={settings.importance}: a {type(model).__name__} has no importance-weighted bound; models that "
-            f"have one are {', '.join(choices_of('model', Variational))}; leave importance=null"
-        )
-    if settings.bound_steps is not None and not isinstance(model, Diffusion):
-        raise UserError(
-            f"bound_steps={settings.bound_steps}: a {type(model).__name__} has no sum over steps; models that have one "
-            f"are {', '.join(choices_of('model', Diffusion))}; leave bound_steps=null"
-        )
+    check_has(model, Variational, "importance", settings.importance, "importance-weighted bound")
+    check_has(model, Diffusion, "bound_steps", settings.bound_steps, "sum over steps")
     data = data_of(checkpoint, settings.dir, settings.path)
     model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
-    metrics: Evaluator = build(metrics_node, "metrics")
+    metrics: SampleQuality = build(metrics_node, "metrics")
     metrics.prepare(data, device)
     for notice in metrics.notices:
         print(f"note: {notice}")

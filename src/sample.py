@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago import cli
 from imago.capacity import available_memory
-from imago.config import check_settings, choices_of, plain
+from imago.config import check_has, check_settings, plain
 from imago.errors import Interrupted, UserError
 from imago.paths import check_sample_place, checkpoint_file
 
@@ -78,13 +78,9 @@ def draw(settings: Settings) -> None:
     checkpoint = read(settings.checkpoint)
     check_room(settings.n, out, math.prod(checkpoint["spec"][side] for side in ("channels", "height", "width")))
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model)
+    check_has(model, Autoregressive, "temperature", settings.temperature, "temperature")
     if isinstance(model, Autoregressive):
         model.temperature = settings.temperature or 1.0
-    elif settings.temperature is not None:
-        raise UserError(
-            f"temperature={settings.temperature:g}: a {type(model).__name__} has none; it belongs to models that draw "
-            f"value by value, which are {', '.join(choices_of('model', Autoregressive))}; leave temperature=null"
-        )
     given = numbers_of(settings.labels, model)
     labels = None
     if given is not None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +41,8 @@ def available_memory() -> int:
     return max(0, min(free))
 
 
-@contextmanager
-def affordable(key: str, bytes_for_each: int) -> Iterator[None]:
-    """Inside, networks are built as long as their numbers fit into memory; nothing of them is touched before that.
+def affordable(key: str, bytes_for_each: int) -> AbstractContextManager[None]:
+    """Inside, networks are built as long as their numbers fit into memory.
 
     Args:
         key: where their settings stand, for messages.
@@ -52,24 +51,37 @@ def affordable(key: str, bytes_for_each: int) -> Iterator[None]:
     Raises:
         UserError: they do not, or there are more parts than anything is built of.
     """
-    from torch.nn.modules import module as modules
+    memory = available_memory()
+    told = f"for which training keeps {bytes_for_each} bytes each, and {memory / 1e9:,.1f} GB are free; make it smaller"
+    return bounded(key, memory // bytes_for_each, told)
 
-    memory, numbers, parts = available_memory(), 0, 0
+
+@contextmanager
+def bounded(key: str, most: int, told: str) -> Iterator[None]:
+    """Inside, no networks of more numbers, or of more parts than anything is built of; no memory is touched for them.
+
+    Args:
+        key: where their settings stand, for messages.
+        most: numbers in all.
+        told: what is said of too many.
+
+    Raises:
+        UserError: there are.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    numbers = parts = 0
 
     def count(owner: Any, name: str, parameter: Any) -> None:
         nonlocal numbers, parts
         numbers += 0 if parameter is None else parameter.numel()
         parts += 1
-        needed = numbers * bytes_for_each
-        if needed > memory:
-            raise UserError(
-                f"{key}: {numbers:,} parameters or more, for which training keeps {needed / 1e9:,.1f} GB, and "
-                f"{memory / 1e9:,.1f} GB are free; make the network smaller"
-            )
+        if numbers > most:
+            raise UserError(f"{key}: a network of more than {most:,} parameters, {told}")
         if parts > MOST_PARTS:
             raise UserError(f"{key}: a network of more than {MOST_PARTS:,} parts; make it smaller")
 
-    hook = modules.register_module_parameter_registration_hook(count)
+    hook = register_module_parameter_registration_hook(count)
     try:
         yield
     finally:

@@ -8,8 +8,7 @@ every random generator). Lightning's loop counters are left out: the position in
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
-from imago.config import build, check_node, target
+from imago.capacity import bounded
+from imago.config import build, check_node, check_settings, target
 from imago.errors import UserError
 from imago.files import keep_as, replacing
 from imago.images import ImageSpec
@@ -37,7 +36,6 @@ DAMAGED = (
 # Values of an image: a colour picture of 4,729 pixels squared.
 LARGEST_IMAGE = 2**26
 MOST_CLASSES = 100_000
-LONGEST_NAME = 1000  # of a class
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -86,14 +84,11 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     weights = ("state_dict", "optimizer_states")
     try:
+        _check_size(checkpoint)
         checkpoint = {name: part if name in weights else today(part) for name, part in checkpoint.items()}
         _check_content(checkpoint)
     except UserError as error:
         raise UserError(f"checkpoint={path}: not as train.py writes it: {error}") from None
-    except RecursionError:
-        raise UserError(
-            f"checkpoint={path}: not as train.py writes it: nested deeper than it can be read; use another one"
-        ) from None
     return checkpoint
 
 
@@ -111,16 +106,30 @@ def unpacked(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _check_content(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse what a model, or whoever continues the run, would stumble over.
+def _check_size(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse more than any checkpoint holds, nested deeper, and tensors that are not there.
 
     Raises:
         UserError: naming the entry.
     """
     for name in ("config", "spec"):
         check_plain(checkpoint[name], name)
-        if not isinstance(checkpoint[name], Mapping):
-            raise UserError(f"{name}: no settings by name")
+    for place, tensor in entries({name: checkpoint[name] for name in checkpoint if name != "config"}, "", most=2**20):
+        if isinstance(tensor, Tensor):
+            if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+                raise UserError(f"{place[1:]}: not a dense tensor")
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise UserError(f"{place[1:]}: claims to be larger than it is")
+
+
+def _check_content(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse what a model, or whoever continues the run, would stumble over.
+
+    Raises:
+        UserError: naming the entry.
+    """
+    if not isinstance(checkpoint["config"], Mapping):
+        raise UserError("config: no settings by name")
     spec_of(checkpoint)
     progress = checkpoint["progress"]
     for name in ("images_seen", "batches_seen", "updates"):
@@ -129,12 +138,6 @@ def _check_content(checkpoint: Mapping[str, Any]) -> None:
             raise UserError(f"progress.{name}: not a count")
     _check_weights(checkpoint["state_dict"], "state_dict")
     average_of(checkpoint)
-    for place, tensor in entries({name: checkpoint[name] for name in checkpoint if name != "config"}, "", most=2**20):
-        if isinstance(tensor, Tensor):
-            if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-                raise UserError(f"{place[1:]}: not a dense tensor")
-            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise UserError(f"{place[1:]}: claims to be larger than it is")
 
 
 def _check_weights(weights: Any, key: str) -> None:
@@ -149,22 +152,14 @@ def spec_of(checkpoint: Mapping[str, Any]) -> ImageSpec:
         UserError: there are no such images, or they are larger than any that this program can draw.
     """
     try:
-        spec = ImageSpec(**checkpoint["spec"])
-        shape = (spec.channels, spec.height, spec.width, spec.levels, spec.embedding)
-        whole = (*shape, spec.classes, *spec.class_counts)
-        named = all(type(name) is str and len(name) <= LONGEST_NAME for name in spec.class_names)
-        if not named or not all(type(number) is int for number in whole):
-            raise ValueError("not whole numbers and names")
-        if spec.classes > MOST_CLASSES or sum(spec.class_counts) >= 2**53:
-            raise ValueError(
-                f"{spec.classes:,} classes of {sum(spec.class_counts):,} images are more than there can be"
-            )
-        if type(spec.tokens) is not bool:
-            raise ValueError("tokens is neither true nor false")
-        if spec.dimensions > LARGEST_IMAGE:
-            raise ValueError(f"images of {spec.dimensions:,} values are larger than this program draws")
-    except (TypeError, ValueError) as error:
+        spec = check_settings(checkpoint["spec"], ImageSpec, key="spec")
+    except ValueError as error:
         raise UserError(f"spec: {first_line(error)}; give a checkpoint that train.py wrote") from None
+    if spec.dimensions > LARGEST_IMAGE or spec.classes > MOST_CLASSES or sum(spec.class_counts) >= 2**53:
+        raise UserError(
+            f"spec: images of {spec.dimensions:,} values, {spec.classes:,} classes of {sum(spec.class_counts):,} "
+            "images are more than there can be; give a checkpoint that train.py wrote"
+        )
     return spec
 
 
@@ -213,7 +208,10 @@ def model_of(
         UserError: settings that the model does not have, that are not about its use, or that do not fit the weights.
     """
     spec, weights = spec_of(checkpoint), checkpoint["state_dict"]
-    with _no_more_than(sum(tensor.numel() for tensor in weights.values())):
+    held = sum(tensor.numel() for tensor in weights.values())
+    told = f"and the checkpoint holds {held:,}; give one that train.py wrote"
+    # a few bytes can describe a network of any size
+    with bounded("model", 2 * held + 1_000_000, told), limited_memory(16 * held):
         if kind is not None and (settings or not checkpoint["config"].get("model")):
             model = kind(spec, **settings or {})
         else:
@@ -261,32 +259,6 @@ def _configured(trained: Any, changes: Mapping[str, Any], spec: ImageSpec) -> Ge
     model: GenerativeModel = build(node, "model", spec=spec)
     model.config = node
     return model
-
-
-@contextmanager
-def _no_more_than(weights: int) -> Iterator[None]:
-    """Inside, no network is made of many more numbers than a checkpoint holds weights: a few bytes can describe any.
-
-    Raises:
-        UserError: one is; before memory is taken for them.
-    """
-    made = 0
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal made
-        made += 0 if parameter is None else parameter.numel()
-        if made > 2 * weights + 1_000_000:
-            raise UserError(
-                f"model: the checkpoint describes a network of more than {made:,} weights and holds {weights:,}; give "
-                "one that train.py wrote"
-            )
-
-    counting = register_module_parameter_registration_hook(count)
-    try:
-        with limited_memory(16 * weights):
-            yield
-    finally:
-        counting.remove()
 
 
 def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import os
 import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter,
 from imago import signatures
 from imago.capacity import enough, exhausted
 from imago.errors import UserError, printable
-from imago.untrusted import check_plain, first_line, shortened
+from imago.untrusted import check_plain, entries, first_line, shortened
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -55,20 +55,6 @@ ALLOWED_BY_NAME = {
 }
 PLUGINS: tuple[str, ...] = ()  # packages of the user's own, see allow
 
-# What a run may say about Lightning's trainer; the rest is the framework's.
-TRAINER_KEYS = (
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "precision",
-    "benchmark",
-    "deterministic",
-    "sync_batchnorm",
-    "detect_anomaly",
-    "profiler",
-)
-
 # Lightning would accept these and do nothing, or something else than the name says, under manual optimisation.
 REFUSED_TRAINER_KEYS = {
     "gradient_clip_val": "use model.gradient_clip, which clips each player's gradient",
@@ -83,8 +69,6 @@ REFUSED_TRAINER_KEYS = {
     "callbacks": "use the callbacks group",
     "logger": "use the logger group",
 }
-PRECISIONS = ("32-true", "bf16-mixed")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 # By what a launcher of several machines tells each where the others are.
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID")
 
@@ -128,6 +112,25 @@ class Settings:
     logs: Annotated[str, Field(min_length=1)]
 
 
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What a run may say about Lightning's trainer; the rest is the framework's.
+
+    16-bit floats are not offered: they need loss scaling, which several optimisers cannot share.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: int | Literal["auto"] | Annotated[list[int], Field(min_length=1)] = 1
+    num_nodes: PositiveInt = 1
+    strategy: Annotated[str, Field(pattern=r"^(auto|ddp\w*)$")] | None = None
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    benchmark: bool | None = None
+    deterministic: bool | Literal["warn"] | None = None
+    sync_batchnorm: bool = False
+    detect_anomaly: bool = False
+    profiler: Any = None
+
+
 # What only the program knows, and passes to those that ask for it.
 PROVIDED = {"callbacks": {"run", "metrics", "config"}, "logger": {"run", "name", "config", "tags", "group"}}
 GROUPS = ("data", "model", "trainer", "callbacks", "metrics", "logger")
@@ -147,23 +150,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
         raise UserError(f"{key}: {str(error).splitlines()[0]}; give it a value on the command line") from None
-    _check_scalars(resolved, "")
+    for place, value in entries(resolved, ""):
+        key = place.removeprefix(".")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}: must be a finite number; where there is to be no limit, null says so")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UserError(f"{key}={shortened(str(value))}: more than 64 bits; give a smaller number")
+        if isinstance(value, str) and printable(value.replace("\n", "\0").replace("\t", "\0")) != value:
+            raise UserError(f"{key}={shortened(repr(value)[1:-1])}: holds a control character; leave it out")
     return typing.cast(dict[str, Any], resolved)
-
-
-def _check_scalars(value: Any, key: str) -> None:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            _check_scalars(item, _below(key, str(name)))
-    elif isinstance(value, list):
-        for k, item in enumerate(value):
-            _check_scalars(item, f"{key}[{k}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{key}={value}: must be a finite number; where there is to be no limit, null says so")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise UserError(f"{key}={shortened(str(value))}: more than 64 bits; give a smaller number")
-    elif isinstance(value, str) and printable(value.replace("\n", "\0").replace("\t", "\0")) != value:
-        raise UserError(f"{key}={shortened(repr(value)[1:-1])}: holds a control character; leave it out")
 
 
 def check_top(config: Mapping[str, Any]) -> Settings:
@@ -232,7 +227,7 @@ def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), k
 
     Args:
         config: the resolved settings.
-        schema: the dataclass; its fields are the settings that there are.
+        schema: the dataclass; its fields are the settings that there are, those without a default must be given.
         groups: names beside them that are checked elsewhere.
         key: where the settings stand, for messages.
 
@@ -246,52 +241,35 @@ def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), k
         raise UserError(f"{key}={config}: expected a group of settings")
     hints = typing.get_type_hints(schema, include_extras=True)
     _check_names(config, [*hints, *groups], key)
-    for name in (*hints, *groups):
+    required = [entry.name for entry in fields(schema) if entry.default is MISSING]  # type: ignore[arg-type]
+    for name in (*required, *groups):
         if name not in config:
             choices = ", ".join(sorted(path.stem for path in (CONF / name).glob("*.yaml"))) if name in groups else ""
             remedy = f"nothing chosen; choose one of {choices}" if choices else "missing; give it a value"
             raise UserError(f"{_below(key, name)}: {remedy}")
-    values: dict[str, Any] = {}
-    for name, hint in hints.items():
-        if is_dataclass(hint):
-            values[name] = check_settings(config[name], typing.cast(type, hint), key=_below(key, name))
+    values = {name: config[name] for name in hints if name in config}
+    for name, value in values.items():
+        if is_dataclass(hints[name]):
+            values[name] = check_settings(value, hints[name], key=_below(key, name))
         else:
-            _check_value(config[name], hint, _below(key, name))
-            values[name] = config[name]
+            _check_value(value, hints[name], _below(key, name))
     return schema(**values)
 
 
 def _check_trainer(node: Mapping[str, Any]) -> None:
+    """Also what the trainer would only find out by a traceback, or by waiting for machines that never come."""
     for key, remedy in REFUSED_TRAINER_KEYS.items():
         if node.get(key) is not None:
             raise UserError(f"trainer.{key}={node[key]}: has no effect with the models' own optimisation; {remedy}")
-    _check_names([name for name in node if name != "_target_"], TRAINER_KEYS, "trainer")
-    _check_machine(node)
-    if node.get("precision", PRECISIONS[0]) not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision={node['precision']}: not offered (16-bit floats need loss scaling, which several "
-            f"optimisers cannot share); choose one of {', '.join(PRECISIONS)}"
-        )
-
-
-def _check_machine(node: Mapping[str, Any]) -> None:
-    """What the trainer would only find out by a traceback, or by waiting for machines that never come."""
-    if node.get("accelerator", "auto") not in ACCELERATORS:
-        raise UserError(f"trainer.accelerator={node['accelerator']}: choose one of {', '.join(ACCELERATORS)}")
-    if node.get("strategy") is not None and not re.fullmatch(r"auto|ddp\w*", str(node["strategy"])):
-        raise UserError(f"trainer.strategy={node['strategy']}: not offered; choose trainer=ddp, or leave it out")
-    devices = node.get("devices", 1)
-    several = devices if isinstance(devices, list) else [devices]
-    counted = all(isinstance(number, int) and not isinstance(number, bool) for number in several)
-    if devices != "auto" and (not counted or not several or len(set(several)) < len(several)):
-        raise UserError(f"trainer.devices={devices}: give their number, or the numbers of those to use, as [0,1]")
-    if node.get("accelerator") == "cpu" and (devices == "auto" or isinstance(devices, list) or devices < 1):
+    given = {name: value for name, value in node.items() if name != "_target_"}
+    settings = check_settings(given, TrainerSettings, key="trainer")
+    devices = settings.devices
+    if settings.accelerator == "cpu" and (not isinstance(devices, int) or devices < 1):
         raise UserError(f"trainer.devices={devices}: of a CPU give the number of processes, 1 or more")
-    nodes = node.get("num_nodes", 1)
-    if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
+    if settings.num_nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
         raise UserError(
-            f"trainer.num_nodes={nodes}: nothing says where the other machines are; start the command by a cluster's "
-            "launcher (srun, torchrun), or leave num_nodes out"
+            f"trainer.num_nodes={settings.num_nodes}: nothing says where the other machines are; start the command by "
+            "a cluster's launcher (srun, torchrun), or leave num_nodes out"
         )
 
 
@@ -354,6 +332,26 @@ def choices_of(group: str, base: type) -> list[str]:
         if inspect.isclass(made) and issubclass(made, base):
             names.append(path.stem)
     return names
+
+
+def check_has(model: object, base: type, setting: str, value: Any, what: str) -> None:
+    """Refuse a setting of models of one class that is given for another model.
+
+    Args:
+        model: for which it is given.
+        base: the class of those that have it.
+        setting: its name.
+        value: ``None`` if it is not given.
+        what: such models have, for the message.
+
+    Raises:
+        UserError: naming the models that have it.
+    """
+    if value is not None and not isinstance(model, base):
+        raise UserError(
+            f"{setting}={value}: a {type(model).__name__} has no {what}; models that have one are "
+            f"{', '.join(choices_of('model', base))}; leave {setting}=null"
+        )
 
 
 def defaults_of(file: Path) -> dict[str, Any]:
@@ -557,35 +555,26 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
     """
     check_plain(node, key)
     _check_targets(node, key)
-    function, values = target(node.get("_target_"), key), _values(node, key)
-    try:
-        return function(**(values | arguments))
-    except UserError:
-        raise
-    except CONSTRUCTION as error:
-        raise UserError(f"{key}: {_said(error)}") from error
+    return _built(node, key, arguments)
 
 
-def _values(node: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {
-        name: _built(value, f"{key}.{name}") for name, value in node.items() if name not in ("_target_", "_partial_")
-    }
-
-
-def _built(value: Any, key: str) -> Any:
+def _built(value: Any, key: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Of plain data; with ``arguments`` the node that was asked for, and not one below it."""
     if isinstance(value, list | tuple):
         return [_built(item, f"{key}[{k}]") for k, item in enumerate(value)]
     if not isinstance(value, Mapping):
         return value
-    values = _values(value, key)
-    if "_target_" not in value:
+    values = {n: _built(item, f"{key}.{n}") for n, item in value.items() if n not in ("_target_", "_partial_")}
+    if arguments is None and "_target_" not in value:
         return values
-    function = target(value["_target_"], key)
-    if value.get("_partial_"):
+    function = target(value.get("_target_"), key)
+    if arguments is None and value.get("_partial_"):
         return functools.partial(function, **values)
     try:
-        return function(**values)
+        return function(**(values | dict(arguments or {})))
     except (UserError, *CONSTRUCTION) as error:
+        if arguments is not None and isinstance(error, UserError):
+            raise
         raise UserError(f"{key}: {_said(error)}") from error
 
 

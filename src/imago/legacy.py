@@ -33,31 +33,21 @@ _OLD = re.compile("|".join(f"{re.escape(old)}{'' if old.endswith('.') else '$'}"
 ARGUMENTS = {"imago.models.diffusion.Diffusion": {"noise": "noise_schedule"}}
 
 
-def today(content: Any, known: dict[int, Any] | None = None) -> Any:
+def today(content: Any) -> Any:
     """Plain content of a file of any version, with today's names; what is not a mapping, a list or a text stays.
 
     Args:
-        content: nested dictionaries and lists, as they come from a checkpoint, JSON or YAML.
+        content: nested dictionaries and lists of a sane size, as they come from a checkpoint, JSON or YAML.
     """
-    known = {} if known is None else known  # what stands in many places is read once
-    if isinstance(content, Mapping | list):
-        if id(content) not in known:
-            known[id(content)] = _renamed(content, known)
-        return known[id(content)]
     if isinstance(content, str) and content.startswith("imago."):
         return _OLD.sub(lambda found: TARGETS[found[0]], content, count=1)
-    return content
-
-
-def _renamed(content: Any, known: dict[int, Any]) -> Any:
-    if isinstance(content, Mapping):
-        renamed = {
-            KEYS.get(name, name) if isinstance(name, str) else name: today(value, known)
-            for name, value in content.items()
-        }
-        kind = renamed.get("_target_")
-        for old, new in ARGUMENTS.get(kind, {}).items() if isinstance(kind, str) else ():
-            if old in renamed:
-                renamed[new] = renamed.pop(old)
-        return renamed
-    return [today(value, known) for value in content]
+    if isinstance(content, list):
+        return [today(value) for value in content]
+    if not isinstance(content, Mapping):
+        return content
+    renamed = {KEYS.get(name, name) if isinstance(name, str) else name: today(item) for name, item in content.items()}
+    kind = renamed.get("_target_")
+    for old, new in ARGUMENTS.get(kind, {}).items() if isinstance(kind, str) else ():
+        if old in renamed:
+            renamed[new] = renamed.pop(old)
+    return renamed

@@ -31,6 +31,7 @@ LARGEST = 8 * 2**20  # bytes of a file that is read whole; of a checkpoint, with
 
 # Written in C where PyYAML was built so: a hundred configurations take a second otherwise.
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SCALARS = ("null", "bool", "int", "float")
 
 
 def check_plain(value: Any, key: str) -> None:
@@ -267,28 +268,22 @@ def read_yaml(path: Path) -> Any:
             if depth > DEEPEST or count > 2 * MOST:
                 raise ValueError("nested too deep" if depth > DEEPEST else f"more than {MOST:,} entries")
         return _sane(yaml.load(text, _Plain))
-    except yaml.YAMLError:
+    except ValueError:
+        raise
+    except Exception:  # a word that a tag calls a number raises whatever it likes
         raise ValueError("damaged or cut short") from None
 
 
 class _Plain(_Safe):
-    """Makes mappings, lists, text and numbers; every other tag is an error, and no key merges others."""
+    """Days are text, and no key merges others."""
 
     def flatten_mapping(self, node: Any) -> None:
         """Nothing is merged."""
 
 
-def _among(tag: str | None, *kinds: str) -> bool:
-    return tag is None or tag.rsplit(":", 1)[-1] in kinds
-
-
-_SCALARS = ("null", "bool", "int", "float")
 _Plain.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if _among(tag, *_SCALARS)]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in _SCALARS]
     for first, resolvers in _Safe.yaml_implicit_resolvers.items()
-}
-_Plain.yaml_constructors = {
-    tag: made for tag, made in _Safe.yaml_constructors.items() if _among(tag, *_SCALARS, "str", "seq", "map")
 }
 
 

@@ -145,6 +145,7 @@ FILES: dict[str, tuple[str, bytes]] = {
     "a long number": ("config.yaml", b"seed: " + b"9" * 5000 + b"\n"),
     "a long number in sixteens": ("config.yaml", b"seed: 0x" + b"f" * 50_000 + b"\n"),
     "a day that is none": ("config.yaml", b"seed: 2024-99-99\nname: 2024-01-01\n"),
+    "a truth that is none": ("config.yaml", b"seed: !!bool x\n"),
     "a name that is a list": ("config.yaml", b"? [1, 2]\n: 3\n"),
     "a mark at the start": ("config.yaml", b"\xef\xbb\xbfseed: 0\n"),
     "large": ("config.yaml", b"a: " + b"x" * 20_000_000),

@@ -11,13 +11,13 @@ from imago.evaluation import (
     Auto,
     ClassifierExtractor,
     ExtractorChoice,
-    NoMetrics,
     Protocol,
     ReferenceStatistics,
     SampleQuality,
 )
 from imago.evaluation.cache import Cache
 from imago.evaluation.network import ClassifierNetwork
+from imago.evaluation.reference import batches_of_features
 from imago.images import ImageSpec
 
 CPU = torch.device("cpu")
@@ -317,13 +317,13 @@ def test_reference_is_computed_once_and_again_when_damaged(squares, monkeypatch)
     data = squares()
     values = [m.value for m in quality(data).measure(sampler(noise(data)))]
     (cached,) = (data.directory / "cache").iterdir()
-    compute, computed = ReferenceStatistics.compute, []
+    compute, computed = ReferenceStatistics.of, []
 
     def counting(*args, **kwargs):
         computed.append(1)
         return compute(*args, **kwargs)
 
-    monkeypatch.setattr(ReferenceStatistics, "compute", counting)
+    monkeypatch.setattr(ReferenceStatistics, "of", counting)
     assert [m.value for m in quality(squares()).measure(sampler(noise(data)))] == values
     assert not computed
     for content in (b"", cached.read_bytes()[:-100]):
@@ -349,7 +349,7 @@ def test_reference_keeps_a_random_choice_of_features(squares, monkeypatch):
     monkeypatch.setattr("imago.evaluation.reference._KEPT", 50)
     data = squares()
     extractor = Given().build(data, CPU, None, None)
-    reference = ReferenceStatistics.compute(data.train, 256, extractor, 64, CPU)
+    reference = ReferenceStatistics.of(batches_of_features(data.train, 256, extractor, 64, CPU), 300)
     everything = extractor(data.training_images())
     distances = torch.cdist(reference.features, everything)
     places = distances.argmin(1)
@@ -369,7 +369,7 @@ def test_where_nothing_can_be_measured_nothing_is(squares):
     assert metrics.names == []
     assert metrics.measure(lambda n, first: pytest.fail("drew samples")) == []
     assert metrics.notices == ["nothing to measure"]
-    none = NoMetrics()
+    none = SampleQuality(None)
     none.prepare(squares(), CPU)
     assert (none.names, none.notices, none.measure(lambda n, first: pytest.fail("drew samples"))) == ([], [], [])
 
@@ -386,7 +386,7 @@ def test_every_configuration_is_a_constructor_call(name):
         config = hydra.compose(overrides=[f"+metrics={name}"])
     metrics = hydra.utils.instantiate(config.metrics)
     if name == "none":
-        assert isinstance(metrics, NoMetrics)
+        assert metrics.choice is None
     else:
         assert isinstance(metrics.choice, ExtractorChoice)
         assert (metrics.samples, metrics.subsets, metrics.subset_size) == (10_000, 100, 1000)

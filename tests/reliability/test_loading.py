@@ -477,7 +477,7 @@ SETTINGS: dict[str, tuple[Callable[[Content, Place], None], str]] = {
         of_generator({"_target_": "imago.nets.mlp.MLPGenerator", "_partial_": True, "hidden": [64] * 20_000}),
         "network of more than",
     ),
-    "images without end": (put("spec", "height", value=10**9), "larger than this program draws"),
+    "images without end": (put("spec", "height", value=10**9), "more than there can be"),
     "no images": (put("spec", "height", value=-1), "spec"),
     "images of words": (put("spec", "height", value="8"), "spec"),
     "more of images": (put("spec", "path", value="/"), "spec"),

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from imago.config import (
     CONF,
     REFUSED_TRAINER_KEYS,
-    TRAINER_KEYS,
+    TrainerSettings,
     check_experiment,
     composed,
     defaults_of,
@@ -113,7 +113,7 @@ def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str
     name = ALIASES.get(given, given)
     if place == "trainer" and given in REFUSED_TRAINER_KEYS:
         return f"has no effect with the models' own optimisation; {REFUSED_TRAINER_KEYS[given]}"
-    if place == "trainer" and given in TRAINER_KEYS:
+    if place == "trainer" and given in TrainerSettings.__dataclass_fields__:
         return f"write +{key}={value}"
     groups = [
         group for group in choices if group != key and name in (group.rpartition("/")[2], *group.split("/")[1:-1])

@@ -1,4 +1,4 @@
-"""Sample quality (feature extractors, distances, the evaluator that a run is given), and likelihood."""
+"""Sample quality (feature extractors, distances, what a run is given to measure with), and likelihood."""
 
 from imago.evaluation.choices import Auto, Classifier, Clip, DinoV2, ExtractorChoice, Inception
 from imago.evaluation.extractors import (
@@ -14,7 +14,7 @@ from imago.evaluation.kernel import KernelDistance, squared_mmd
 from imago.evaluation.likelihood import NegativeLogLikelihood, measure_likelihood
 from imago.evaluation.manifold import PRDC
 from imago.evaluation.neighbours import Authenticity
-from imago.evaluation.quality import Evaluator, NoMetrics, SampleQuality
+from imago.evaluation.quality import SampleQuality
 from imago.evaluation.reference import ReferenceStatistics
 from imago.measures import Measurement, Protocol
 
@@ -28,7 +28,6 @@ __all__ = [
     "ClipExtractor",
     "DinoV2",
     "DinoV2Extractor",
-    "Evaluator",
     "ExtractorChoice",
     "FeatureExtractor",
     "FrechetDistance",
@@ -38,7 +37,6 @@ __all__ = [
     "KernelDistance",
     "Measurement",
     "NegativeLogLikelihood",
-    "NoMetrics",
     "Protocol",
     "ReferenceStatistics",
     "SampleQuality",

@@ -12,7 +12,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,9 +83,8 @@ class ExtractorChoice(ABC):
         """
 
 
-@dataclass(frozen=True)
-class PublishedFile:
-    """Weights that somebody publishes, which are downloaded once, or replaced by a file of the user's.
+class Published(ExtractorChoice):
+    """Of weights that somebody publishes, which are downloaded once, or replaced by the file ``metrics.weights``.
 
     Args:
         choice: which ``metrics=`` they belong to.
@@ -95,26 +93,29 @@ class PublishedFile:
         url: where it is downloaded from.
         sha256: its digest.
         timeout: seconds to wait for the network.
+
+    Attributes:
+        danger: of a file of somebody else, as a sentence.
     """
 
-    choice: str
-    owner: str
-    name: str
-    url: str
-    sha256: str
-    timeout: float
+    danger = ""
 
-    def locate(self, data: ImageDataModule, weights: str | None, notify: Notify) -> tuple[Path, bool]:
-        """The place of the weights, and whether they are the published ones.
+    def __init__(self, choice: str, owner: str, name: str, url: str, sha256: str, timeout: float) -> None:
+        self.choice, self.owner, self.name = choice, owner, name
+        self.url, self.sha256, self.timeout = url, sha256, timeout
 
-        Args:
-            data: whose directory the download goes to.
-            weights: path of the user's file instead.
-            notify: told when the user's file is another one.
+    @abstractmethod
+    def load(self, path: Path, published: bool) -> FeatureExtractor:
+        """The extractor of a file, the published one or the user's.
 
         Raises:
-            UserError: no such file, a damaged one, or no way to have it.
+            ValueError: it is of another kind.
         """
+
+    def build(
+        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
+    ) -> FeatureExtractor:
+        """See :meth:`ExtractorChoice.build`."""
         path = self._downloaded(Cache(data.directory, "weights")) if weights is None else Path(weights)
         if not path.is_file():
             raise UserError(f"metrics.weights={weights}: there is no such file. {self.remedies()}")
@@ -124,9 +125,14 @@ class PublishedFile:
         if not published:
             notify(
                 f"metrics.weights={weights}: not the published {self.owner} weights; the numbers compare with no "
-                "others."
+                f"others.{self.danger}"
             )
-        return path, published
+        try:
+            extractor = self.load(path, published)
+        except ValueError as error:
+            raise UserError(f"metrics.weights={path}: {error}. {self.remedies()}") from error
+        _tell_cost(extractor, data, device, notify)
+        return extractor
 
     def _downloaded(self, cache: Cache) -> Path:
         """The published file, downloaded if it is not there."""
@@ -158,8 +164,8 @@ class PublishedFile:
         )
 
 
-class Inception(ExtractorChoice):
-    """TensorFlow's Inception: from the file ``metrics.weights``, or the published one, which is downloaded once.
+class Inception(Published):
+    """TensorFlow's Inception.
 
     Args:
         url: where the published file is downloaded from.
@@ -168,26 +174,15 @@ class Inception(ExtractorChoice):
     """
 
     def __init__(self, url: str = INCEPTION_URL, sha256: str = INCEPTION_SHA256, timeout: PositiveFloat = 5.0) -> None:
-        self.published = PublishedFile("inception", "Inception", INCEPTION_FILE, url, sha256, timeout)
+        super().__init__("inception", "Inception", INCEPTION_FILE, url, sha256, timeout)
 
-    def build(
-        self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify
-    ) -> InceptionExtractor:
-        """See :meth:`ExtractorChoice.build`."""
-        path, _ = self.published.locate(data, weights, notify)
-        if device.type == "cpu":
-            notify(
-                f"Inception takes about {_CPU_SECONDS} s per image and CPU core: lower metrics.samples, or set "
-                "metrics=classifier."
-            )
-        try:
-            return InceptionExtractor(str(path))
-        except ValueError as error:
-            raise UserError(f"metrics.weights={path}: {error}. {self.published.remedies()}") from error
+    def load(self, path: Path, published: bool) -> InceptionExtractor:
+        """See :meth:`Published.load`."""
+        return InceptionExtractor(str(path))
 
 
-class Clip(ExtractorChoice):
-    """CLIP's image encoder: from the file ``metrics.weights``, or the published one, which is downloaded once.
+class Clip(Published):
+    """CLIP's image encoder.
 
     Args:
         encoder: torch-fidelity's name of the published file.
@@ -195,27 +190,19 @@ class Clip(ExtractorChoice):
         timeout: seconds to wait for the network.
     """
 
+    danger = " A TorchScript archive is a program, and loading it runs it."
+
     def __init__(
         self, encoder: ClipEncoder = "clip-vit-b-32", url: str | None = None, timeout: PositiveFloat = 5.0
     ) -> None:
         from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS  # here: it takes seconds
 
-        self.encoder = encoder
-        told = MODEL_METADATA[encoder]
         url = url or MODEL_URLS[encoder]
-        self.published = PublishedFile("clip", encoder, f"{encoder}.pt", url, told["hash"], timeout)
+        super().__init__("clip", encoder, f"{encoder}.pt", url, MODEL_METADATA[encoder]["hash"], timeout)
 
-    def build(self, data: ImageDataModule, device: torch.device, weights: str | None, notify: Notify) -> ClipExtractor:
-        """See :meth:`ExtractorChoice.build`."""
-        path, published = self.published.locate(data, weights, notify)
-        if not published:
-            notify(f"metrics.weights={weights}: a TorchScript archive is a program, and loading it runs it.")
-        try:
-            extractor = ClipExtractor(str(path), self.encoder if published else f"clip ({path.name})")
-        except ValueError as error:
-            raise UserError(f"metrics.weights={path}: {error}. {self.published.remedies()}") from error
-        _tell_cost(extractor, data, device, notify)
-        return extractor
+    def load(self, path: Path, published: bool) -> ClipExtractor:
+        """See :meth:`Published.load`."""
+        return ClipExtractor(str(path), self.owner if published else f"clip ({path.name})")
 
 
 class DinoV2(ExtractorChoice):

@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -90,8 +90,20 @@ def fold_batch_norms(network: nn.Module) -> None:
     network.to(memory_format=torch.channels_last)
 
 
-class InceptionExtractor(FeatureExtractor):
+class FidelityExtractor(FeatureExtractor):
+    """A network of torch-fidelity's, with its resize and scaling; gray images are repeated to three channels."""
+
+    network: Any
+
+    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """See :meth:`FeatureExtractor.features`."""
+        return self.network(images.expand(-1, 3, -1, -1))[0]
+
+
+class InceptionExtractor(FidelityExtractor):
     """The Inception network of the FID: TensorFlow's of 2015-12-05, as ported by torch-fidelity; d = 2048.
+
+    Features are the pooled activations of its last block.
 
     The network, its TF1-bilinear resize to 299x299 without antialiasing and its scaling are torch-fidelity's module.
     Folding the batch normalisations and the channels-last layout make it 1.6 times as fast with equal features.
@@ -125,18 +137,16 @@ class InceptionExtractor(FeatureExtractor):
         fold_batch_norms(self.network)
         self.requires_grad_(False).eval()
 
-    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n 2048"]:
-        """Pooled activations of the last Inception block; gray images are repeated to three channels."""
-        return self.network(images.expand(-1, 3, -1, -1))[0]
-
     @torch.no_grad()
     def logits(self, features: Float[Tensor, "n 2048"]) -> Float[Tensor, "n 1008"]:
         """Without the bias, as in TensorFlow's Inception score."""
         return features @ self.network.fc.weight.T
 
 
-class ClipExtractor(FeatureExtractor):
+class ClipExtractor(FidelityExtractor):
     """The image encoder of CLIP (Radford et al. 2021): the embedding that it compares with texts; d = 512 for ViT-B/32.
+
+    Embeddings are not normalised to length 1.
 
     Network, resize (TF1 bilinear, no antialiasing) and scaling are torch-fidelity's module; the file's float16 weights
     compute in float32.
@@ -169,13 +179,11 @@ class ClipExtractor(FeatureExtractor):
         self.fingerprint = weights_fingerprint(self.network.model.state_dict())
         self.requires_grad_(False).eval()
 
-    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Embeddings, not normalised to length 1; gray images are repeated to three channels."""
-        return self.network(images.expand(-1, 3, -1, -1))[0]
 
-
-class DinoV2Extractor(FeatureExtractor):
+class DinoV2Extractor(FidelityExtractor):
     """DINOv2 (Oquab et al. 2023), the features of the FD-DINOv2 of Stein et al. 2023; d = 1024 for ViT-L/14.
+
+    Features are the class tokens after the last normalisation.
 
     The resize to 224x224 (TF1 bilinear, no antialiasing) and the scaling are torch-fidelity's module.
 
@@ -201,10 +209,6 @@ class DinoV2Extractor(FeatureExtractor):
         self.network.model = backbone.float()
         self.fingerprint = weights_fingerprint(backbone.state_dict())
         self.requires_grad_(False).eval()
-
-    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Class tokens after the last normalisation; gray images are repeated to three channels."""
-        return self.network(images.expand(-1, 3, -1, -1))[0]
 
 
 class ClassifierExtractor(FeatureExtractor):

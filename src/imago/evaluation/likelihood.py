@@ -1,9 +1,9 @@
 """The likelihood of a split of the data under a model that knows it, exactly or by a bound."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from imago.config import choices_of
+from imago.config import check_has
 from imago.data import ImageDataModule
 from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
-from imago.images import Condition, Images
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
@@ -99,12 +98,7 @@ def measure_likelihood(
         UserError: images or labels that the model was not made for, none that it knows the class of, or importance
             weights of a model without them.
     """
-    if importance is not None and not isinstance(model, Variational):
-        able = ", ".join(choices_of("model", Variational))
-        raise UserError(
-            f"importance={importance}: a {type(model).__name__} has no importance-weighted bound; models that have one "
-            f"are {able}; leave importance=null"
-        )
+    check_has(model, Variational, "importance", importance, "importance-weighted bound")
     whole = data.split(split)
     part = seen_by(model, whole)
     if not len(part):
@@ -120,12 +114,21 @@ def measure_likelihood(
             stack.enter_context(model.visiting(bound_steps))
             bound_terms = model.bound_terms
         torch.manual_seed(0)
-        work = _Work(count, importance or 1, progress, before_batch)
         metrics: dict[str, NegativeLogLikelihood] = {}
-        for first, shown, labels in _batches(part.part(slice(count)), batch_size, model.conditional):
-            for name, nats in _nats(model, shown, labels, first, importance, work).items():
+        for first in range(0, count, batch_size):
+            few = part.part(slice(first, min(first + batch_size, count)))
+
+            def tell(share: float, first: int = first, n: int = len(few)) -> None:
+                if progress is not None:
+                    progress(first + int(share * n), count)
+                before_batch()
+
+            before_batch()
+            for name, nats in _nats(model, few, first, importance, tell).items():
                 metric = metrics.setdefault(name, NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False))
                 metric.update(nats.cpu())  # not every device has float64
+            if progress is not None:
+                progress(first + len(few), count)
     protocol = Protocol(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,
@@ -151,63 +154,30 @@ def measure_likelihood(
     return measured
 
 
-@dataclass(frozen=True)
-class _Work:
-    """How far a measurement has come, told after each step, which may be abandoned.
-
-    Args:
-        images: in all.
-        each: steps of an image that are worth telling.
-        progress: called with (steps so far, steps in all).
-        before: called before each step; may raise.
-    """
-
-    images: int
-    each: int
-    progress: Progress | None
-    before: Callable[[], None]
-
-    def tell(self, steps: int) -> None:
-        if self.progress is not None:
-            self.progress(steps, self.images * self.each)
-        self.before()
-
-
-def _batches(part: Dataset, batch_size: int, conditional: bool) -> Iterator[tuple[int, Images, Condition | None]]:
-    """Batch by batch the number of the first image, the images, and their condition."""
-    for first in range(0, len(part), batch_size):
-        few = part.part(slice(first, first + batch_size))
-        yield first, few.images, few.condition if conditional else None
-
-
 def _nats(
-    model: ExplicitModel, images: Images, labels: Condition | None, first: int, importance: int | None, work: _Work
+    model: ExplicitModel, part: Dataset, first: int, importance: int | None, tell: Callable[[float], None]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound."""
-    work.before()
+    """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound.
 
-    def step(part: int, parts: int) -> None:
-        if importance is None:
-            work.tell(first + len(images) * part // parts)
-        else:
-            work.before()
-
+    ``tell`` is called with the share of the work that is done, and may raise.
+    """
+    labels, steps = part.condition if model.conditional else None, 1 + (importance or 0)
     terms = model.measured_nll_terms(
-        images, labels, PerImageGenerator(0, first=first, device=model.device), progress=step
+        part.images,
+        labels,
+        PerImageGenerator(0, first=first, device=model.device),
+        progress=lambda done, total: tell(done / total / steps),
     )
     values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
     if importance is not None and isinstance(model, Variational):
-        noise = PerImageGenerator(1, first=first, device=model.device)
         bound = model.importance_weighted(
-            images,
+            part.images,
             labels,
             k=importance,
-            generator=noise,
-            progress=lambda draws, _: work.tell(first * importance + len(images) * draws),
+            generator=PerImageGenerator(1, first=first, device=model.device),
+            progress=lambda draws, _: tell((1 + draws) / steps),
         )
         values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
-    if work.progress is not None:
-        work.progress((first + len(images)) * work.each, work.images * work.each)
     return values
 
 

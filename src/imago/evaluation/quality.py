@@ -1,7 +1,5 @@
-"""The evaluator: how far are a model's samples from the training images?"""
+"""How far are a model's samples from the training images?"""
 
-import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -21,7 +19,7 @@ from imago.evaluation.inception_score import InceptionScore
 from imago.evaluation.kernel import KernelDistance
 from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, PRDC
 from imago.evaluation.neighbours import Authenticity
-from imago.evaluation.reference import KnownFeatures, ReferenceStatistics
+from imago.evaluation.reference import KnownFeatures, ReferenceStatistics, batches_of_features
 from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
 from imago.progress import Progress, progress_bar
@@ -30,78 +28,11 @@ Sampler = Callable[[int, int], Tensor]
 _OPTIONS: dict[str, Any] = {"reset_real_features": False, "sync_on_compute": False}  # one process measures
 
 
-class Evaluator(ABC):
-    """What measures samples during and after training.
-
-    Attributes:
-        notices: what the user has to be told at the start of the run; complete after :meth:`prepare`.
-    """
-
-    notices: list[str]
-
-    @property
-    @abstractmethod
-    def names(self) -> list[str]:
-        """Names of what :meth:`measure` will return, the headline first; known after :meth:`prepare`."""
-
-    @abstractmethod
-    def prepare(self, data: ImageDataModule, device: torch.device) -> None:
-        """Get ready before training starts: extractor and statistics of the training split.
-
-        Args:
-            data: prepared.
-            device: where features are computed.
-
-        Raises:
-            UserError: these data cannot be measured in the way that was asked for.
-        """
-
-    @abstractmethod
-    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
-        """Draw samples and compare them with the training split.
-
-        The global random generators are left as they were.
-
-        Args:
-            sample: ``sample(n, first)`` gives the images first..first+n-1, uint8 (n, C, H, W) with values 0..levels-1.
-            progress: called with (samples so far, samples in all).
-        """
-
-
-class NoMetrics(Evaluator):
-    """Measures nothing.
-
-    Args:
-        settings: of :class:`SampleQuality`; a sweep sets some of them whatever is chosen, and here they mean nothing.
-
-    Raises:
-        UserError: it has no such setting.
-    """
-
-    def __init__(self, **settings: object) -> None:
-        unknown = sorted(settings.keys() - inspect.signature(SampleQuality).parameters.keys())
-        if unknown:
-            raise UserError(f"metrics.{unknown[0]}: no such setting; metrics=none measures nothing and needs none")
-        self.notices = []
-
-    @property
-    def names(self) -> list[str]:
-        """None."""
-        return []
-
-    def prepare(self, data: ImageDataModule, device: torch.device) -> None:
-        """Nothing to do."""
-
-    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
-        """No samples are drawn."""
-        return []
-
-
-class SampleQuality(Evaluator):
+class SampleQuality:
     """Fréchet and kernel distance between the features of samples and of the training split, and more on request.
 
     Args:
-        extractor: the choice of features.
+        extractor: the choice of features; ``None``: nothing is measured.
         samples: number of samples that a measurement draws.
         batch_size: images per batch of sampling and of feature extraction; changes no number beyond rounding.
         weights: path of the extractor's weights, instead of the place where they are looked for.
@@ -110,11 +41,14 @@ class SampleQuality(Evaluator):
         full: measure precision, recall, density, coverage, authenticity, copies and, where the extractor knows
             classes, the Inception score too; ``None`` leaves that to who measures: not during training, but in
             evaluate.py.
+
+    Attributes:
+        notices: what the user has to be told at the start of the run; complete after :meth:`prepare`.
     """
 
     def __init__(
         self,
-        extractor: ExtractorChoice,
+        extractor: ExtractorChoice | None,
         samples: Annotated[int, Field(ge=2, le=1_000_000)] = 10_000,
         batch_size: PositiveInt = 128,
         weights: str | None = None,
@@ -129,23 +63,32 @@ class SampleQuality(Evaluator):
         self.subsets = subsets
         self.subset_size = subset_size
         self.full = bool(full)
-        self.notices = []
+        self.notices: list[str] = []
         self._extractor: FeatureExtractor | None = None
         self._protocols: dict[str, Protocol] = {}
 
     @property
     def names(self) -> list[str]:
-        """Fréchet distance, kernel distance, and what ``full`` adds; empty where nothing can be measured."""
+        """Names of what :meth:`measure` will return, the headline first; known after :meth:`prepare`."""
         return list(self._protocols)
 
     def prepare(self, data: ImageDataModule, device: torch.device) -> None:
-        """See :meth:`Evaluator.prepare`."""
+        """Get ready before training starts: extractor and statistics of the training split.
+
+        Args:
+            data: prepared.
+            device: where features are computed.
+
+        Raises:
+            UserError: these data cannot be measured in the way that was asked for.
+        """
+        self.notices, self._protocols, self._extractor = [], {}, None
+        if self.choice is None:
+            return
         if len(data.train) < 2:
             raise UserError(f"{data.name} has {len(data.train)} training images: metrics need 2. Set metrics=none.")
-        self.notices, self._protocols = [], {}
         if data.spec.kind != "pixels":
             self.notices.append(f"the quality of samples is not measured: features are of pictures, not of {data.spec}")
-            self._extractor = None
             return
         self._extractor = extractor = self.choice.build(data, device, self.weights, self.notices.append)
         if extractor is None:
@@ -160,11 +103,11 @@ class SampleQuality(Evaluator):
                 reference = ReferenceStatistics.of(known.training.split(self.batch_size), len(data.train))
             else:
                 with progress_bar(f"Features of {data.name} ({extractor.name}), once") as progress:
-                    reference = ReferenceStatistics.compute(
-                        data.split("train"), data.spec.levels, extractor, self.batch_size, device, progress
-                    )
+                    train, levels = data.split("train"), data.spec.levels
+                    batches = batches_of_features(train, levels, extractor, self.batch_size, device, progress)
+                    reference = ReferenceStatistics.of(batches, len(train))
             reference.save(cache, data.fingerprint, extractor)
-        protocol = Protocol(
+        self._protocol = Protocol(
             extractor=extractor.name,
             extractor_fingerprint=extractor.fingerprint[:16],
             dimensions=extractor.dimensions,
@@ -173,15 +116,20 @@ class SampleQuality(Evaluator):
             reference_images=reference.count,
             samples=self.samples,
         )
-        entries = self._distances(extractor, reference)
+        self._metrics = MetricCollection({}, compute_groups=False)
+        self._add_distances(extractor, reference)
         if known is not None:
-            entries |= self._more(extractor, reference) | self._authenticity(extractor, known, data)
-        for name, own in entries.items():
-            told = "; ".join(filter(None, [extractor.doubt if name != "copies" else "", own.pop("caveat")])) or "none"
-            self._protocols[name] = replace(protocol, caveat=told, **own)
+            self._add_prdc(extractor, reference)
+            self._add_score(extractor)
+            self._add_authenticity(extractor, known, data)
 
-    def _distances(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, dict[str, Any]]:
-        """Set up the distances; each with the entries of its protocol."""
+    def _tell(self, name: str, extractor: FeatureExtractor, caveat: str, **entries: Any) -> None:
+        """Say how a number will be obtained."""
+        doubt = extractor.doubt if name != "copies" else ""
+        caveat = "; ".join(filter(None, [doubt, caveat])) or "none"
+        self._protocols[_suffixed(name, extractor)] = replace(self._protocol, caveat=caveat, **entries)
+
+    def _add_distances(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
         fewest, d = min(self.samples, reference.count), extractor.dimensions
         size = min(self.subset_size, self.samples, len(reference.features))
         frechet = FrechetDistance(num_features=d, **_OPTIONS)
@@ -189,70 +137,69 @@ class SampleQuality(Evaluator):
         kernel = KernelDistance(subsets=self.subsets, subset_size=size, **_OPTIONS)
         kernel.update(reference.features, real=True)
         names = extractor.metric_names
-        self._metrics = MetricCollection(dict(zip(names, (frechet, kernel), strict=True)), compute_groups=False)
+        self._metrics.add_metrics(dict(zip(names, (frechet, kernel), strict=True)))
         few = f"unreliable: {fewest} images for covariances of {d} features; compare at equal counts only"
-        smaller = f"subsets of {size} instead of {self.subset_size}: too few images"
-        caveats = (few if fewest <= d else "", smaller if size < self.subset_size else "")
-        return {
-            names[0]: {"caveat": caveats[0]},
-            names[1]: {"subsets": self.subsets, "subset_size": size, "caveat": caveats[1]},
-        }
+        self._tell(names[0], extractor, few if fewest <= d else "")
+        smaller = f"subsets of {size} instead of {self.subset_size}: too few images" if size < self.subset_size else ""
+        self._tell(names[1], extractor, smaller, subsets=self.subsets, subset_size=size)
 
-    def _more(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, dict[str, Any]]:
-        """Set up precision, recall, density and coverage of as many samples as images, and the Inception score."""
-        entries: dict[str, dict[str, Any]] = {}
+    def _add_prdc(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
+        """Of as many samples as images."""
         count = min(self.samples, len(reference.features))
-        if count >= FEWEST:
-            prdc = PRDC(**_OPTIONS)
-            prdc.update(reference.features, real=True)
-            self._metrics["prdc"] = prdc
-            wide = f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more"
-            counts = {"samples": count, "reference_images": count, "caveat": wide if count < FEW else ""}
-            for name, k in NEIGHBOURS.items():
-                entries[name + extractor.suffix] = {**counts, "neighbours": k}
-        else:
+        if count < FEWEST:
             self.notices.append(
                 f"metrics.samples={self.samples}: precision, recall, density and coverage are left out; they need "
                 f"{FEWEST} samples and as many training images"
             )
+            return
+        self._metrics["prdc"] = prdc = PRDC(**_OPTIONS)
+        prdc.update(reference.features, real=True)
+        wide = f"unreliable: the balls of {count} images are wide enough for noise; {FEW} or more"
+        for name, k in NEIGHBOURS.items():
+            caveat = wide if count < FEW else ""
+            self._tell(name, extractor, caveat, samples=count, reference_images=count, neighbours=k)
+
+    def _add_score(self, extractor: FeatureExtractor) -> None:
+        """Of an extractor that knows classes."""
         logits = extractor.logits(torch.zeros(1, extractor.dimensions, device=self._device))
-        if logits is not None:
-            splits, classes = min(10, self.samples), logits.shape[1]  # 10 as in the paper
-            size = self.samples // splits
+        if logits is None:
+            return
 
-            def head(features: Tensor) -> Tensor:
-                return extractor.logits(features.to(self._device)).cpu()  # type: ignore[union-attr]
+        def head(features: Tensor) -> Tensor:
+            return extractor.logits(features.to(self._device)).cpu()  # type: ignore[union-attr]
 
-            self._metrics["score"] = InceptionScore(head=head, splits=splits, **_OPTIONS)
-            caveat = f"unreliable: splits of {size} images for {classes} classes" if size <= classes else ""
-            entries["inception_score" + extractor.suffix] = {"splits": splits, "caveat": caveat}
-        return entries
+        splits, classes = min(10, self.samples), logits.shape[1]  # 10 as in the paper
+        self._metrics["score"] = InceptionScore(head=head, splits=splits, **_OPTIONS)
+        size = self.samples // splits
+        caveat = f"unreliable: splits of {size} images for {classes} classes" if size <= classes else ""
+        self._tell("inception_score", extractor, caveat, splits=splits)
 
-    def _authenticity(
-        self, extractor: FeatureExtractor, known: KnownFeatures, data: ImageDataModule
-    ) -> dict[str, dict[str, Any]]:
-        """Set up authenticity and copies; the protocols have the shares of held-out images."""
+    def _add_authenticity(self, extractor: FeatureExtractor, known: KnownFeatures, data: ImageDataModule) -> None:
+        """With the shares of held-out images in the protocols."""
         metric = Authenticity(**_OPTIONS)
         metric.update(known.training, real=True, originals=data.split("train"))
-        self._metrics["authenticity"] = metric
         held_out = known.held_out[: self.samples]
         doubts = ["of the training images in one draw of their binarisation"] if data.binarize == "dynamic" else []
         doubts += [f"unreliable beside {len(held_out)} held-out images; {FEW} or more"] if len(held_out) < FEW else []
-        entries = {
-            "authenticity": {"reference_images": len(known.training), "caveat": "; ".join(doubts)},
-            "copies": {"reference_images": len(data.train), "caveat": "; ".join(doubts)},
-        }
+        shares, told = {}, {}
         if len(held_out):
             metric.update(held_out, real=False, originals=data.val.part(slice(len(held_out))))
-            for name, share in metric.compute().items():
-                entries[name] |= {"held_out": f"{data.name} val", "held_out_images": len(held_out)}
-                entries[name] |= {"held_out_value": float(share)}
+            shares = {name: float(share) for name, share in metric.compute().items()}
+            told = {"held_out": f"{data.name} val", "held_out_images": len(held_out)}
             metric.reset()
-        return {_suffixed(name, extractor): own for name, own in entries.items()}
+        self._metrics["authenticity"] = metric
+        for name, count in (("authenticity", len(known.training)), ("copies", len(data.train))):
+            entries = {"reference_images": count, "held_out_value": shares.get(name), **told}
+            self._tell(name, extractor, "; ".join(doubts), **entries)
 
     @torch.no_grad()
     def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
-        """See :meth:`Evaluator.measure`; call :meth:`prepare` first."""
+        """Draw samples and compare them with the training split; the global random generators are left as they were.
+
+        Args:
+            sample: ``sample(n, first)`` gives the images first..first+n-1, uint8 (n, C, H, W) with values 0..levels-1.
+            progress: called with (samples so far, samples in all).
+        """
         extractor = self._extractor
         if extractor is None:
             return []

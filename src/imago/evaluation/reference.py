@@ -39,19 +39,6 @@ class ReferenceStatistics:
     count: int
 
     @classmethod
-    def compute(
-        cls,
-        images: Dataset,
-        levels: int,
-        extractor: FeatureExtractor,
-        batch_size: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> "ReferenceStatistics":
-        """Run all images, with values 0..levels-1, through the extractor; ``progress`` is called with (done, total)."""
-        return cls.of(batches_of_features(images, levels, extractor, batch_size, device, progress), len(images))
-
-    @classmethod
     def of(cls, batches: Iterable[Tensor], count: int) -> "ReferenceStatistics":
         """The statistics of ``count`` feature vectors that come in batches, float32 (b, d)."""
         chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_KEPT].sort().values
@@ -114,16 +101,15 @@ class KnownFeatures:
         content = cache.load(name, partial(check_tensors, expected={k: (torch.float32, v) for k, v in shapes.items()}))
         if content is None:
             training = data.split("train").part(slice(most))
-            total, done, parts = len(training) + len(held_out), 0, []
+            batches, done = [torch.empty(0, d)], 0
             with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
                 for images in (training, held_out):
-                    batches = []
                     for batch in batches_of_features(images, data.spec.levels, extractor, batch_size, device):
                         batches.append(batch)
                         done += len(batch)
-                        progress(done, total)
-                    parts.append(torch.cat([torch.empty(0, d), *batches]))
-            content = {"training": parts[0], "held_out": parts[1]}
+                        progress(done, len(training) + len(held_out))
+            both = torch.cat(batches)
+            content = {"training": both[: len(training)], "held_out": both[len(training) :]}
             cache.save(name, content)
         return cls(content["training"], content["held_out"])
 

@@ -26,7 +26,7 @@ from imago.config import Settings, build, check, target
 from imago.data import ImageDataModule
 from imago.data.places import remember
 from imago.errors import Interrupted, UserError, printable, reason_of
-from imago.evaluation import Evaluator
+from imago.evaluation import SampleQuality
 from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.loggers import Dashboard
@@ -94,7 +94,7 @@ def train(
             held.enter_context(alone_in(continued))
         stopped = None if continued is None else find_checkpoint(continued, settings, config, data)
         checkpoint_path = None if stopped is None else stopped.checkpoint
-        metrics: Evaluator = build(config["metrics"], "metrics")
+        metrics: SampleQuality = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
         # Nothing is written before this line: whatever was wrong with the command has been said.
         run = Run(continued, write=writes()) if continued is not None else open_run(directory, held)

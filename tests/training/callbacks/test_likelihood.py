@@ -13,7 +13,7 @@ from imago.checkpoints import read
 from imago.data import ImageDataModule
 from imago.data.base import ImageSet
 from imago.data.sources import Digits
-from imago.evaluation import Evaluator, Measurement, Protocol, measure_likelihood
+from imago.evaluation import Measurement, Protocol, SampleQuality, measure_likelihood
 from imago.runs import CSVLogger, Run
 from imago.training.callbacks.checkpoints import Checkpoints
 from imago.training.callbacks.ema import EMA
@@ -30,7 +30,7 @@ def digits() -> ImageDataModule:
     return data
 
 
-class Falling(Evaluator):
+class Falling(SampleQuality):
     """A sample quality that becomes better with every measurement."""
 
     names = ("fd_toy",)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imago.checkpoints import read
-from imago.evaluation import Evaluator, Measurement, NoMetrics, Protocol
+from imago.evaluation import Measurement, Protocol, SampleQuality
 from imago.rng import PerImageGenerator
 from imago.runs import CSVLogger, Run
 from imago.training.callbacks.checkpoints import Checkpoints
@@ -17,7 +17,7 @@ from imago.training.callbacks.interruption import Abandoned, Interruption
 from imago.training.callbacks.quality import MeasureQuality, machine_of, measure
 
 
-class Scripted(Evaluator):
+class Scripted(SampleQuality):
     """Gives values from a list, and keeps the samples that it was shown."""
 
     names = ("fd_toy", "kd_toy")
@@ -77,7 +77,7 @@ def test_measuring_outside_training(toy: Any) -> None:
 
 def test_nothing_to_measure(toy: Any, fit: Any, tmp_path: Path) -> None:
     run = Run(tmp_path)
-    quality = MeasureQuality(16, run, NoMetrics())
+    quality = MeasureQuality(16, run, SampleQuality(None))
     fit(toy(), 3, quality, last=(Checkpoints(10**6, run, {"seed": 0}),))
     assert quality.headline(toy()) is None
     assert "metrics" not in run.summary
@@ -107,7 +107,7 @@ def test_the_best_checkpoint_holds_what_was_measured(toy: Any, fit: Any, tmp_pat
     assert torch.equal(model.sample(5, generator=PerImageGenerator(7)), metrics.samples[0])
 
 
-class Directed(Evaluator):
+class Directed(SampleQuality):
     """The same value of three names, of which lower, higher and neither is better."""
 
     names = ()
@@ -131,7 +131,7 @@ def test_the_best_is_of_one_direction_one_name_and_one_protocol(
     """Continued again and again, 32 images at a time."""
     run = Run(tmp_path)
 
-    def go_on(batches: int, metrics: Evaluator) -> tuple[dict[str, Any], int, list[str]]:
+    def go_on(batches: int, metrics: SampleQuality) -> tuple[dict[str, Any], int, list[str]]:
         """The best values by name, after how many images best.ckpt was written, and what is said."""
         start = run.last if run.last.exists() else None
         quality = MeasureQuality(32, Run(tmp_path), metrics, at_start=False)

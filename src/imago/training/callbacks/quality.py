@@ -11,7 +11,7 @@ from lightning import Trainer
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.evaluation import Evaluator
+from imago.evaluation import SampleQuality
 from imago.measures import Measurement
 from imago.models.base import GenerativeModel
 from imago.rng import PerImageGenerator
@@ -33,14 +33,14 @@ class MeasureQuality(Measuring):
     doing = "measuring samples"
 
     def __init__(
-        self, every: PositiveInt, run: Run, metrics: Evaluator, at_start: bool = True, seed: NonNegativeInt = 1
+        self, every: PositiveInt, run: Run, metrics: SampleQuality, at_start: bool = True, seed: NonNegativeInt = 1
     ) -> None:
         super().__init__(every, run, at_start)
         self.metrics = metrics
         self.seed = seed
 
     def headline(self, model: GenerativeModel) -> str | None:
-        """The evaluator's first metric."""
+        """The first metric."""
         return f"val/{self.metrics.names[0]}" if self.metrics.names else None
 
     def measure(
@@ -56,7 +56,7 @@ class MeasureQuality(Measuring):
 
 
 def measure(
-    metrics: Evaluator,
+    metrics: SampleQuality,
     model: GenerativeModel,
     seed: int,
     averaged: bool,
