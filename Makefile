@@ -19,7 +19,7 @@ WORKERS ?= 2
 BENCHMARKS ?= $(filter-out %/side_by_side.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check audit format hooks bench board claims numerics lock clean
+.PHONY: help install demo test test-all check audit format hooks bench docs board claims numerics lock clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,14 @@ bench: $(STAMP) .venv/peers  ## Time ours against the others, side by side; writ
 	$(UV) pip install --quiet --python $(RUN) --target $@ --no-deps --require-hashes -r requirements-bench.lock
 	@touch $@
 
+docs: $(STAMP) .venv/docs  ## Build the documentation as a site, build/site/index.html, and check its links
+	PYTHONPATH=.venv/docs $(RUN) tools/docs.py
+
+.venv/docs: requirements-docs.lock $(STAMP)
+	rm -rf $@
+	$(UV) pip install --quiet --python $(RUN) --target $@ --no-deps --require-hashes -r requirements-docs.lock
+	@touch $@
+
 board: $(STAMP)  ## Write the board of README.md and docs/board.md anew (RUNS='logs/sweeps/x/*' collects runs first)
 	$(RUN) tools/board.py $(RUNS)
 
@@ -75,6 +83,7 @@ lock: $(STAMP)  ## Recreate the lock files from pyproject.toml (ARGS=--upgrade m
 	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o requirements.lock
 	$(COMPILE) --group installer --no-deps $(ARGS) -o requirements-uv.lock
 	$(COMPILE) --group bench --no-deps $(ARGS) -o requirements-bench.lock
+	$(COMPILE) --group docs $(ARGS) -o requirements-docs.lock
 
 clean:  ## Remove .venv and all caches; logs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

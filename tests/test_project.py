@@ -168,6 +168,7 @@ def test_every_requirement_is_locked_with_hashes():
         "requirements.lock": project["dependencies"] + project["optional-dependencies"]["dev"],
         "requirements-uv.lock": groups["installer"],
         "requirements-bench.lock": groups["bench"],
+        "requirements-docs.lock": groups["docs"],
     }
     for lock, requirements in wanted.items():
         locked = pins(lock)

@@ -39,7 +39,7 @@ LabelsLike = Tensor | Sequence[int | str]
 class Batch(NamedTuple):
     """Images and what they are conditioned on.
 
-    Args:
+    Attributes:
         images: (n, channels, height, width) of :attr:`ImageSpec.dtype`.
         condition: ``None``, class labels (n,) int64, or embeddings (n, features) floating point, as
             :attr:`ImageSpec.condition` says.

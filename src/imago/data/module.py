@@ -283,8 +283,9 @@ def folder_data(
 ) -> ImageDataModule:
     """An :class:`ImageDataModule` over your own images, with the settings of both on one level.
 
+    What is not of :class:`ImageDataModule` is of :class:`imago.data.sources.Folder`.
+
     Args:
-        path, size, fit, channels, on_bad: see :class:`imago.data.sources.Folder`.
         settings: see :class:`ImageDataModule`; decoded images are kept in dir/cache.
 
     Raises:

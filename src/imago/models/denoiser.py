@@ -66,10 +66,11 @@ class DenoiserSettings(Common, total=False):
 class Denoiser(GenerativeModel):
     """A network that estimates x_0 from x_t of equation 1.
 
+    Its settings are those of :class:`DenoiserSettings`.
+
     Args:
         spec: the images, or points in R^d.
         noise_schedule: t ↦ (α, σ).
-        network, prediction, variance, sampler, guidance, p_uncond, compile: see :class:`DenoiserSettings`.
         common: see :class:`Common`; the largest norm of the gradient is 1 unless another is given.
 
     Raises:

@@ -4,8 +4,8 @@
     decoder    p(x|z): every value of the image has a distribution whose parameters a network computes from z
     posterior  q(z|x) = N(μ(x), diag σ²(x)), computed by the encoder
 
-p(x) = ∫ p(z) p(x|z) dz cannot be computed; the bound of :class:`~imago.models.latent.Variational` (equation 1) can: its
-regularisation term is known between Gaussians,
+p(x) = ∫ p(z) p(x|z) dz cannot be computed; the bound of :class:`~imago.models.variational.Variational` (equation 1)
+can: its regularisation term is known between Gaussians,
 
     KL(q(z|x) ‖ N(0, I)) = ½ Σ_j (σ_j² + μ_j² − 1 − log σ_j²)                                    (appendix B)
 

@@ -70,9 +70,10 @@ class VariationalSettings(Common, total=False):
 class Variational(ExplicitModel, EncodingModel, ABC):
     """A model with an approximate posterior: the ELBO, its importance-weighted refinement, the training objective.
 
+    Its settings are those of :class:`VariationalSettings`.
+
     Args:
         spec: the images.
-        distribution, beta, kl_warmup, free_bits, observation_noise: see :class:`VariationalSettings`.
         common: see :class:`Common`.
     """
 
