@@ -194,10 +194,8 @@ def check(config: Mapping[str, Any], *, imported: bool = True) -> Settings:
     """
     settings = check_top(config)
     _check_trainer(config["trainer"])
-    check_node(config["data"], "data", imported=imported)
-    check_node(config["model"], "model", provided={"spec"}, imported=imported)
-    check_node(config["trainer"], "trainer", imported=imported)
-    check_node(config["metrics"], "metrics", imported=imported)
+    for group in ("data", "model", "trainer", "metrics"):
+        check_node(config[group], group, {"spec"} if group == "model" else (), imported=imported)
     for group, provided in PROVIDED.items():
         for name, node in config[group].items():
             if node is not None:

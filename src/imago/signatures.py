@@ -32,7 +32,7 @@ def arguments_of(name: str) -> Arguments | None:
         return None
     try:
         owner, definition = module(source).find(attribute)
-        if not isinstance(definition, ast.ClassDef):
+        if isinstance(definition, ast.FunctionDef):
             return _arguments(owner, definition, skip=0)
         constructor = _constructor(owner, definition)
         return ({}, [], False) if constructor is None else _arguments(*constructor, skip=1)
@@ -140,7 +140,7 @@ def _original(statement: ast.ImportFrom, name: str) -> str:
     return next(alias.name for alias in statement.names if name == (alias.asname or alias.name))
 
 
-def _constructor(owner: Module, definition: ast.stmt) -> tuple[Module, ast.stmt] | None:
+def _constructor(owner: Module, definition: ast.stmt) -> tuple[Module, ast.FunctionDef] | None:
     """The ``__init__`` of a class, or that of the first of its bases that has one."""
     if not isinstance(definition, ast.ClassDef):
         raise Unreadable
@@ -165,9 +165,7 @@ def _of_fields(fields: list[ast.AnnAssign]) -> ast.FunctionDef:
     return ast.FunctionDef("__init__", ast.arguments([], arguments, None, [], [], None, defaults), [], [])
 
 
-def _arguments(owner: Module, function: ast.stmt, skip: int) -> Arguments:
-    if not isinstance(function, ast.FunctionDef):
-        raise Unreadable
+def _arguments(owner: Module, function: ast.FunctionDef, skip: int) -> Arguments:
     given = function.args
     positional = [*given.posonlyargs, *given.args]
     without_default = [argument.arg for argument in positional[skip : len(positional) - len(given.defaults)]]

@@ -116,18 +116,13 @@ def report(action: Callable[[], object], script: str) -> int:
     """Carry out an action; say what went wrong, in one message where it is the user's to mend; return the exit code."""
     try:
         action()
-    except UserError as error:
+    except (UserError, RunError) as error:
         _say(str(error))
-        return 2
-    except RunError as error:
-        _say(str(error))
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except (HydraException, OmegaConfBaseException) as error:
         _say(explain(error, script))
         return 2
-    except JobFailed as error:
-        return error.exit_code
-    except Interrupted as error:
+    except (JobFailed, Interrupted) as error:
         return error.exit_code
     except KeyboardInterrupt:
         return 130

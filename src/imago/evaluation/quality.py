@@ -20,7 +20,7 @@ from imago.evaluation.kernel import KernelDistance
 from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, PRDC
 from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics, batches_of_features
-from imago.images import ImageSpec, to_bytes
+from imago.images import to_bytes
 from imago.measures import Measurement, Protocol
 from imago.progress import Progress, progress_bar
 
@@ -208,7 +208,9 @@ class SampleQuality:
                 for first in range(0, self.samples, self.batch_size):
                     n = min(self.batch_size, self.samples - first)
                     images = sample(n, first)
-                    _check_samples(images, n, self._spec)
+                    self._spec.check(images)
+                    if len(images) != n:
+                        raise ValueError(f"{len(images)} samples where {n} were asked for")
                     features = extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
                     self._metrics.update(features, real=False, originals=images)
                     if progress is not None:
@@ -228,11 +230,3 @@ class SampleQuality:
 def _suffixed(name: str, extractor: FeatureExtractor) -> str:
     """The name of a metric, with the extractor's suffix where its features play a part."""
     return name if name in (*extractor.metric_names, "copies") else name + extractor.suffix
-
-
-def _check_samples(images: Tensor, n: int, spec: ImageSpec) -> None:
-    """Refuse whatever is not n uint8 images of the data's shape and range: a metric must not guess."""
-    if images.dtype != torch.uint8 or images.shape != (n, *spec.shape):
-        raise ValueError(f"samples are {images.dtype} {tuple(images.shape)}: expected uint8 {(n, *spec.shape)}")
-    if spec.levels < 256 and int(images.max()) >= spec.levels:
-        raise ValueError(f"samples reach {int(images.max())}: the largest of {spec.levels} levels is {spec.levels - 1}")
