@@ -48,20 +48,17 @@ def main(config: DictConfig) -> None:
         write_page(board, out / "board.html")
         write_csv(board, out / "board.csv")
         write_markdown(board, out / "board.md")
-        if settings.report == "claims":
-            claims = answers(board)
+        claims = answers(board) if settings.report == "claims" else []
+        if claims:
             write_claims_page(claims, out / "claims.html")
             write_claims_markdown(claims, out / "claims.md")
     except OSError as error:
         raise UserError(f"out={out}: {reason_of(error)}; choose another folder") from None
     show(board)
-    names = ["board.html", "board.csv", "board.md"]
-    if settings.report == "claims":
-        show_claims(claims)
-        names += ["claims.html", "claims.md"]
+    show_claims(claims)
     for line in empty:
         print(f"runs: {line}")
-    for name in names:
+    for name in ("board.html", "board.csv", "board.md", *["claims.html", "claims.md"] * bool(claims)):
         print(out / name)
 
 

@@ -244,7 +244,7 @@ def test_an_interpolation_that_leads_nowhere_is_named(composed: Any) -> None:
         ({"_target_": "os.system"}, r"model\._target_=os\.system: only .* can be constructed in model"),
         ({"_target_": 3}, "model._target_=3: only"),
         ({"_target_": "imago.models.base.torch"}, "can be constructed"),
-        ({"_target_": "imago.runs.write_atomically"}, "can be constructed"),
+        ({"_target_": "imago.files.write_text"}, "can be constructed"),
         ({"_target_": "imago.models.base.frozen"}, "can be constructed"),
         ({"_target_": "imago.models.base.UserError"}, "can be constructed"),
         ({"_target_": "imago.data.sources.MNIST"}, "only classes of imago.models, .* can be constructed in model"),

@@ -23,7 +23,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS = [
     {"errors", "files"},
     {"untrusted", "capacity", "measures", "legacy", "progress", "signatures"},
-    {"images", "distributions", "rng", "schedules", "config", "downloads", "threads", "statistics", "paths"},
+    {"images", "distributions", "rng", "schedules", "config", "downloads", "threads", "statistics", "paths", "tables"},
     {"kernels"},
     {"nets", "pictures", "diffusion"},
     {"models"},

@@ -28,7 +28,6 @@ from imago.runs import (
     forget_peak_memory,
     identity,
     peak_memory_mib,
-    write_atomically,
 )
 
 
@@ -94,8 +93,6 @@ def test_the_summary_is_replaced_whole_or_not_at_all(
     again = Run(tmp_path / "run")
     again.update(images_seen=2)
     assert json.loads(run.summary_path.read_text()) == {"status": "running", "images_seen": 2}
-    write_atomically(tmp_path / "new" / "folder" / "x.txt", "x")
-    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["x.txt"]
 
 
 def test_a_process_that_does_not_write_does_not(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from imago.board.board import Board
 from imago.board.find import find_runs
 from imago.board.page import write_page
 from imago.board.records import Record, read_record
-from imago.board.table import CLOCK
 from imago.board.text import READING, short_tables
+from imago.tables import CLOCK
 
 RECORDS = ROOT / "docs" / "board"
 MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end -->")

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from imago.config import WandbName
 from imago.errors import UserError
-from imago.runs import Run, one_line
+from imago.runs import Run, note
 
 SECONDS = "time/training_seconds"
 Mode = Literal["online", "offline", "disabled"]
@@ -36,28 +36,20 @@ class Dashboard(Logger):
         UserError: from ``open_logger``: what was asked for cannot be had, and nothing was trained.
     """
 
+    name = version = ""
+
     def __init__(self, title: str, open_logger: Callable[[], Logger], patience: float | None = None) -> None:
         super().__init__()
-        self.title = title
+        self.name = title
         self.patience = patience or PATIENCE
         self.logger: Logger | None = None
-        self._said = False
+        self._said: set[str] = set()
         try:
             self.logger = in_time(open_logger, self.patience)
         except UserError:
             raise
         except Exception as error:
-            self._say(error)
-
-    @property
-    def name(self) -> str:
-        """The name under which Lightning lists it."""
-        return self.title
-
-    @property
-    def version(self) -> str:
-        """None of its own."""
-        return ""
+            note(self._said, self.name, error)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The configuration was handed over at the start."""
@@ -92,7 +84,7 @@ class Dashboard(Logger):
         try:
             in_time(lambda: call(*arguments, **options), self.patience)
         except Exception as error:
-            self._say(error)
+            note(self._said, self.name, error)
             if isinstance(error, TimeoutError):
                 self._abandon()
 
@@ -102,11 +94,6 @@ class Dashboard(Logger):
         if abandon is not None:
             with suppress(Exception):
                 in_time(abandon, self.patience)
-
-    def _say(self, error: Exception) -> None:
-        if not self._said:
-            self._said = True
-            print(f"note: {self.title}: {one_line(error)}; the run goes on", file=sys.stderr, flush=True)
 
 
 def in_time(action: Callable[[], T], seconds: float) -> T:

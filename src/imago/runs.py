@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import UnionType
 from typing import Any, cast
 
 import torch
@@ -30,18 +31,13 @@ from imago.files import AlreadyLocked, in_the_way, locked, replacing, set_aside,
 from imago.legacy import today
 from imago.measures import Protocol
 from imago.paths import CHECKPOINTS
-from imago.untrusted import opened, read_archive, read_bytes, read_json, read_yaml
+from imago.tables import cells_of, read_lines
+from imago.untrusted import opened, read_archive, read_json, read_yaml
 
 # Keys whose change makes another experiment; a run is continued only where these agree.
 IDENTITY = ("seed", "conditional", "data", "model")
 # In a run directory: locked by the process that writes there.
 LOCK = ".lock"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step; a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
 
 
 class Run:
@@ -52,12 +48,19 @@ class Run:
         write: whether this process writes (one process of several does).
 
     Attributes:
+        summary_path: summary.json.
+        metrics: metrics.csv.
+        samples: the folder of sample grids.
+        last: the checkpoint to continue from.
+        previous: the checkpoint before the last one.
+        best: the checkpoint with the best headline metric.
         defect: what was wrong with summary.json; empty if nothing was.
     """
 
     def __init__(self, path: Path, *, write: bool = True) -> None:
-        self.path = path
-        self.write = write
+        self.path, self.write = path, write
+        self.summary_path, self.metrics, self.samples = path / "summary.json", path / "metrics.csv", path / "samples"
+        self.last, self.previous, self.best = (path / "checkpoints" / name for name in CHECKPOINTS)
         self.summary: dict[str, Any] = {}
         self._said: set[str] = set()
         if write:
@@ -72,44 +75,14 @@ class Run:
         except ValueError as error:
             self.defect = f"cannot be used ({error})"
 
-    @property
-    def summary_path(self) -> Path:
-        """summary.json."""
-        return self.path / "summary.json"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint to continue from."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def previous(self) -> Path:
-        """The checkpoint before the last one."""
-        return self.path / "checkpoints" / "previous.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the best headline metric."""
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
-    def samples(self) -> Path:
-        """The folder of sample grids."""
-        return self.path / "samples"
-
-    @property
-    def metrics(self) -> Path:
-        """metrics.csv."""
-        return self.path / "metrics.csv"
-
     def update(self, **entries: Any) -> None:
         """Add to the summary and write it; where it cannot be written, that is said once, and it is tried again."""
         self.summary.update(entries)
         if self.write:
             try:
-                write_atomically(self.summary_path, json.dumps(self.summary, indent=2, allow_nan=True) + "\n")
+                write_text(self.summary_path, json.dumps(self.summary, indent=2, allow_nan=True) + "\n")
             except OSError as error:
-                self._say("summary.json", error)
+                note(self._said, "summary.json", error)
 
     @contextmanager
     def beside(self, what: str) -> Iterator[None]:
@@ -122,14 +95,7 @@ class Run:
             yield
         except Exception as error:
             problems = self.summary.get("problems", {})
-            self.update(problems=problems | {what: self._say(what, error)})
-
-    def _say(self, what: str, error: Exception) -> str:
-        told = one_line(error)
-        if what not in self._said:
-            self._said.add(what)
-            print(f"note: {what}: {told}; the run goes on", file=sys.stderr, flush=True)
-        return told
+            self.update(problems=problems | {what: note(self._said, what, error)})
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml.
@@ -139,7 +105,7 @@ class Run:
         """
         if self.write:
             try:
-                write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+                write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
             except OSError as error:
                 raise UserError(f"logs: {one_line(error)}; make room, or name a folder with logs=PATH") from None
 
@@ -160,18 +126,20 @@ def usable(summary: Any) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise ValueError("no entries")
     groups = {name: summary.get(name, {}) for name in ("metrics", "untrained", "best", "problems")}
-    for name, group in groups.items():
-        if not isinstance(group, dict):
-            raise ValueError(f"{name} is damaged")
-    numbers = {"seconds": summary.get("seconds", 0), "best": groups["best"].get("value", 0), **groups["untrained"]}
-    for name, result in groups["metrics"].items():
-        if not isinstance(result, dict) or not isinstance(result.get("protocol"), dict):
-            raise ValueError(f"{name} is damaged")
-        numbers |= {f"{name}: {key}": result.get(key, 0) for key in ("value", "best")}
-    for name, number in numbers.items():
-        if not isinstance(number, int | float):
-            raise ValueError(f"{name} is damaged")
+    _check_kind(groups, dict)
+    results, best = groups["metrics"], groups["best"].get("value", 0)
+    _check_kind({"seconds": summary.get("seconds", 0), "best": best, **groups["untrained"]}, int | float)
+    _check_kind(results, dict)
+    _check_kind({name: result.get("protocol") for name, result in results.items()}, dict)
+    for key in ("value", "best"):
+        _check_kind({f"{name}: {key}": result.get(key, 0) for name, result in results.items()}, int | float)
     return summary
+
+
+def _check_kind(entries: Mapping[str, Any], kind: type | UnionType) -> None:
+    for name, entry in entries.items():
+        if not isinstance(entry, kind):
+            raise ValueError(f"{name} is damaged")
 
 
 def one_line(error: BaseException) -> str:
@@ -179,6 +147,15 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return reason_of(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def note(said: set[str], what: str, error: Exception) -> str:
+    """What an error says, on one line; printed if nothing was said of ``what`` before, which ``said`` remembers."""
+    told = one_line(error)
+    if what not in said:
+        said.add(what)
+        print(f"note: {what}: {told}; the run goes on", file=sys.stderr, flush=True)
+    return told
 
 
 def claim(path: Path) -> Path:
@@ -349,23 +326,15 @@ class CSVLogger(Logger):
     cannot be written, which is said once, are written with the next one that can.
     """
 
+    name, version = "csv", ""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []
         self._behind = False  # whether the file lacks rows or columns
-        self._said = False
-
-    @property
-    def name(self) -> str:
-        """The name under which Lightning lists it."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """None of its own: the run directory tells runs apart."""
-        return ""
+        self._said: set[str] = set()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """config.yaml holds them."""
@@ -386,7 +355,7 @@ class CSVLogger(Logger):
                 csv.DictWriter(file, self.columns).writerow(dict(metrics))
         except OSError as error:
             self._behind = True
-            self._say(error)
+            note(self._said, self.path.name, error)
             with suppress(OSError):
                 if size is not None:
                     os.truncate(self.path, size)  # half a row would be taken for a row
@@ -401,14 +370,9 @@ class CSVLogger(Logger):
                     os.fsync(file.fileno())
         except OSError as error:
             self._behind = True
-            self._say(error)
+            note(self._said, self.path.name, error)
         else:
             self._behind = False
-
-    def _say(self, error: OSError) -> None:
-        if not self._said:
-            self._said = True
-            print(f"note: {self.path}: {error.strerror}; the run goes on", file=sys.stderr, flush=True)
 
     def _rewrite(self) -> None:
         with replacing(self.path) as file, text_of(file, newline="") as text:
@@ -425,10 +389,12 @@ class CSVLogger(Logger):
             rows: that a checkpoint counted.
             images_seen: when it did; later rows are not kept, wherever they stand.
         """
-        try:
-            names, found = _rows_of(self.path, rows, images_seen)
-        except FileNotFoundError:
-            names, found = [], []
+        names: list[str] = []
+        found: list[dict[str, str]] = []
+        with suppress(OSError, ValueError):
+            names, lines, _ = read_lines(self.path)
+            found = [row for line in lines[:rows] if (row := cells_of(line, names))]
+            found = [row for row in found if float(row["images_seen"]) <= images_seen]
         if len(found) < rows:
             aside = f", the damaged one is {set_aside(self.path).name}" if os.path.lexists(self.path) else ""
             lost = f"{rows - len(found)} of {rows} rows before the checkpoint are lost{aside}"
@@ -437,38 +403,6 @@ class CSVLogger(Logger):
         self.columns = [name for name in names if any(name in row for row in found)]
         self._behind = bool(names)
         self.save()
-
-
-def _rows_of(path: Path, most: int, images_seen: float) -> tuple[list[str], list[dict[str, str]]]:
-    """Names of the columns and the whole ones of the first rows of a table, up to a number of images seen.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    try:
-        lines = read_bytes(path, largest=2**30).decode("utf-8", "replace").splitlines(keepends=True)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError):
-        return [], []
-    names = _cells(lines[0]) if lines else []
-    if "images_seen" not in names or len(set(names)) < len(names):
-        return [], []
-    rows = []
-    for cells in (_cells(line) for line in lines[1 : most + 1]):
-        row = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
-        with suppress(ValueError, KeyError):  # text in place of a number, or no images_seen
-            numbers = {name: float(cell) for name, cell in row.items()}
-            if len(cells) == len(names) and numbers["images_seen"] <= images_seen:
-                rows.append(row)
-    return names, rows
-
-
-def _cells(line: str) -> list[str]:
-    """The cells of a line of a table; none of one that is cut short or damaged."""
-    with suppress(csv.Error):
-        return next(csv.reader([line]), []) if line.endswith("\n") else []
-    return []
 
 
 def environment() -> dict[str, Any]:
@@ -481,14 +415,10 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     commit = None
-    try:
-        here = Path(__file__).parent
-        asked = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        changed = subprocess.run(["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, check=False)
-        if asked.returncode == 0:
-            commit = asked.stdout.strip() + ("+changes" if changed.stdout else "")
-    except OSError:
-        commit = None
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "versions": versions,
         "git_commit": commit,

@@ -360,6 +360,16 @@ def test_the_start_of_training_is_that_of_the_shortest_run(make_run: MakeRun) ->
     assert "not each was measured in its first 25%" in answer.words
 
 
+def test_a_start_may_be_measured_at_its_end_alone(make_run: MakeRun) -> None:
+    lines = curve(50, 45, 40, 35, 30).splitlines()
+    runs = [
+        make_run(f"logs/{name}", config=of_model("gan", objective={"_target_": f"imago.models.gan.{name}"}),
+                 metrics="\n".join([lines[0], *lines[2:], ""]))
+        for name in ("NonSaturating", "Minimax")
+    ]  # fmt: skip
+    assert {row[3:] for row in ask(*runs)["objective"].rows} == {("45", "45")}
+
+
 def test_runs_of_the_comparison_of_objectives_speak_for_the_model_only_without_another(make_run: MakeRun) -> None:
     def gan(place: str, objective: str, distance: float, latent: int, seconds: float) -> Path:
         config = of_model("gan", objective={"_target_": f"imago.models.gan.{objective}"}, latent=latent)

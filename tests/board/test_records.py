@@ -20,8 +20,8 @@ from imago.board.checkpoint import peek
 from imago.board.find import find_runs
 from imago.board.page import write_page
 from imago.board.records import Data, Measured, read_record
-from imago.board.table import POINTS, read_table
 from imago.measures import Protocol
+from imago.tables import POINTS, read_table
 from imago.training.run import train
 
 from .conftest import MakeRun, likelihood, quality, rows
@@ -73,8 +73,8 @@ DEFECTS: list[tuple[str, dict[str, Any], str]] = [
     ("no checkpoint", {"checkpoint": None}, r"^no checkpoint$"),
     ("a cut checkpoint", {"checkpoint": "PK\3\4 half"}, r"^checkpoints/last\.ckpt cannot be read \(cut short"),
     ("no table", {"metrics": None}, r"^metrics\.csv is missing$"),
-    ("an empty table", {"metrics": ""}, r"^metrics\.csv: empty$"),
-    ("another table", {"metrics": "a,b\r\n1,2\r\n"}, r"^metrics\.csv: no table with a column images_seen$"),
+    ("an empty table", {"metrics": ""}, r"^metrics\.csv cannot be read \(empty\)$"),
+    ("another table", {"metrics": "a,b\r\n1,2\r\n"}, r"^metrics\.csv cannot be read \(no table with a column"),
     ("a table cut short", {"metrics": rows([9.0, 8.0])[:-9]}, r"^metrics\.csv: the last row is cut short and left"),
     ("a damaged row", {"metrics": rows([9.0, 8.0]) + "1,2\r\n"}, r"^metrics\.csv: 1 damaged row left out$"),
     ("no word, no number", {"metrics": rows([9.0]) + "1,2,x,,,,\r\n"}, r"^metrics\.csv: 1 damaged row left out$"),

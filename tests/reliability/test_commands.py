@@ -292,7 +292,7 @@ MISTAKES = [
         r"metrics\.samples=3: no such setting; known here are extractor$",
     ),
     (["+penalty@model.penalty=r1"], r"choose with model/penalty=r1"),
-    (["model.generator._target_=imago.runs.write_atomically"], r"only classes of .* can be constructed"),
+    (["model.generator._target_=imago.files.write_text"], r"only classes of .* can be constructed"),
     (["model.generator._target_=imago.data.module.Path"], r"only classes of .* can be constructed"),
     (["model.latent="], r"latent"),
     (

@@ -145,7 +145,8 @@ def _samplings(record: Record, names: list[str]) -> dict[str, list[dict[str, Any
 
 
 def _curves(curves: dict[str, list[float]]) -> dict[str, list[float | None]]:
-    return {name: [_rounded(value) for value in values] for name, values in curves.items()}
+    shown = {name: values for name, values in curves.items() if not name.startswith("train/gradient_norm")}
+    return {name: [_rounded(value) for value in values] for name, values in shown.items()}
 
 
 def _rounded(value: float) -> Any:

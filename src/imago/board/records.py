@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imago.board.checkpoint import peek
-from imago.board.table import Table, read_table
 from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
 from imago.measures import Protocol
+from imago.tables import Table, read_table
 from imago.untrusted import read_json, read_yaml, shortened
 
 # Two hours: longer than any grid or measurement takes in which a run writes nothing.

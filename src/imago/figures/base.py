@@ -61,11 +61,14 @@ class Figure(ABC, Generic[M]):
         """
 
 
-def held_out(model: GenerativeModel, data: ImageDataModule, split: str) -> Dataset:
+def held_out(model: GenerativeModel, data: ImageDataModule, split: str, wanted: int = 0) -> Dataset:
     """The images of a split that a model can be asked about, see :func:`imago.data.base.seen_by`.
 
+    Args:
+        wanted: that many of them, the first, as ``figure.images`` says; 0 for all.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or there are fewer.
     """
     part = seen_by(model, data.split(split))
     if not len(part):
@@ -73,7 +76,9 @@ def held_out(model: GenerativeModel, data: ImageDataModule, split: str) -> Datas
             f"{data.name} {split}: no image is of a class that has training images; give a checkpoint of an "
             "unconditional model"
         )
-    return part
+    if wanted > len(part):
+        raise UserError(f"figure.images={wanted}: {data.name} {split} has {len(part)}; give fewer")
+    return part.part(slice(wanted)) if wanted else part
 
 
 def write(picture: Picture, path: Path) -> None:

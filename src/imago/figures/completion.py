@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from imago.capacity import Cells
-from imago.errors import UserError
 from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import labelled
-from imago.images import to_bytes
+from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.pictures import picture_of
 from imago.progress import Progress
@@ -59,32 +58,40 @@ class Completion(Figure[Autoregressive]):
     def draw(self, trained: Trained[Autoregressive], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
         model, data = trained.model, trained.data()
-        split = held_out(model, data, self.split)
-        if self.images > len(split):
-            raise UserError(f"figure.images={self.images}: {data.name} {self.split} has {len(split)}; give fewer")
-        part = split.part(slice(self.images))
+        part = held_out(model, data, self.split, self.images)
         known = known_part(model.spec.height, model.spec.width, self.hide, self.fraction)
-        labels = None
-        if model.conditional:
-            assert part.labels is not None
-            labels = part.labels.repeat_interleave(self.completions)
         model.temperature = self.temperature
-        completed = model.complete(
-            part.images.repeat_interleave(self.completions, 0),
-            known,
-            labels=labels,
-            generator=PerImageGenerator(self.seed, device=model.device),
-            progress=progress,
-        )
+        generator = PerImageGenerator(self.seed, device=model.device)
+        labels = part.labels if model.conditional else None
+        drawn = completed(model, part.images, labels, known, self.completions, generator, progress)
         originals = to_bytes(part.images, model.spec.levels)
         masked = originals.where(known, torch.tensor(GRAY, dtype=torch.uint8))
-        drawn = to_bytes(completed, model.spec.levels).cpu().unflatten(0, (self.images, self.completions))
         rows = torch.cat([originals[:, None], masked[:, None], drawn], 1)
         columns = 2 + self.completions
         if self.hide == "bottom":
             return picture_of(rows.flatten(0, 1), columns)
         title = textwrap.fill(NOT_EXACT, 9 * columns)  # letters as wide as the grid
         return labelled(rows.flatten(0, 1), columns, title=title)
+
+
+def completed(
+    model: Autoregressive,
+    images: Images,
+    labels: Labels | None,
+    known: Bool[Tensor, "height width"],
+    count: int,
+    generator: PerImageGenerator,
+    progress: Progress,
+) -> UInt8[Tensor, "images completions channels height width"]:
+    """So many completions of each image, values 0..255; see :meth:`Autoregressive.complete`."""
+    drawn = model.complete(
+        images.repeat_interleave(count, 0),
+        known,
+        labels=None if labels is None else labels.repeat_interleave(count),
+        generator=generator,
+        progress=progress,
+    )
+    return to_bytes(drawn, model.spec.levels).cpu().unflatten(0, (len(images), count))
 
 
 def known_part(height: int, width: int, hide: Side, fraction: float) -> Bool[Tensor, "height width"]:

@@ -1,11 +1,11 @@
 """The curves of a run, drawn from its metrics.csv: one panel for each kind of number, over images seen."""
 
-import csv
-from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imago.pictures import write_png
+from imago.tables import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,30 +25,21 @@ PANELS = {
 # Panels in which training and validation stand side by side, without the first twentieth of the run: a model is so much
 # worse there that nothing else could be seen. A run too short for that is shown whole.
 COMPARED = ("nats per image", "bits per dimension")
+LARGEST = 1e30
 COLOURS = {"train": "C0", "val": "C1"}
 
 
 def read_columns(path: Path) -> dict[str, Curve]:
-    """Each column of a metrics.csv as (images seen, values), without its blanks and whatever else cannot be drawn."""
-    columns: dict[str, Curve] = defaultdict(lambda: ([], []))
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            images_seen = _drawable(row.get("images_seen"))
-            for name, cell in row.items():
-                value = _drawable(cell)
-                if images_seen is not None and value is not None:
-                    columns[name][0].append(images_seen)
-                    columns[name][1].append(value)
-    return dict(columns)
-
-
-def _drawable(cell: str | list[str] | None) -> float | None:
-    """The number in a cell, if axes can hold it."""
-    try:
-        number = float(cell or "nan")  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # more cells than columns, or text
-        return None
-    return number if abs(number) < 1e30 else None
+    """Each column of a metrics.csv as (images seen, values), without what axes cannot hold; nothing of no table."""
+    columns = {}
+    with suppress(ValueError):
+        for block in read_table(path).blocks:
+            for name, values in block.curves.items():
+                points = zip(block.images, values, strict=True)
+                kept = [(x, y) for x, y in points if abs(x) < LARGEST and abs(y) < LARGEST]
+                if kept:
+                    columns[name] = ([x for x, _ in kept], [y for _, y in kept])
+    return columns
 
 
 def in_panels(columns: dict[str, Curve]) -> dict[str, dict[str, Curve]]:

@@ -1,8 +1,8 @@
 """Where the bits of a diffusion model's bound are spent (Nichol & Dhariwal 2021, figure 2)."""
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
@@ -37,10 +37,10 @@ class Denoising(Figure[Diffusion]):
         part = held_out(model, data, "test").part(slice(self.images))
         images, labels = model.checked(part.images, part.labels if model.conditional else None)
         steps = model.steps
-        count = min(self.points, steps)
-        times = sorted({1, steps, *torch.logspace(0, math.log10(steps), count).round().long().tolist()})
-        if self.points >= steps:
-            times = list(range(1, steps + 1))
+        times = list(range(1, steps + 1))
+        if self.points < steps:
+            spread = np.geomspace(1, steps, self.points).round().astype(int).tolist()
+            times = sorted({1, 2, steps, *spread})
         x = normalize(images, model.spec.levels)
         generator = PerImageGenerator(self.seed, device=model.device)
         bits = []
@@ -56,26 +56,19 @@ class Denoising(Figure[Diffusion]):
         left.set_ylabel("bits per dimension, each t")
         left.legend(fontsize=8)
         # Between the times drawn a term is taken to be a power of t; at t = 1 there is another kind of term.
-        every = torch.arange(1, steps + 1).double()
-        terms = torch.tensor(bits[:1]).double()
+        every, terms = np.arange(1, steps + 1), np.array(bits)
         if steps > 1:
-            known, values = torch.tensor(times[1:]).double(), torch.tensor(bits[1:]).double()
-            after = torch.searchsorted(known, every[1:]).clamp(min=1, max=max(1, len(known) - 1))
-            before = after - 1
-            after = after.clamp(max=len(known) - 1)
-            gap = (known[after].log() - known[before].log()).clamp(min=1e-12)
-            share = (every[1:].log() - known[before].log()) / gap
-            logs = values.clamp(min=1e-30).log()
-            terms = torch.cat([terms, torch.lerp(logs[before], logs[after], share).exp()])
-        sums = terms.cumsum(0)
-        right.semilogx(every.numpy(), sums.numpy())
+            logs = np.log(terms[1:].clip(1e-30))
+            terms = np.array([bits[0], *np.exp(np.interp(np.log(every[1:]), np.log(times[1:]), logs))])
+        sums = terms.cumsum()
+        right.semilogx(every, sums)
         right.set_ylabel("sum of the terms up to t")
         for axes in (left, right):
             axes.set_xlabel("t")
             axes.grid(alpha=0.3)
         drawing.suptitle(
-            f"{len(images)} test images of {data.name}: about {float(sums[-1]) + last:.3f} bits/dim, of which "
-            f"reconstruction {bits[0]:.3f}, denoising {float(sums[-1]) - bits[0]:.3f}, regularisation {last:.1e}",
+            f"{len(images)} test images of {data.name}: about {sums[-1] + last:.3f} bits/dim, of which "
+            f"reconstruction {bits[0]:.3f}, denoising {sums[-1] - bits[0]:.3f}, regularisation {last:.1e}",
             fontsize=10,
         )
         return drawing

@@ -19,6 +19,7 @@ from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 AT_ONCE = 250  # vectors or images that pass through a network together
+LETTERS = 13  # pixels
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
@@ -102,7 +103,6 @@ def labelled(
     column_names: Sequence[str] = (),
     row_names: Sequence[str] = (),
     smallest_side: int = 64,
-    size: int = 13,
 ) -> Image.Image:
     """:func:`imago.pictures.picture_of` with words around: the grid is at the bottom right, as it is.
 
@@ -113,11 +113,9 @@ def labelled(
         column_names: above the columns; where they are wider than the columns, above every second one or fewer.
         row_names: beside the rows.
         smallest_side: of an image, in pixels.
-        size: of the letters, in pixels.
     """
     grid = picture_of(images, columns, smallest_side)
-    font = ImageFont.truetype(str(FONT), size)
-    line = size + 5
+    font, line = ImageFont.truetype(str(FONT), LETTERS), LETTERS + 5
 
     def width(text: str) -> int:
         return max((int(font.getlength(part)) + 1 for part in text.split("\n")), default=0)
@@ -130,7 +128,7 @@ def labelled(
     picture = Image.new(grid.mode, (left + grid.width, top + grid.height), "white")
     picture.paste(grid, (left, top))
     pen = ImageDraw.Draw(picture)
-    pen.multiline_text((4, 3), title, fill="black", font=font, spacing=line - size)
+    pen.multiline_text((4, 3), title, fill="black", font=font, spacing=line - LETTERS)
     wide, high = grid.width / columns, grid.height / rows
     every = -(-max((width(name) + 4 for name in column_names), default=1) // int(wide))
     for k, name in list(enumerate(column_names))[::every]:

@@ -19,9 +19,8 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from imago.capacity import Cells
-from imago.errors import UserError
 from imago.figures.base import Figure, Trained, held_out
-from imago.figures.completion import GRAY
+from imago.figures.completion import GRAY, completed
 from imago.images import Images, Labels, to_bytes
 from imago.models.autoregressive import Autoregressive
 from imago.pictures import grid
@@ -124,26 +123,17 @@ class Steering(Figure[Autoregressive]):
             source = PerImageGenerator(self.seed, device=model.device)
             labels = model.draw_labels(self.images, source) if model.conditional else None
             return model.sample(self.images, labels=labels, generator=source), labels
-        data = trained.data()
-        split = held_out(model, data, self.source)
-        if self.images > len(split):
-            raise UserError(f"figure.images={self.images}: {data.name} {self.source} has {len(split)}; give fewer")
-        part = split.part(slice(self.images))
+        part = held_out(model, trained.data(), self.source, self.images)
         return part.images, part.labels if model.conditional else None
 
     def _steered(
         self, model: Autoregressive, originals: Images, labels: Labels | None, shown: int, progress: Progress
     ) -> Steered:
         height, width = model.spec.height, model.spec.width
-        completed = model.complete(
-            originals.repeat_interleave(self.completions, 0),
-            first_pixels(height, width, shown),
-            labels=None if labels is None else labels.repeat_interleave(self.completions),
-            # Streams behind those of the samples: with a sample's own numbers its completion would be the sample.
-            generator=PerImageGenerator(self.seed, first=self.images, device=model.device),
-            progress=progress,
-        )
-        drawn = to_bytes(completed, model.spec.levels).cpu().unflatten(0, (self.images, self.completions))
+        # Streams behind those of the samples: with a sample's own numbers its completion would be the sample.
+        generator = PerImageGenerator(self.seed, first=self.images, device=model.device)
+        known = first_pixels(height, width, shown)
+        drawn = completed(model, originals, labels, known, self.completions, generator, progress)
         pixels = drawn.movedim(2, -1).flatten(2, 3).double()  # image, completion, pixel in raster order, channel
         left = pixels[:, :, shown:].numpy()
         third = max(1, left.shape[2] // 3)

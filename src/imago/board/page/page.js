@@ -417,7 +417,7 @@ const curves = {
   },
 };
 
-const SAMPLING = ["seconds_per_sample", "network_calls"];
+const SAMPLING = ["seconds_per_sample", "nfe"];
 const COSTS = [...SAMPLING, "training_seconds", "images_seen", "parameters", "peak_memory_mib"];
 
 const cost = {

@@ -1,4 +1,4 @@
-"""metrics.csv of a run as curves, thinned: what a page draws and where a run stood last."""
+"""metrics.csv of a run: whole rows, and curves, thinned: what a picture shows and where a run stood last."""
 
 import math
 from bisect import bisect_left
@@ -12,9 +12,9 @@ from imago.untrusted import read_bytes, shortened
 # Rows of training that are read, and points that a curve keeps. A curve is some 600 pixels wide.
 ROWS = 400
 POINTS = 200
-LARGEST_FILE = 2**28
+LARGEST_FILE = 2**30
 # Columns that are no curves of learning.
-LEFT_OUT = ("images_seen", "updates", "time/", "train/gradient_norm")
+LEFT_OUT = ("images_seen", "updates", "time/")
 CLOCK = "time/training_seconds"
 
 
@@ -50,38 +50,71 @@ class Table:
     problems: list[str] = field(default_factory=list)
 
 
+def read_lines(path: Path) -> tuple[list[str], list[str], str]:
+    """The names of a table's columns, its lines, and the beginning of one that the end of the file cuts short.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, too large, or no table of a run.
+    """
+    lines = read_bytes(path, LARGEST_FILE).decode(errors="replace").split("\n")
+    rest = lines.pop()
+    if not lines:
+        raise ValueError("empty")
+    names = [shortened(printable(name.strip())) for name in lines[0].split(",")]
+    if "images_seen" not in names or len(set(names)) < len(names):
+        raise ValueError("no table with a column images_seen and no other name twice")
+    return names, lines[1:], rest
+
+
+def cells_of(line: str, names: list[str]) -> dict[str, str] | None:
+    """The cells of a line that are not blank, by their columns; ``None`` of a damaged line."""
+    fields = line.rstrip("\r").split(",")
+    row = {name: text for name, text in zip(names, fields, strict=False) if text.strip()}
+    try:
+        numbers = {name: float(text) for name, text in row.items()}
+        return row if len(fields) == len(names) and math.isfinite(numbers["images_seen"]) else None
+    except (ValueError, KeyError):
+        return None
+
+
 def read_table(path: Path) -> Table:
     """Read a metrics.csv. Of a long one some rows of training are left out, but no measurement.
 
     A row that the end of the file cuts short, or that does not fit the header, is left out and named.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no regular file, or too large.
+        OSError, ValueError: as of :func:`read_lines`.
     """
-    table = Table()
-    content = read_bytes(path, LARGEST_FILE)
-    lines = content.split(b"\n")
-    if lines.pop().strip():
+    names, lines, rest = read_lines(path)
+    table, damaged = Table(), 0
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)  # (images, value)
+    for line in _chosen([line for line in lines if line.strip()], names.index(CLOCK) if CLOCK in names else None):
+        row = cells_of(line, names)
+        if row is None:
+            damaged += 1
+            continue
+        numbers = {name: float(text) for name, text in row.items()}
+        for name, value in numbers.items():
+            points[name].append((numbers["images_seen"], value))
+        table.last |= numbers
+    if rest.strip():
         table.problems.append("the last row is cut short and left out")
-    header = (
-        [shortened(printable(name.strip().decode(errors="replace"))) for name in lines[0].split(b",")] if lines else []
-    )
-    if "images_seen" not in header:
-        table.problems = ["empty" if not content.strip() else "no table with a column images_seen"]
-        return table
-    damaged, columns = 0, _Columns(header)
-    for line in _chosen(lines[1:], header.index(CLOCK) if CLOCK in header else None):
-        damaged += not columns.add(line)
     if damaged:
         table.problems.append(f"{damaged} damaged row{'s' if damaged > 1 else ''} left out")
-    table.last = columns.last
-    table.last_at = {name: points[-1][0] for name, points in columns.values.items()}
-    table.blocks = columns.blocks()
+    table.last_at = {name: seen[-1][0] for name, seen in points.items()}
+    together: dict[tuple[float, ...], dict[str, list[float]]] = defaultdict(dict)
+    for name, seen in points.items():
+        if not name.startswith(LEFT_OUT):
+            kept = _thinned(seen)
+            together[tuple(images for images, _ in kept)][name] = [value for _, value in kept]
+    times = [point for point in points[CLOCK] if math.isfinite(point[1])]
+    clock = sorted({0.0: 0.0, **dict(times)}.items()) if times else []
+    table.blocks = [Block(list(at), [_time(clock, x) for x in at], curves) for at, curves in together.items()]
     return table
 
 
-def _chosen(lines: list[bytes], clock: int | None) -> list[bytes]:
+def _chosen(lines: list[str], clock: int | None) -> list[str]:
     """All measurements and every so manieth row of training, which is one that says the time; the last row always."""
     stride = -(-len(lines) // ROWS)
     if stride <= 1:
@@ -93,47 +126,9 @@ def _chosen(lines: list[bytes], clock: int | None) -> list[bytes]:
     ]
 
 
-def _is_blank(line: bytes, column: int) -> bool:
-    fields = line.split(b",", column + 1)
+def _is_blank(line: str, column: int) -> bool:
+    fields = line.split(",", column + 1)
     return len(fields) <= column or not fields[column].strip()
-
-
-class _Columns:
-    """Collects rows by column."""
-
-    def __init__(self, header: list[str]) -> None:
-        self.header = header
-        self.values: dict[str, list[tuple[float, float]]] = defaultdict(list)  # (images, value)
-        self.last: dict[str, float] = {}
-
-    def add(self, line: bytes) -> bool:
-        """Take a row; ``False`` if it is damaged."""
-        if not line.strip():
-            return True
-        fields = line.split(b",")
-        if len(fields) != len(self.header):
-            return False
-        try:
-            row = {name: float(text) for name, text in zip(self.header, fields, strict=True) if text.strip()}
-        except ValueError:
-            return False
-        if not math.isfinite(row.get("images_seen", math.nan)):
-            return False
-        for name, value in row.items():
-            self.values[name].append((row["images_seen"], value))
-        self.last |= row
-        return True
-
-    def blocks(self) -> list[Block]:
-        """The curves, thinned; those with the same moments together."""
-        together: dict[tuple[float, ...], dict[str, list[float]]] = defaultdict(dict)
-        for name, points in self.values.items():
-            if not name.startswith(LEFT_OUT):
-                kept = _thinned(points)
-                together[tuple(images for images, _ in kept)][name] = [value for _, value in kept]
-        times = [point for point in self.values[CLOCK] if math.isfinite(point[1])]
-        clock = sorted({0.0: 0.0, **dict(times)}.items()) if times else []
-        return [Block(list(at), [_time(clock, x) for x in at], curves) for at, curves in together.items()]
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
