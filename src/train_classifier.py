@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from imago import cli
 from imago.config import build, check_node, check_settings, plain
-from imago.paths import check_file_place, unwritable
+from imago.paths import check_file_place, writing_to
 from imago.untrusted import opened, read_archive
 
 
@@ -43,10 +43,8 @@ def main(config: DictConfig) -> None:
     cpu = torch.device("cpu")
     with progress_bar(f"Classifier of {data.name}") as progress:
         content = train_on(data, images_seen=settings.max_images, seed=settings.seed, device=cpu, progress=progress)
-    try:
+    with writing_to(out):
         save_atomically(out, content)
-    except OSError as error:
-        raise unwritable(out, error) from None
     numbers = sum(value.numel() for value in content["weights"].values())
     print(
         f"{out}: {numbers:,} numbers, {out.stat().st_size:,} bytes, "

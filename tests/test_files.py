@@ -1,6 +1,5 @@
 """Files that are whole or absent, and locks that end with their process."""
 
-import csv
 import errno
 import io
 import os
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from imago.errors import Interrupted
-from imago.files import UNFINISHED, AlreadyLocked, locked, one_at_a_time, remove_litter, replacing, text_of, write_text
+from imago.files import UNFINISHED, AlreadyLocked, locked, one_at_a_time, remove_litter, replacing, write_text
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -78,12 +77,6 @@ def test_permissions_are_those_of_any_new_file(mask: int, tmp_path: Path) -> Non
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~mask
-
-
-def test_text_is_written_through_a_binary_file(tmp_path: Path) -> None:
-    with replacing(tmp_path / "a.csv") as file, text_of(file, newline="") as text:
-        csv.writer(text).writerow(["ä", 1])
-    assert (tmp_path / "a.csv").read_bytes() == "ä,1\r\n".encode()
 
 
 def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:

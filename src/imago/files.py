@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import io
 import os
 import secrets
 import stat
@@ -70,17 +69,6 @@ def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step, in UTF-8; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(text.encode())
-
-
-@contextmanager
-def text_of(file: BinaryIO, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
-    """The file of :func:`replacing` for writers of text, such as ``csv``."""
-    wrapped = io.TextIOWrapper(file, encoding="utf-8", newline=newline, write_through=True)
-    try:
-        yield wrapped
-        wrapped.flush()
-    finally:
-        wrapped.detach()
 
 
 @contextmanager

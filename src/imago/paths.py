@@ -4,7 +4,8 @@ import functools
 import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imago.errors import UserError
@@ -199,7 +200,7 @@ def check_file_place(path: Path, make_parents: bool = False, ours: Callable[[Pat
         UserError: a folder, a pipe or a device has this name, it is one of a run's own files or somebody else's, its
             folder is missing, or nothing can be written there.
     """
-    try:
+    with writing_to(path):
         if make_parents and not path.parent.is_dir():
             check_folder_place(path.parent)
             return
@@ -208,13 +209,14 @@ def check_file_place(path: Path, make_parents: bool = False, ours: Callable[[Pat
             raise UserError(f"out={path}: is a folder; give another name")
         if _is_there(path):
             _check_replaceable(path)
-            if ours is not None and not _is_ours(path, ours):
+            known = ours is None
+            with suppress(OSError, ValueError):
+                known = ours is None or ours(path)
+            if not known:
                 raise UserError(f"out={path}: is there already, and no file of this command's; give another name")
         trial = path.with_name(f".{path.name[:150]}.{os.getpid()}")
         os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         trial.unlink()
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 def check_folder_place(path: Path, key: str = "out") -> None:
@@ -223,7 +225,7 @@ def check_folder_place(path: Path, key: str = "out") -> None:
     Raises:
         UserError: something else has its name, or one of those above it, or nothing can be written there.
     """
-    try:
+    with writing_to(path, key):
         if len(path.parts) > _DEEPEST:
             raise UserError(f"{key}: a path of {len(path.parts):,} folders is too long; choose another place")
         _is_there(path)  # the name can be one
@@ -233,8 +235,6 @@ def check_folder_place(path: Path, key: str = "out") -> None:
         trial = there / f".imago.{os.getpid()}"
         trial.mkdir()
         trial.rmdir()
-    except OSError as error:
-        raise unwritable(path, error, key) from None
 
 
 def _is_there(path: Path) -> bool:
@@ -243,13 +243,6 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def _is_ours(path: Path, ours: Callable[[Path], bool]) -> bool:
-    try:
-        return ours(path)
-    except (OSError, ValueError):
-        return False
 
 
 def _check_replaceable(path: Path) -> None:
@@ -287,7 +280,7 @@ def check_sample_place(path: Path, overwrite: bool) -> None:
             f"overwrite=true: out={path} is a folder, which is continued and not replaced; leave it out, or choose "
             "another folder"
         )
-    try:
+    with writing_to(path):
         _check_parent(path)
         if path.exists() and not path.is_dir():
             raise UserError(
@@ -299,13 +292,15 @@ def check_sample_place(path: Path, overwrite: bool) -> None:
                 f"out={path}: a folder with files in it and no {SETTINGS}, so nothing says what they are samples of; "
                 "choose another folder, or empty it"
             )
+
+
+@contextmanager
+def writing_to(path: Path, key: str = "out") -> Iterator[None]:
+    """Tell whatever keeps a file or folder from being written in one line."""
+    try:
+        yield
     except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: OSError, key: str = "out") -> UserError:
-    """What to say of a place where nothing can be written."""
-    return UserError(f"{key}={path}: cannot be written ({error.strerror}); choose another place")
+        raise UserError(f"{key}={path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def _check_parent(path: Path) -> None:

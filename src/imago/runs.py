@@ -7,6 +7,7 @@ protocols, cost), ``curves.png``, ``samples/*.png``, ``checkpoints/last.ckpt`` a
 import csv
 import gc
 import importlib.metadata
+import io
 import itertools
 import json
 import math
@@ -27,7 +28,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from imago.errors import UserError, printable, reason_of
-from imago.files import AlreadyLocked, in_the_way, locked, replacing, set_aside, text_of, write_text
+from imago.files import AlreadyLocked, in_the_way, locked, set_aside, write_text
 from imago.legacy import today
 from imago.measures import Protocol
 from imago.paths import CHECKPOINTS
@@ -375,10 +376,11 @@ class CSVLogger(Logger):
             self._behind = False
 
     def _rewrite(self) -> None:
-        with replacing(self.path) as file, text_of(file, newline="") as text:
-            writer = csv.DictWriter(text, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
 
     def continue_at(self, rows: int, images_seen: float = math.inf) -> None:
         """Keep the first ``rows`` rows of an existing table and go on behind them.

@@ -186,12 +186,13 @@ def test_ten_processes_fetch_and_unpack_once(
     name = "cifar-10-binary.tar.gz"
     monkeypatch.setattr(cifar10, "_ARCHIVE", Download(name, (), len(archive), hashlib.md5(archive).hexdigest()))
     server.files[f"/{name}"] = archive
-    (tmp_path / ".cifar-10-batches-bin.unfinished").mkdir()  # left by a process that was killed
-    (tmp_path / ".cifar-10-batches-bin.unfinished" / "data_batch_1.bin").write_bytes(b"half")
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    (tmp_path / "cifar-10-batches-bin" / ".data_batch_1.bin.0.unfinished").write_bytes(b"half")  # left by a kill
     source = CIFAR10(url=f"{server.url}/{name}")
     assert at_once(10, lambda: len(source.load(tmp_path).train) == 100) == [True] * 10, capfd.readouterr().err
     assert len(server.requests) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-batches-bin"]
+    assert not list((tmp_path / "cifar-10-batches-bin").glob(".*"))
 
 
 def test_more_than_was_promised_is_not_written(server: Server, tmp_path: Path) -> None:

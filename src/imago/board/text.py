@@ -2,6 +2,7 @@
 
 import csv
 import html
+import io
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from imago.board.board import Board, Cell, Column, Group
 from imago.board.records import Record
-from imago.files import replacing, text_of, write_text
+from imago.files import write_text
 
 # Columns that a terminal has no room for; beginnings of their keys.
 ELSEWHERE = ("kid", "kd_", "precision", "recall", "density", "coverage", "inception_score", "authenticity", "copies")
@@ -61,7 +62,7 @@ def _tagged(cell: Cell) -> str:
 
 def write_csv(board: Board, path: Path) -> None:
     """One row a run, numbers in full; beside each measured one its error, relation, split and protocol."""
-    with replacing(path) as whole, text_of(whole, newline="") as file:
+    with io.StringIO() as file:
         writer = csv.writer(file)
         names = ["run", "started", "directory", "model", "data", "seed", "status"]
         for column in board.columns:
@@ -79,6 +80,7 @@ def write_csv(board: Board, path: Path) -> None:
                         entries += [None] * len(_EXTRAS) if m is None else [m.error, m.relation, m.split, m.told]
                 entries.append("; ".join(r.defects))
                 writer.writerow([inert(entry) if isinstance(entry, str) else entry for entry in entries])
+        write_text(path, file.getvalue())
 
 
 def inert(text: str) -> str:

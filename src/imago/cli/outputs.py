@@ -16,7 +16,7 @@ from imago.errors import UserError
 from imago.files import remove_litter, replacing, write_text
 from imago.images import Images, ImageSpec, Labels
 from imago.legacy import today
-from imago.paths import SETTINGS, unwritable
+from imago.paths import SETTINGS, writing_to
 from imago.pictures import picture_of, to_pillow
 from imago.runs import differences
 from imago.untrusted import read_bytes, read_json
@@ -49,15 +49,12 @@ class File:
     def end(self) -> None:
         """Write the file; an older one stays until the new one is complete."""
         images = torch.cat(self.images)
-        try:
-            with replacing(self.path) as file:
-                if self.path.suffix == ".png":
-                    picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
-                else:
-                    arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy(), **self.arrays}
-                    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
-        except OSError as error:
-            raise unwritable(self.path, error) from None
+        with writing_to(self.path), replacing(self.path) as file:
+            if self.path.suffix == ".png":
+                picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
+            else:
+                arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy(), **self.arrays}
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
 
 
 class Folder:
@@ -109,25 +106,21 @@ class Folder:
                     f"out={self.path}: its images were drawn with other settings ({'; '.join(changed[:5])}); give "
                     "those to continue there, or choose another folder"
                 )
-        try:
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(new, indent=2) + "\n")
             remove_litter(self.path)
             for name in self.class_folders.values():
                 (self.path / name).mkdir(exist_ok=True)
                 remove_litter(self.path / name)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
         return [number for number in range(n) if not self._is_there(number, spec)]
 
     def add(self, numbers: list[int], images: Images) -> None:
         """Take images, uint8 (n, C, H, W) with values 0..255, which are numbered as :meth:`begin` said."""
-        try:
+        with writing_to(self.path):
             for number, image in zip(numbers, images.cpu(), strict=True):
                 with replacing(self._file(number), durable=False) as file:
                     to_pillow(image).save(file, "PNG")
-        except OSError as error:
-            raise unwritable(self.path, error) from None
 
     def end(self) -> None:
         """Every image is there already."""

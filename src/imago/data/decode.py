@@ -1,7 +1,6 @@
 """One image file to one uint8 array, whatever the file's mode, depth, size and orientation."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -70,21 +69,13 @@ def centre_crop(width: int, height: int, to_width: int, to_height: int) -> Box:
     return left, top, left + box_width, top + box_height
 
 
-def whole(width: int, height: int, to_width: int, to_height: int) -> Box:
-    """The whole image: nothing is lost, other proportions are stretched."""
-    return 0, 0, width, height
-
-
-FITS: dict[Fit, Callable[[int, int, int, int], Box]] = {"crop": centre_crop, "stretch": whole}
-
-
 def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) -> np.ndarray:
     """Decode an image file, first frame only.
 
     Orientation is applied, from EXIF or XMP. Grays of 10 to 16 bits are rounded to 8, colours of 16 bits keep the
     upper 8; black is 0, whatever the file calls it. Transparency is laid on white. Colour becomes gray by the luma of
     ITU-R 601 (Pillow's "L"), CMYK, Lab and palettes become RGB. Images of another size are resized with Lanczos
-    filtering, in the box that ``fit`` chooses.
+    filtering, the largest box in the middle or, with ``fit="stretch"``, as a whole.
 
     Returns:
         uint8 (channels, height, width), 0..255.
@@ -104,7 +95,7 @@ def decode(file: ImageFile, channels: int, height: int, width: int, fit: Fit) ->
         if turn in _TURN:
             image = image.transpose(_TURN[turn])
         if image.size != (width, height):
-            box = FITS[fit](*image.size, width, height)
+            box = centre_crop(*image.size, width, height) if fit == "crop" else None
             image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
         pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -8,6 +8,7 @@ the batches that a stream which went there would have given, and a run continues
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ def check_batch_size(batch_size: int, n_images: int, processes: int = 1) -> None
         )
 
 
+@dataclass
 class BatchStream:
     """An endless iterable of :class:`imago.images.Batch`: numbers ``start``, ``start + 1``, ... of the training.
 
@@ -79,27 +81,21 @@ class BatchStream:
         UserError: the batch size is larger than the data, or not divisible by the number of processes.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int = 0,
-        flip: bool = False,
-        binarize: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        check_batch_size(batch_size, len(data), world_size)
-        self.data = data
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        self.flip = flip
-        self.binarize = binarize
-        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.batches_per_epoch = len(data) // batch_size
+    data: Dataset
+    _: KW_ONLY
+    batch_size: int
+    seed: int
+    start: int = 0
+    flip: bool = False
+    binarize: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size, len(self.data), self.world_size)
+        ends = (k * self.batch_size // self.world_size for k in (self.rank, self.rank + 1))
+        self.share = slice(*ends)
+        self.batches_per_epoch = len(self.data) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of batch_size / world_size images, for ever."""

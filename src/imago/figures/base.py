@@ -16,7 +16,7 @@ from imago.data import ImageDataModule
 from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
 from imago.models.base import GenerativeModel
-from imago.paths import unwritable
+from imago.paths import writing_to
 from imago.pictures import write_png
 from imago.progress import Progress
 
@@ -87,7 +87,5 @@ def write(picture: Picture, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with writing_to(path):
         write_png(picture, path)
-    except OSError as error:
-        raise unwritable(path, error) from None

@@ -21,7 +21,7 @@ import torch
 
 from imago.data.base import ImageSet, Source, Splits, check_file, damaged, data_directory, fixed_permutation
 from imago.data.download import Download, fetch, writing
-from imago.files import one_at_a_time
+from imago.files import one_at_a_time, remove_litter, replacing
 
 RECORDS = 10_000
 _RECORD = 1 + 3 * 32 * 32
@@ -69,26 +69,21 @@ class CIFAR10(Source):
         )
 
     def _unpack(self, folder: Path) -> None:
-        # Unpacked aside and moved file by file: an interruption leaves no half-written file under a final name.
-        aside = folder.with_name(f".{folder.name}.unfinished")
         waiting = f"{folder}: another process unpacks it; waiting"
-        with writing(folder.parent, folder.parent), one_at_a_time(folder, waiting):
+        with writing(folder, folder.parent), one_at_a_time(folder, waiting):
             if _complete(folder, _BINARY):
                 return
-            shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+            remove_litter(folder)
             instead = f"or unpack it there, so that {folder / _BINARY[0]} exists"
             archive = fetch(self.archive, folder.parent, instead=instead)
             try:
-                aside.mkdir()
                 with tarfile.open(archive) as tar:
-                    tar.extractall(aside, filter="data")
-                folder.mkdir(exist_ok=True)
-                for file in (aside / _FOLDER).iterdir():
-                    file.replace(folder / file.name)
+                    for member in tar:
+                        if (content := tar.extractfile(member)) is not None:  # of a folder
+                            with replacing(folder / Path(member.name).name) as file:
+                                shutil.copyfileobj(content, file)
             except (tarfile.TarError, zlib.error, EOFError) as error:
                 raise damaged(archive, f"cannot be unpacked ({error})") from None
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
             archive.unlink()
 
 
