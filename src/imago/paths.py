@@ -300,7 +300,9 @@ def writing_to(path: Path, key: str = "out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{key}={path}: cannot be written ({error.strerror}); choose another place") from None
+        raise UserError(
+            f"{key}={path}: cannot be written ({error.strerror or error}); choose another place, or make room there"
+        ) from None
 
 
 def _check_parent(path: Path) -> None:

@@ -210,7 +210,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     signal_before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, small[1]))
     try:
-        with pytest.raises(UserError, match=r"data\.dir=.* cannot be written to \(File too large\)\. Make room"):
+        with pytest.raises(
+            UserError, match=r"data\.dir=.* cannot be written \(File too large\); choose another place, or make room"
+        ):
             fetch(published(f"{server.url}/file.bin"), tmp_path, instead="")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, small)

@@ -304,13 +304,13 @@ def test_a_full_or_closed_disk_is_told_before_decoding(pictures: Path, monkeypat
     monkeypatch.setattr(decoded_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         UserError,
-        match=r"data\.dir: .*cannot take the decoded images \([\d,]+ bytes, and [\d,]+ are free\).*data\.size smaller",
+        match=r"data\.dir=.*cache: cannot be written \([\d,]+ bytes, and [\d,]+ are free\); choose another",
     ):
         load(pictures)
     monkeypatch.undo()
     (pictures.parent / "cachehome" / "cache").rmdir()
     (pictures.parent / "cachehome" / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot take the decoded images.*Set data\.dir"):
+    with pytest.raises(UserError, match=r"data\.dir=.*cache: cannot be written \(File exists\); choose another place"):
         load(pictures)
 
 
@@ -321,7 +321,7 @@ def test_a_disk_that_fills_while_decoding_is_one_line_and_leaves_nothing(picture
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"data\.dir: .*cannot take the decoded images \(.*File too large"):
+        with pytest.raises(UserError, match=r"data\.dir=.*cache: cannot be written \(File too large"):
             load(pictures)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -693,7 +693,7 @@ def test_a_damaged_cache_is_made_anew_with_one_line(
         npy.symlink_to(victim)
     elif how == "json a folder":
         DAMAGE[how](npy, npy.with_suffix(".json"))
-        with pytest.raises(UserError, match="cannot take the decoded images"):
+        with pytest.raises(UserError, match="cannot be written"):
             load(pictures)
         return
     else:

@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from imago.data.listing import Container
 from imago.data.metadata import UnreadableError
 from imago.errors import UserError
 from imago.files import one_at_a_time, remove_litter, replacing, write_text
+from imago.paths import writing_to
 from imago.progress import progress_bar
 
 _SHOWN = 10  # of a list of bad files
@@ -72,7 +73,9 @@ class Decoder:
         if found is not None:
             return found
         waiting = f"data.path={self.container.path}: another process is decoding these images; waiting for it"
-        with _room(cache), one_at_a_time(cache, waiting):
+        with writing_to(cache.parent, "data.dir"), ExitStack() as stack:
+            cache.parent.mkdir(exist_ok=True)
+            stack.enter_context(one_at_a_time(cache, waiting))
             found = self._kept(names, cache)
             if found is None:
                 remove_litter(cache.parent)
@@ -173,19 +176,6 @@ def bad_files(bad: dict[str, str]) -> str:
     shown = "".join(f"\n  {name}: {fault}" for name, fault in sorted(bad.items())[:_SHOWN])
     more = f"\n  and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
     return f"{len(bad):,} unreadable image file{'s' if len(bad) > 1 else ''}:{shown}{more}"
-
-
-@contextmanager
-def _room(cache: Path) -> Iterator[None]:
-    """The folder of the cache; whatever it cannot take ends in one line."""
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(
-            f"data.dir: {cache.parent} cannot take the decoded images ({error}). "
-            "Set data.dir to a folder that can be written and has the room, or make data.size smaller."
-        ) from None
 
 
 def _checksum(images: np.ndarray, every: int) -> int:

@@ -1,13 +1,12 @@
 """Published files of data sets in ``data.dir``: verified, and downloaded where they are missing."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imago.data.base import check_file
 from imago.downloads import DownloadError, digest_of, download
 from imago.errors import UserError
+from imago.paths import writing_to
 from imago.progress import progress_bar
 
 
@@ -35,7 +34,7 @@ def fetch(wanted: Download, directory: Path, *, instead: str) -> Path:
     target, published = directory / wanted.name, f"{wanted.size:,} bytes, MD5 {wanted.md5}"
     if not target.exists():
         try:
-            with writing(target.parent, directory), progress_bar(f"Downloading {target.name}") as progress:
+            with writing_to(target, "data.dir"), progress_bar(f"Downloading {target.name}") as progress:
                 download(wanted.urls, target, f"md5:{wanted.md5}", size=wanted.size, progress=progress)
         except DownloadError as error:
             raise UserError(
@@ -51,16 +50,3 @@ def fetch(wanted: Download, directory: Path, *, instead: str) -> Path:
             "another file. Delete it to have it fetched again."
         )
     return target
-
-
-@contextmanager
-def writing(folder: Path, directory: Path) -> Iterator[None]:
-    """Make ``folder`` and write into it; a full disk or missing permissions end in one line."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(
-            f"data.dir={directory}: {folder} cannot be written to ({error.strerror or error}). Make room or change its "
-            "permissions, or set data.dir to another folder."
-        ) from None

@@ -1,7 +1,7 @@
 """What Lightning's own loops take: one epoch after the other, one pass over a held-out split, numbers of samples."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -14,20 +14,20 @@ class Epoch:
     """The rest of the epoch that training has reached, and then, asked again, the next one.
 
     Args:
-        stream: the batches from a position on.
+        stream: the batches, from any position on.
         position: how many batches a model has seen; ``None`` counts those that were taken from here.
     """
 
-    stream: Callable[[int], BatchStream]
+    stream: BatchStream
     position: Callable[[], int] | None = None
     taken: int = 0
 
     def __len__(self) -> int:
-        return self.stream(0).batches_per_epoch
+        return self.stream.batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
         start = self.taken if self.position is None else self.position()
-        for batch in islice(self.stream(start), len(self) - start % len(self)):
+        for batch in islice(replace(self.stream, start=start), len(self) - start % len(self)):
             self.taken += 1
             yield batch
 

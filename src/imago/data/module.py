@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -208,20 +209,17 @@ class ImageDataModule(lightning.LightningDataModule):
             if self.on_device:
                 data = self._on(self.trainer.strategy.root_device)
 
-        def stream(start: int) -> BatchStream:
-            return BatchStream(
-                data,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                start=start,
-                flip=self.flip,
-                binarize=self.binarize == "dynamic",
-                rank=rank,
-                world_size=world_size,
-            )
-
+        stream = BatchStream(
+            data,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            flip=self.flip,
+            binarize=self.binarize == "dynamic",
+            rank=rank,
+            world_size=world_size,
+        )
         seen = (lambda: model.state.batches) if isinstance(model, GenerativeModel) else None
-        return stream(seen() if seen else 0) if self.endless else Epoch(stream, seen)
+        return replace(stream, start=seen() if seen else 0) if self.endless else Epoch(stream, seen)
 
     @property
     def _trained_on(self) -> Dataset:

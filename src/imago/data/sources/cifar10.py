@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from imago.data.base import ImageSet, Source, Splits, check_file, damaged, data_directory, fixed_permutation
-from imago.data.download import Download, fetch, writing
+from imago.data.download import Download, fetch
 from imago.files import one_at_a_time, remove_litter, replacing
+from imago.paths import writing_to
 
 RECORDS = 10_000
 _RECORD = 1 + 3 * 32 * 32
@@ -70,7 +71,8 @@ class CIFAR10(Source):
 
     def _unpack(self, folder: Path) -> None:
         waiting = f"{folder}: another process unpacks it; waiting"
-        with writing(folder, folder.parent), one_at_a_time(folder, waiting):
+        with writing_to(folder, "data.dir"), one_at_a_time(folder, waiting):
+            folder.mkdir(exist_ok=True)
             if _complete(folder, _BINARY):
                 return
             remove_litter(folder)
