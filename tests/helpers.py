@@ -15,9 +15,13 @@ Command = Callable[..., tuple[int, str, str]]  # gives exit code, standard outpu
 
 
 def configuration(*overrides: str) -> dict[str, Any]:
-    """train.yaml with overrides, resolved to plain types; the plugins' models are at hand."""
+    """train.yaml with overrides, resolved to plain types; the plugins' models are at hand.
+
+    Measurements and rows are at even intervals, whatever they cost, so that what a test expects depends on no clock.
+    """
+    even = ["every.halvings=0", "measuring_share=null"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [f"hydra.searchpath=[file://{PLUGINS / 'conf'}]", *overrides])
+        config = compose("train", [f"hydra.searchpath=[file://{PLUGINS / 'conf'}]", *even, *overrides])
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 

@@ -93,6 +93,7 @@ class Every:
     likelihood: PositiveInt
     quality: PositiveInt
     checkpoints: PositiveInt
+    halvings: Annotated[int, Field(ge=0, le=20)]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Settings:
     max_images: PositiveInt | None
     max_updates: PositiveInt | None
     max_seconds: PositiveFloat | None
+    max_wall_seconds: PositiveFloat | None
+    measuring_share: PositiveFloat | None
     every: Every
     name: str | None
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]]

@@ -107,6 +107,13 @@ class SampleQuality:
                     batches = batches_of_features(train, levels, extractor, self.batch_size, device, progress)
                     reference = ReferenceStatistics.of(batches, len(train))
             reference.save(cache, data.fingerprint, extractor)
+        self._compared = (extractor, reference, known, data)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Set up the metrics and their protocols for the number of samples."""
+        extractor, reference, known, data = self._compared
+        self._protocols = {}
         self._protocol = Protocol(
             extractor=extractor.name,
             extractor_fingerprint=extractor.fingerprint[:16],
@@ -122,6 +129,18 @@ class SampleQuality:
             self._add_prdc(extractor, reference)
             self._add_score(extractor)
             self._add_authenticity(extractor, known, data)
+
+    def take(self, samples: int) -> None:
+        """Draw so many samples from now on; call :meth:`prepare` first."""
+        if samples != self.samples and self._extractor is not None:
+            self.samples = samples
+            self._set_up()
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """What is looked at of samples, (n, dimensions), on the CPU; call :meth:`prepare` first."""
+        assert self._extractor is not None
+        return self._extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
 
     def _tell(self, name: str, extractor: FeatureExtractor, caveat: str, **entries: Any) -> None:
         """Say how a number will be obtained."""
@@ -211,8 +230,7 @@ class SampleQuality:
                     self._spec.check(images)
                     if len(images) != n:
                         raise ValueError(f"{len(images)} samples where {n} were asked for")
-                    features = extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
-                    self._metrics.update(features, real=False, originals=images)
+                    self._metrics.update(self.features(images), real=False, originals=images)
                     if progress is not None:
                         progress(first + n, self.samples)
             found = {_suffixed(name, extractor): float(value) for name, value in self._metrics.compute().items()}

@@ -70,10 +70,12 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
     path, content = files[0], read(files[0])
     check_same_experiment(content["config"], config, path, place="data" not in content)
     check_same_data(content, data, "put those back, give the place where they are, or leave resume out")
+    limits = content["callbacks"].get("Limits", {})
     done_so_far = {
         "max_images": content["progress"]["images_seen"],
         "max_updates": content["progress"]["updates"],
-        "max_seconds": content["callbacks"].get("Limits", {}).get("seconds", 0.0),
+        "max_seconds": content.get("seconds", limits.get("seconds", 0.0)),
+        "max_wall_seconds": limits.get("wall_seconds", 0.0),
     }
     completed = Run(directory, write=False).summary.get("status") == "completed"  # with its closing work
     for limit, done in done_so_far.items():

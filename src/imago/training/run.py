@@ -75,7 +75,7 @@ def train(
         Interrupted: a signal ended the run, after a checkpoint was written.
         Exception: whatever broke training; the summary says ``failed``.
     """
-    settings = check(config)
+    settings, began = check(config), time.monotonic()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which accelerators are absent is no news
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     if not torch.cuda.is_available():
@@ -109,7 +109,8 @@ def train(
             if run.write:
                 announce_start(run, data, checkpoint_path)
             with connected(trainer, run, config, settings, name, group):
-                limits = Limits(settings.max_images, settings.max_updates, settings.max_seconds)
+                ends = (settings.max_images, settings.max_updates, settings.max_seconds, settings.max_wall_seconds)
+                limits = Limits(*ends, began)
                 chosen = [
                     build_with(node, f"callbacks.{key}", run=run, metrics=metrics, config=config)
                     for key, node in config["callbacks"].items()

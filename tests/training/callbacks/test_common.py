@@ -45,6 +45,13 @@ def test_acts_once_for_each_multiple_and_at_the_end(toy: Any, fit: Any, every: i
     assert diary.entries == expected
 
 
+def test_at_first_it_acts_more_often(toy: Any, fit: Any) -> None:
+    diary = Diary(128)
+    diary.halvings = 2
+    fit(toy(), 20, diary)
+    assert diary.entries == [32, 64, 128, 256, 320]
+
+
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_a_continued_run_acts_when_an_uninterrupted_one_does(toy: Any, fit: Any, stop: int, tmp_path: Path) -> None:
     run = Run(tmp_path)

@@ -25,13 +25,13 @@ class Scripted(SampleQuality):
     def __init__(self, *values: float) -> None:
         self.notices: list[str] = []
         self.values = list(values)
-        self.samples: list[torch.Tensor] = []
+        self.seen: list[torch.Tensor] = []
 
     def prepare(self, data: Any, device: torch.device) -> None:
         raise AssertionError("prepared before training")
 
     def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
-        self.samples.append(torch.cat([sample(3, 0), sample(2, 3)]))
+        self.seen.append(torch.cat([sample(3, 0), sample(2, 3)]))
         value = self.values.pop(0)
         return [Measurement("fd_toy", value, Protocol(samples=5)), Measurement("kd_toy", -value, Protocol(samples=5))]
 
@@ -58,21 +58,21 @@ def test_the_averaged_weights_are_judged_where_there_are_some(toy: Any, fit: Any
     fit(model, 4, averaging, MeasureQuality(10**6, run, metrics, at_start=False, seed=7))
     assert run.summary["metrics"]["val/fd_toy"]["protocol"]["weights"] == "averaged"
     own = model.sample(5, generator=PerImageGenerator(7))
-    assert not torch.equal(metrics.samples[0], own)
+    assert not torch.equal(metrics.seen[0], own)
     with averaging.applied(model):
-        assert torch.equal(metrics.samples[0], model.sample(5, generator=PerImageGenerator(7)))
+        assert torch.equal(metrics.seen[0], model.sample(5, generator=PerImageGenerator(7)))
 
 
 def test_measuring_outside_training(toy: Any) -> None:
     metrics, model, said = Scripted(2.0), toy(), []
     torch.set_num_threads(1)
-    (headline, _) = measure(metrics, model, 3, True, before_batch=lambda: said.append(len(metrics.samples)))
+    (headline, _) = measure(metrics, model, 3, True, before_batch=lambda: said.append(len(metrics.seen)))
     told = headline.protocol.as_dict()
     assert 0 < told.pop("seconds_per_sample") < 1
     assert re.fullmatch(r"CPU, \d+ cores?, 1 thread", told.pop("device")), "what seconds depend on"
     assert told == {"samples": 5, "weights": "averaged", "seed": 3, "nfe": 1}
     assert said == [0, 0], "asked before each batch of samples"
-    assert torch.equal(metrics.samples[0], model.sample(5, generator=PerImageGenerator(3)))
+    assert torch.equal(metrics.seen[0], model.sample(5, generator=PerImageGenerator(3)))
 
 
 def test_nothing_to_measure(toy: Any, fit: Any, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_best_checkpoint_holds_what_was_measured(toy: Any, fit: Any, tmp_pat
     checkpoint, model = read(run.best), toy()
     model.load_state_dict(checkpoint["state_dict"])
     model.load_state_dict(checkpoint["callbacks"]["EMA"]["weights"], strict=False)
-    assert torch.equal(model.sample(5, generator=PerImageGenerator(7)), metrics.samples[0])
+    assert torch.equal(model.sample(5, generator=PerImageGenerator(7)), metrics.seen[0])
 
 
 class Directed(SampleQuality):
@@ -116,13 +116,13 @@ class Directed(SampleQuality):
         self.names = [headline, "precision_toy", "authenticity_toy"]
         self.notices: list[str] = []
         self.values = list(values)
-        self.samples = samples
+        self.seen = samples
 
     def prepare(self, data: Any, device: torch.device) -> None: ...
 
     def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
         value = self.values.pop(0)
-        return [Measurement(name, value, Protocol(samples=self.samples, seed=1)) for name in self.names]
+        return [Measurement(name, value, Protocol(samples=self.seen, seed=1)) for name in self.names]
 
 
 def test_the_best_is_of_one_direction_one_name_and_one_protocol(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from imago.checkpoints import random_state, set_random_state
 from imago.errors import RunError
@@ -25,6 +25,7 @@ from imago.training.callbacks.quality import MeasureQuality
 
 # Noise in training comes from another stream than the initial weights.
 _TRAINING_STREAM = 0x9E3779B9
+LOOKS = 50  # batches between two looks at the clock
 
 
 class Checkpoints(Periodic):
@@ -36,16 +37,21 @@ class Checkpoints(Periodic):
 
     Args:
         every: number of images between two checkpoints.
+        seconds: of training, after which there is one too; ``None`` counts images alone.
         run: the run directory.
         config: the resolved configuration, stored in every checkpoint.
     """
 
-    def __init__(self, every: PositiveInt, run: Run, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, every: PositiveInt, run: Run, config: Mapping[str, Any], seconds: PositiveFloat | None = None
+    ) -> None:
         super().__init__(every)
+        self.seconds = seconds
         self.run = run
         self.config = dict(config)
         self.best: dict[str, Any] = {}  # its metric, comparison_key and value
         self._random: dict[str, Any] | None = None
+        self._wrote_at = 0.0  # seconds of training
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
         """Write last.ckpt.
@@ -54,7 +60,8 @@ class Checkpoints(Periodic):
             DivergedError: a number in it is not finite; the older checkpoint stays.
             RunError: it cannot be written; the older checkpoint stays.
         """
-        self.acted_at = model.state.images  # before writing: the checkpoint holds it
+        self.acted_at, self._wrote_at = model.state.images, model.state.seconds
+        # Before writing: the checkpoint holds it.
         with self._writing(model, self.run.last):
             kept = {"previous": self.run.previous}
             trainer.save_checkpoint(self.run.last, weights_only=False, storage_options=kept)
@@ -70,6 +77,7 @@ class Checkpoints(Periodic):
             set_random_state(self._random)
             self._random = None
         assert isinstance(pl_module, GenerativeModel)
+        self._wrote_at = pl_module.state.seconds
         if self.best:
             self.run.update(best=self.best)  # a kill may have come between best.ckpt and the summary
         self._keep_best(trainer, pl_module)  # a measurement that the stopped run had left undone
@@ -83,8 +91,15 @@ class Checkpoints(Periodic):
         """Write best.ckpt after a better measurement, and last.ckpt when due or stopping."""
         assert isinstance(pl_module, GenerativeModel)
         self._keep_best(trainer, pl_module)
-        if self.due(pl_module) or trainer.should_stop:
+        if self.due(pl_module) or trainer.should_stop or self._late(trainer, pl_module):
             self._act(trainer, pl_module)
+
+    def _late(self, trainer: Trainer, model: GenerativeModel) -> bool:
+        """Whether too many seconds have passed since the last one, by the first process's clock."""
+        if self.seconds is None or model.state.batches % LOOKS:
+            return False
+        late = model.state.seconds - self._wrote_at >= self.seconds
+        return trainer.strategy.broadcast(late)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The closing measurement may have been the best; a copy of last.ckpt can be continued from, as that one."""

@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
+from pydantic import Field
 
 from imago.models.base import GenerativeModel
 from imago.training.callbacks.interruption import Abandoned, Interruption
 
 C = TypeVar("C", bound=Callback)
+Halvings = Annotated[int, Field(ge=0, le=20)]
 
 
 def find(trainer: Trainer, kind: type[C]) -> C | None:
@@ -42,6 +44,11 @@ def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Im
             logger.log_image(key, [picture], step=None, caption=[f"{model.state.images:,} images seen{told}"])
 
 
+def occasions(images: int, every: int, halvings: int) -> int:
+    """How many occasions have passed after so many images: the multiples of ``every``, and before them its halves."""
+    return images // every + sum(images << k >= every for k in range(1, halvings + 1))
+
+
 class Periodic(Callback, ABC):
     """A callback that acts whenever another ``every`` images have been seen, and once more at the end.
 
@@ -49,6 +56,7 @@ class Periodic(Callback, ABC):
 
     Args:
         every: number of images between two actions.
+        halvings: at first it acts after every/2^halvings images too, and whenever these have doubled.
 
     Attributes:
         lengthy: whether it is left out at the end of a run that was asked to stop; whoever continues makes up for it.
@@ -56,8 +64,9 @@ class Periodic(Callback, ABC):
 
     lengthy: ClassVar[bool] = True
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, halvings: int = 0) -> None:
         self.every = every
+        self.halvings = halvings
         self.acted_at = 0
 
     @abstractmethod
@@ -69,8 +78,12 @@ class Periodic(Callback, ABC):
         """
 
     def due(self, model: GenerativeModel) -> bool:
-        """Whether a multiple of ``every`` was passed since the last action."""
-        return model.state.images // self.every > self.acted_at // self.every
+        """Whether an occasion has passed since the last action."""
+        return self.passes(model.state.images)
+
+    def passes(self, images: int) -> bool:
+        """Whether an occasion lies between the last action and so many images."""
+        return occasions(images, self.every, self.halvings) > occasions(self.acted_at, self.every, self.halvings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do what a stopped run left undone."""
@@ -91,9 +104,13 @@ class Periodic(Callback, ABC):
         if not (self.lengthy and interruption is not None and interruption.agreed(trainer)):
             self._act(trainer, pl_module)
 
+    def ready(self, trainer: Trainer, model: GenerativeModel) -> bool:
+        """Whether it may act now that it is due; asked again later where not."""
+        return True
+
     def _act_if_due(self, trainer: Trainer, model: LightningModule) -> None:
         assert isinstance(model, GenerativeModel)
-        if self.due(model):
+        if self.due(model) and self.ready(trainer, model):
             self._act(trainer, model)
 
     def _act(self, trainer: Trainer, model: GenerativeModel) -> None:

@@ -12,7 +12,11 @@ from imago.evaluation import measure_likelihood
 from imago.measures import Measurement
 from imago.models.base import ExplicitModel, GenerativeModel
 from imago.runs import Run
+from imago.training.callbacks.common import Halvings
 from imago.training.callbacks.measuring import Measuring
+from imago.training.callbacks.pace import Share, amounts_up_to, seconds_of
+
+FEWEST = 10  # images that a mean is worth something of
 
 
 class MeasureLikelihood(Measuring):
@@ -23,14 +27,16 @@ class MeasureLikelihood(Measuring):
     Args:
         every: number of images between two measurements.
         run: the run directory.
-        images: take only the first ones of the validation split; ``None`` takes all.
+        images: take at most so many of the validation split, the first ones; ``None`` takes all.
         batch_size: images at a time; changes no number beyond rounding.
         at_start: measure the untrained model too, for comparison.
         bound_steps: of a diffusion's bound so many of its T terms for each image, drawn at random: right on average,
             and the standard error knows it. ``None`` takes all.
+        halvings, share: see :class:`~imago.training.callbacks.pace.Paced`.
     """
 
     doing = "measuring likelihood"
+    portion = 0.3
 
     def __init__(
         self,
@@ -40,8 +46,10 @@ class MeasureLikelihood(Measuring):
         batch_size: PositiveInt = 128,
         at_start: bool = True,
         bound_steps: PositiveInt | None = 10,
+        halvings: Halvings = 0,
+        share: Share | None = None,
     ) -> None:
-        super().__init__(every, run, at_start)
+        super().__init__(every, run, at_start, halvings, share)
         self.images = images
         self.bound_steps = bound_steps
         self.batch_size = batch_size
@@ -66,10 +74,24 @@ class MeasureLikelihood(Measuring):
                 print(f"note: the likelihood is not measured during training: {why}", file=sys.stderr)
         super().on_train_start(trainer, pl_module)
 
+    def amounts(self, trainer: Trainer, model: GenerativeModel) -> list[int]:
+        """Of what there is to measure with, or fewer."""
+        there = len(seen_by(model, trainer.datamodule.val))  # type: ignore[attr-defined]
+        return amounts_up_to(min(there, self.images or there), FEWEST)
+
+    def seconds_each(self, trainer: Trainer, model: GenerativeModel) -> float:
+        """Measure a few."""
+
+        def work(images: int) -> None:
+            self.measure(trainer, model, images, False, None, lambda: None)
+
+        return seconds_of(work, self.batch_size)
+
     def measure(
         self,
         trainer: Trainer,
         model: GenerativeModel,
+        amount: int,
         averaged: bool,
         progress: Callable[[int, int], None] | None,
         before_batch: Callable[[], None],
@@ -82,7 +104,7 @@ class MeasureLikelihood(Measuring):
             "val",
             averaged=averaged,
             batch_size=self.batch_size,
-            images=self.images,
+            images=amount,
             bound_steps=self.bound_steps,
             progress=progress,
             before_batch=before_batch,

@@ -1,5 +1,6 @@
-"""How long a run is: in images, in updates, in seconds of training, whichever comes first."""
+"""How long a run is: in images, in updates, in seconds of training or of everything, whichever comes first."""
 
+import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -14,12 +15,35 @@ class Limits(Callback):
         max_images: training images seen, ``None`` for no limit.
         max_updates: optimiser steps of the model, ``None`` for no limit.
         max_seconds: seconds of training, ``None`` for no limit. Measuring, drawing and writing do not count.
+        max_wall_seconds: seconds of everything that the run does, ``None`` for no limit. Training ends earlier by what
+            the closing work will take.
+        began: when the run did, by ``time.monotonic()``; ``None`` for now.
     """
 
-    def __init__(self, max_images: int | None, max_updates: int | None, max_seconds: float | None) -> None:
+    def __init__(
+        self,
+        max_images: int | None,
+        max_updates: int | None,
+        max_seconds: float | None,
+        max_wall_seconds: float | None = None,
+        began: float | None = None,
+    ) -> None:
         self.max_images = max_images
         self.max_updates = max_updates
         self.max_seconds = max_seconds
+        self.max_wall_seconds = max_wall_seconds
+        self.closing_seconds = 0.0  # what the work after training will take
+        self._began = time.monotonic() if began is None else began
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds that the run has taken, with what it had before it was continued."""
+        return time.monotonic() - self._began
+
+    @property
+    def timed(self) -> bool:
+        """Whether a clock can end the run."""
+        return self.max_seconds is not None or self.max_wall_seconds is not None
 
     def reached(self, model: GenerativeModel) -> str | None:
         """The limit that is reached, as text, or ``None``."""
@@ -29,6 +53,8 @@ class Limits(Callback):
             return f"max_updates={self.max_updates}"
         if self.max_seconds is not None and model.state.seconds >= self.max_seconds:
             return f"max_seconds={self.max_seconds}"
+        if self.max_wall_seconds is not None and self.wall_seconds + self.closing_seconds >= self.max_wall_seconds:
+            return f"max_wall_seconds={self.max_wall_seconds}"
         return None
 
     def fraction(self, model: GenerativeModel) -> float:
@@ -40,7 +66,17 @@ class Limits(Callback):
             parts.append(model.state.updates / self.max_updates)
         if self.max_seconds is not None:
             parts.append(model.state.seconds / self.max_seconds)
+        if self.max_wall_seconds is not None:
+            parts.append((self.wall_seconds + self.closing_seconds) / self.max_wall_seconds)
         return min(1.0, max(parts))
+
+    def expected_seconds(self, model: GenerativeModel) -> float:
+        """Seconds of training that the whole run will take, as far as that can be told; what they are now if not."""
+        guesses = [seconds for seconds in (self.max_seconds, self.max_wall_seconds) if seconds is not None]
+        fraction = self.fraction(model)
+        if model.state.seconds and fraction:
+            guesses.append(model.state.seconds / fraction)
+        return min(guesses, default=model.state.seconds)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the model how far it is."""
@@ -60,9 +96,20 @@ class Limits(Callback):
         assert isinstance(pl_module, GenerativeModel)
         self._stop_if_reached(trainer, pl_module)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds that the run has taken."""
+        return {"wall_seconds": self.wall_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from :meth:`state_dict`."""
+        self._began -= state_dict.get("wall_seconds", 0.0)
+
     def _stop_if_reached(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
+        if self.max_wall_seconds is not None:
+            callbacks: Any = trainer
+            self.closing_seconds = sum(getattr(c, "cost", 0.0) for c in callbacks.callbacks)
         stop, pl_module.state.progress = self.reached(pl_module) is not None, self.fraction(pl_module)
-        if trainer.world_size > 1 and self.max_seconds is not None:
+        if trainer.world_size > 1 and self.timed:
             stop, pl_module.state.progress = trainer.strategy.broadcast((stop, pl_module.state.progress))
         if stop:
             trainer.should_stop = True

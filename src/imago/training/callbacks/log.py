@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from imago.errors import RunError
 from imago.models.base import GenerativeModel
 from imago.runs import Run, peak_memory_mib
-from imago.training.callbacks.common import Periodic, log_row
+from imago.training.callbacks.common import Halvings, Periodic, log_row
 
 
 class DivergedError(RunError):
@@ -37,12 +37,13 @@ class TrainingLog(Periodic):
     Args:
         every: number of images between two rows.
         run: the run directory, whose last checkpoint the alarm names.
+        halvings: see :class:`~imago.training.callbacks.common.Periodic`.
     """
 
     lengthy = False
 
-    def __init__(self, every: PositiveInt, run: Run) -> None:
-        super().__init__(every)
+    def __init__(self, every: PositiveInt, run: Run, halvings: Halvings = 0) -> None:
+        super().__init__(every, halvings)
         self.run = run
         self.latest: dict[str, float] = {}
         self.images_per_second = 0.0
@@ -65,8 +66,8 @@ class TrainingLog(Periodic):
     def _look_ahead(self, trainer: Trainer, model: LightningModule) -> None:
         """Tell the model whether the coming update ends in a row: only then gradient norms are worth computing."""
         assert isinstance(model, GenerativeModel)
-        coming = model.state.images + model.batches_per_update * trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        model.log_grad_norm = coming // self.every > self.acted_at // self.every
+        coming = model.batches_per_update * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        model.log_grad_norm = self.passes(model.state.images + coming)
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
         """Write the row.

@@ -10,13 +10,14 @@ from lightning import LightningModule, Trainer
 from imago.measures import Measurement, Protocol, better, is_better
 from imago.models.base import GenerativeModel
 from imago.runs import Run, differences
-from imago.training.callbacks.common import Periodic, find, log_row, publish
+from imago.training.callbacks.common import find, log_row, publish
 from imago.training.callbacks.ema import sampling_weights
 from imago.training.callbacks.interruption import Abandoned, Interruption
+from imago.training.callbacks.pace import CHEAP, Paced
 from imago.training.callbacks.progress import Progress
 
 
-class Measuring(Periodic, ABC):
+class Measuring(Paced, ABC):
     """Measures the model, logs ``val/<name>`` for each number, and keeps value, best and protocol in the summary.
 
     The best is of numbers of one protocol: where a continued run is measured otherwise, it starts anew.
@@ -24,7 +25,8 @@ class Measuring(Periodic, ABC):
     Args:
         every: number of images between two measurements.
         run: the run directory.
-        at_start: measure the untrained model too, for comparison.
+        at_start: measure the untrained model too, for comparison, where it takes no more than a few seconds.
+        halvings, share: see :class:`~imago.training.callbacks.pace.Paced`.
 
     Attributes:
         doing: what the progress bar says meanwhile.
@@ -34,10 +36,11 @@ class Measuring(Periodic, ABC):
 
     doing: ClassVar[str]
 
-    def __init__(self, every: int, run: Run, at_start: bool) -> None:
-        super().__init__(every)
+    def __init__(self, every: int, run: Run, at_start: bool, halvings: int, share: float | None) -> None:
+        super().__init__(every, halvings, share)
         self.run = run
         self.at_start = at_start
+        self._told: int | None = None  # the amount that a note was about
         self.latest: dict[str, float] = {}
         self.comparison_keys: dict[str, str] = {}
 
@@ -46,10 +49,19 @@ class Measuring(Periodic, ABC):
         """The name under which the most important number is logged; ``None`` if this model cannot be measured so."""
 
     @abstractmethod
+    def amounts(self, trainer: Trainer, model: GenerativeModel) -> list[int]:
+        """How many images a measurement may be of, the largest number first."""
+
+    @abstractmethod
+    def seconds_each(self, trainer: Trainer, model: GenerativeModel) -> float:
+        """Seconds that measuring takes for an image."""
+
+    @abstractmethod
     def measure(
         self,
         trainer: Trainer,
         model: GenerativeModel,
+        amount: int,
         averaged: bool,
         progress: Callable[[int, int], None] | None,
         before_batch: Callable[[], None],
@@ -59,6 +71,7 @@ class Measuring(Periodic, ABC):
         Args:
             trainer: whose data may be needed.
             model: with the weights to be judged.
+            amount: of how many images.
             averaged: whether these are averaged weights.
             progress: called with (images so far, images in all).
             before_batch: called before each batch; raises :class:`Abandoned` if the run was asked to stop.
@@ -68,8 +81,10 @@ class Measuring(Periodic, ABC):
         """Measure the untrained model."""
         assert isinstance(pl_module, GenerativeModel)
         if self.at_start and pl_module.state.images == 0 and self.headline(pl_module):
-            values = {f"val/{m.name}": m.value for m in self._measure(trainer, pl_module)}
-            self.run.update(untrained=self.run.summary.get("untrained", {}) | values)
+            with self.charged():
+                values = {f"val/{m.name}": m.value for m in self._measure(trainer, pl_module, untrained=True)}
+            if values:
+                self.run.update(untrained=self.run.summary.get("untrained", {}) | values)
         super().on_train_start(trainer, pl_module)
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
@@ -97,7 +112,7 @@ class Measuring(Periodic, ABC):
         self.run.update(metrics=results)
         publish(trainer, model, self.latest)
 
-    def _measure(self, trainer: Trainer, model: GenerativeModel) -> list[Measurement]:
+    def _measure(self, trainer: Trainer, model: GenerativeModel, untrained: bool = False) -> list[Measurement]:
         interruption, progress = find(trainer, Interruption), find(trainer, Progress)
 
         def stop_if_requested() -> None:
@@ -107,16 +122,20 @@ class Measuring(Periodic, ABC):
         measurements: list[Measurement] = []
         abandoned = False
         if trainer.is_global_zero:
-            with model.state.paused(), sampling_weights(trainer, model) as averaged:
-                report = None if progress is None else progress.subtask(self.doing)
-                with self.run.beside(self.doing):
-                    try:
-                        measurements = self.measure(trainer, model, averaged, report, stop_if_requested)
-                    except Abandoned:
-                        abandoned = True
-                    finally:
-                        if progress is not None:
-                            progress.end_subtask()
+            with model.state.paused(), sampling_weights(trainer, model) as averaged, self.run.beside(self.doing):
+                report = None
+                try:
+                    stop_if_requested()
+                    amount, seconds = self._amount(trainer, model, untrained)
+                    if amount:
+                        told = f"{self.doing}, about {seconds:.0f} s" if seconds >= 1 else self.doing
+                        report = None if progress is None else progress.subtask(told)
+                        measurements = self.measure(trainer, model, amount, averaged, report, stop_if_requested)
+                except Abandoned:
+                    abandoned = True
+                finally:
+                    if progress is not None:
+                        progress.end_subtask()
         if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
             raise Abandoned
         self.latest = {f"val/{m.name}": m.value for m in measurements}
@@ -124,3 +143,25 @@ class Measuring(Periodic, ABC):
         if self.latest:
             log_row(trainer, model, self.latest)
         return measurements
+
+    def _amount(self, trainer: Trainer, model: GenerativeModel, untrained: bool) -> tuple[int, float]:
+        """Of how many images this measurement is, none if it would take too long, and the seconds that it will take."""
+        amounts = self.amounts(trainer, model)
+        if self.share is None:
+            return amounts[0], self.cost
+        if self.amount:
+            return self.amount, self.cost
+        each = self.seconds_each(trainer, model)
+        if untrained:
+            return (amounts[0] if amounts[0] * each <= CHEAP else 0), amounts[0] * each
+        amount = self.choose(trainer, model, amounts, lambda: each)
+        if amount < amounts[0] and self._told != amount:
+            self._told = amount
+            least = amount or amounts[-1]
+            told = f"by {amount:,} images" if amount else f"is put off: {least:,} images"
+            print(
+                f"note: {self.doing} {told}, about {least * each:,.1f} s; {amounts[0]:,} images would take about "
+                f"{amounts[0] * each:,.0f} s (measuring_share=null measures them)",
+                file=sys.stderr,
+            )
+        return amount, amount * each

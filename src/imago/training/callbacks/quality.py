@@ -16,7 +16,11 @@ from imago.measures import Measurement
 from imago.models.base import GenerativeModel
 from imago.rng import PerImageGenerator
 from imago.runs import Run
+from imago.training.callbacks.common import Halvings
 from imago.training.callbacks.measuring import Measuring
+from imago.training.callbacks.pace import Share, amounts_up_to, seconds_of
+
+FEWEST = 500  # samples that a distance is worth something of
 
 
 class MeasureQuality(Measuring):
@@ -28,14 +32,23 @@ class MeasureQuality(Measuring):
         metrics: what is measured, prepared for the data.
         at_start: measure the untrained model too, for comparison.
         seed: of the random streams of the samples; another one than the grids'.
+        halvings, share: see :class:`~imago.training.callbacks.pace.Paced`.
     """
 
     doing = "measuring samples"
+    portion = 0.4
 
     def __init__(
-        self, every: PositiveInt, run: Run, metrics: SampleQuality, at_start: bool = True, seed: NonNegativeInt = 1
+        self,
+        every: PositiveInt,
+        run: Run,
+        metrics: SampleQuality,
+        at_start: bool = True,
+        seed: NonNegativeInt = 1,
+        halvings: Halvings = 0,
+        share: Share | None = None,
     ) -> None:
-        super().__init__(every, run, at_start)
+        super().__init__(every, run, at_start, halvings, share)
         self.metrics = metrics
         self.seed = seed
 
@@ -43,15 +56,30 @@ class MeasureQuality(Measuring):
         """The first metric."""
         return f"val/{self.metrics.names[0]}" if self.metrics.names else None
 
+    def amounts(self, trainer: Trainer, model: GenerativeModel) -> list[int]:
+        """Of the number of samples that is configured, or fewer."""
+        return amounts_up_to(self.metrics.samples, FEWEST)
+
+    def seconds_each(self, trainer: Trainer, model: GenerativeModel) -> float:
+        """Draw a few samples and extract their features."""
+
+        def work(images: int) -> None:
+            generator = PerImageGenerator(self.seed, device=model.device)
+            self.metrics.features(model.sample(images, generator=generator))
+
+        return seconds_of(work, self.metrics.batch_size)
+
     def measure(
         self,
         trainer: Trainer,
         model: GenerativeModel,
+        amount: int,
         averaged: bool,
         progress: Callable[[int, int], None] | None,
         before_batch: Callable[[], None],
     ) -> list[Measurement]:
         """See :meth:`Measuring.measure`."""
+        self.metrics.take(amount)
         return measure(self.metrics, model, self.seed, averaged, progress, before_batch)
 
 

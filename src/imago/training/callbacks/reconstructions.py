@@ -10,11 +10,12 @@ from imago.models.base import GenerativeModel
 from imago.models.latent import EncodingModel
 from imago.pictures import picture_of, write_png
 from imago.runs import Run
-from imago.training.callbacks.common import Periodic, show_picture
+from imago.training.callbacks.common import Halvings, show_picture
 from imago.training.callbacks.ema import sampling_weights
+from imago.training.callbacks.pace import Paced, Share
 
 
-class ReconstructionGrid(Periodic):
+class ReconstructionGrid(Paced):
     """Draws the first validation images, each row above its reconstructions, into ``samples/`` and W&B.
 
     Does nothing for models that cannot encode images.
@@ -24,10 +25,21 @@ class ReconstructionGrid(Periodic):
         run: the run directory.
         rows: pairs of rows of the grid.
         columns: columns of the grid.
+        halvings, share: see :class:`~imago.training.callbacks.pace.Paced`.
     """
 
-    def __init__(self, every: PositiveInt, run: Run, rows: Cells = 4, columns: Cells = 10) -> None:
-        super().__init__(every)
+    portion = 0.1
+
+    def __init__(
+        self,
+        every: PositiveInt,
+        run: Run,
+        rows: Cells = 4,
+        columns: Cells = 10,
+        halvings: Halvings = 0,
+        share: Share | None = None,
+    ) -> None:
+        super().__init__(every, halvings, share)
         self.run = run
         self.rows = rows
         self.columns = columns

@@ -1,8 +1,11 @@
 """Sample grids: the same seeds every time, so that one sees the same images become better."""
 
+from collections.abc import Callable
+
 import torch
 from lightning import Trainer
 from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from imago.capacity import Cells
 from imago.images import to_bytes
@@ -10,13 +13,14 @@ from imago.models.base import GenerativeModel
 from imago.pictures import picture_of, write_png
 from imago.rng import PerImageGenerator
 from imago.runs import Run
-from imago.training.callbacks.common import Periodic, find, show_picture
+from imago.training.callbacks.common import Halvings, find, show_picture
 from imago.training.callbacks.ema import sampling_weights
 from imago.training.callbacks.interruption import Interruption
+from imago.training.callbacks.pace import Paced, Share, amounts_up_to, seconds_of
 from imago.training.callbacks.progress import Progress
 
 
-class SampleGrid(Periodic):
+class SampleGrid(Paced):
     """Draws a grid every so many images into ``samples/`` and W&B; one class a column for conditional models.
 
     Classes without training images have no column. Points in R^d are no pictures.
@@ -27,12 +31,23 @@ class SampleGrid(Periodic):
         rows: rows of the grid.
         columns: columns of the grid; a conditional model's columns show the classes in turn.
         seed: of the random streams of the images.
+        halvings, share: see :class:`~imago.training.callbacks.pace.Paced`; where drawing takes long there are fewer
+            rows, and at least one.
     """
 
+    portion = 0.2
+
     def __init__(
-        self, every: PositiveInt, run: Run, rows: Cells = 8, columns: Cells = 10, seed: NonNegativeInt = 0
+        self,
+        every: PositiveInt,
+        run: Run,
+        rows: Cells = 8,
+        columns: Cells = 10,
+        seed: NonNegativeInt = 0,
+        halvings: Halvings = 0,
+        share: Share | None = None,
     ) -> None:
-        super().__init__(every)
+        super().__init__(every, halvings, share)
         self.run = run
         self.rows = rows
         self.columns = columns
@@ -42,25 +57,29 @@ class SampleGrid(Periodic):
         """Draw and write the grid."""
         if not trainer.is_global_zero or model.spec.kind == "points":
             return
-        n = self.rows * self.columns
-        labels, told = None, ""
-        if model.classes:
-            classes = torch.tensor(model.spec.trained)[torch.arange(self.columns) % len(model.spec.trained)]
-            labels = classes.repeat(self.rows)
-            told = f"; columns: {', '.join(map(model.spec.class_name, classes.tolist()))}"
-        generator = PerImageGenerator(self.seed, device=model.device)
+        classes = model.classes
+        row = (
+            torch.tensor(model.spec.trained)[torch.arange(self.columns) % len(model.spec.trained)] if classes else None
+        )
+        told = "" if row is None else f"; columns: {', '.join(map(model.spec.class_name, row.tolist()))}"
         progress, interruption = find(trainer, Progress), find(trainer, Interruption)
 
-        def step(done: int, total: int) -> None:
-            if report is not None:
-                report(done, total)
-            if interruption is not None:
-                interruption.stop_if_requested()
+        def draw(rows: int, report: Callable[[int, int], None] | None = None) -> Tensor:
+            def step(done: int, total: int) -> None:
+                if report is not None:
+                    report(done, total)
+                if interruption is not None:
+                    interruption.stop_if_requested()
+
+            generator = PerImageGenerator(self.seed, device=model.device)
+            labels = None if row is None else row.repeat(rows)
+            return model.sample(rows * self.columns, labels=labels, generator=generator, progress=step)
 
         with model.state.paused(), self.run.beside("sample grid"), sampling_weights(trainer, model):
+            rows = self.choose(trainer, model, amounts_up_to(self.rows, 1), lambda: seconds_of(draw, 1)) or 1
             report = None if progress is None else progress.subtask("drawing samples")
             try:
-                images = model.sample(n, labels=labels, generator=generator, progress=step)
+                images = draw(rows, report)
             finally:
                 if progress is not None:
                     progress.end_subtask()
