@@ -14,6 +14,8 @@ Curve = tuple[list[float], list[float]]
 
 # Titles of the panels and the beginnings of the columns that belong in each.
 PANELS = {
+    "reconstruction, nats": ("train/elbo/reconstruction", "val/elbo/reconstruction"),
+    "KL divergence, nats": ("train/elbo/kl", "val/elbo/kl"),
     "losses": ("train/loss",),
     "discriminator": ("train/d_x", "train/d_g_z"),
     "gradient norms": ("train/gradient_norm",),
@@ -24,7 +26,7 @@ PANELS = {
 }
 # Panels in which training and validation stand side by side, without the first twentieth of the run: a model is so much
 # worse there that nothing else could be seen. A run too short for that is shown whole.
-COMPARED = ("nats per image", "bits per dimension")
+COMPARED = ("reconstruction, nats", "KL divergence, nats", "nats per image", "bits per dimension")
 LARGEST = 1e30
 COLOURS = {"train": "C0", "val": "C1"}
 
@@ -46,7 +48,8 @@ def in_panels(columns: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
     """The curves of each panel by their labels; panels without curves are left out."""
     panels: dict[str, dict[str, Curve]] = {}
     for panel, beginnings in PANELS.items():
-        curves = {name: curve for name, curve in columns.items() if name.startswith(beginnings)}
+        named = [name for name in columns if name.startswith(beginnings) and not name.endswith("_bpd")]
+        curves = {name: columns[name] for name in named}
         if panel in COMPARED and curves:
             end = max(images[-1] for images, _ in curves.values())
             behind = {name: _behind(curve, end / 20) for name, curve in curves.items()}

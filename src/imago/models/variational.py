@@ -18,6 +18,7 @@ stays below log p(x) however many draws there are.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Unpack
@@ -213,6 +214,15 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         """The mean of p(x|z); see :meth:`LatentModel.decode`."""
         mean = self.distribution.mean(self.parameters_at(z.to(self.device), labels))
         return mean * (2 / (self.spec.levels - 1)) - 1
+
+    @contextmanager
+    def without_observation_noise(self) -> Iterator[None]:
+        """Inside, samples are the means of p(x|z)."""
+        before, self.observation_noise = self.observation_noise, False
+        try:
+            yield
+        finally:
+            self.observation_noise = before
 
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """z ~ p(z), then x ~ p(x|z), or its mean without observation noise."""

@@ -41,6 +41,7 @@ from imago.runs import (
     forget_peak_memory,
     peak_memory_mib,
 )
+from imago.training.advice import before_training
 from imago.training.callbacks.checkpoints import Checkpoints
 from imago.training.callbacks.common import find
 from imago.training.callbacks.interruption import Interruption
@@ -105,7 +106,8 @@ def train(
             if run.write:
                 remember(*data.places)
             about = describe(config, name, data, model, trainer)
-            run.update(**about, choices=dict(choices or {}), status="running", notices=metrics.notices)
+            notices = [*metrics.notices, *before_training(model, data)]
+            run.update(**about, choices=dict(choices or {}), status="running", notices=notices)
             if run.write:
                 announce_start(run, data, checkpoint_path)
             with connected(trainer, run, config, settings, name, group):

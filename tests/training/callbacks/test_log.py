@@ -1,5 +1,6 @@
 """The training log."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,15 @@ def test_a_checkpoint_of_broken_weights_never_replaces_a_good_one(toy: Any, fit:
     good = read(run.last)
     assert good["progress"]["images_seen"] == 48
     assert all(value.isfinite().all() for value in good["state_dict"].values())
+
+
+def test_a_number_that_is_finite_and_absurd_is_told_once(
+    toy: Any, fit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path)
+    run.update(notices=["before"])
+    fit(toy(lr=50.0), 12, TrainingLog(16, run))  # each step multiplies the error by 99
+    before, advice = run.summary["notices"]
+    assert before == "before"
+    assert re.match(r"loss = \d.*e\+.* after \d+ images: .* a lower learning rate", advice)
+    assert capsys.readouterr().err.count("training has come apart") == 1

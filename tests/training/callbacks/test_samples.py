@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from imago.images import ImageSpec
+from imago.models.vae import VAE
 from imago.pictures import grid, picture_of
 from imago.rng import PerImageGenerator
 from imago.runs import CSVLogger, Run
@@ -53,6 +54,18 @@ def test_a_grid_shows_what_was_learned_by_the_averaged_weights(toy: Any, fit: An
     assert second > first + 3, "the toy becomes brighter"
     with averaging.applied(model):
         assert second == model.sample(1, generator=PerImageGenerator(0)).float().mean().item()
+
+
+def test_means_stand_below_the_draws_of_a_vae(fit: Any, tmp_path: Path) -> None:
+    run, model, dashboard = Run(tmp_path), VAE(ImageSpec(1, 4, 4), latent=2), Pictures(tmp_path / "metrics.csv")
+    fit(model, 1, SampleGrid(16, run, rows=2, columns=3, seed=5), loggers=(dashboard,))
+    shown = cells(run.samples / "images-0000000016.png", 4, 3)
+    draws = model.sample(6, seed=5).numpy().reshape(2, 3, 4, 4)
+    with model.without_observation_noise():
+        means = model.sample(6, seed=5).numpy().reshape(2, 3, 4, 4)
+    assert np.array_equal(shown, np.stack([draws, means], 1).reshape(4, 3, 4, 4))
+    assert not np.array_equal(draws, means)
+    assert dashboard.captions == ["16 images seen; every second row: the means of p(x|z) at the same z"]
 
 
 def test_a_column_shows_a_class(toy: Any, fit: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The training log: a row of means every so many images, throughput, memory, and an alarm for numbers that are none."""
 
 import math
+import sys
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -9,6 +10,7 @@ from pydantic import PositiveInt
 from imago.errors import RunError
 from imago.models.base import GenerativeModel
 from imago.runs import Run, peak_memory_mib
+from imago.training.advice import of_row
 from imago.training.callbacks.common import Halvings, Periodic, log_row
 
 
@@ -49,6 +51,7 @@ class TrainingLog(Periodic):
         self.images_per_second = 0.0
         self.training_seconds = 0.0  # until the last row
         self._row = (0, 0.0)  # images and seconds when the last row was written
+        self._advised = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the first row."""
@@ -86,6 +89,11 @@ class TrainingLog(Periodic):
         row["time/peak_memory_mib"] = peak_memory_mib(trainer.strategy.root_device)
         self._row = (model.state.images, model.state.seconds)
         log_row(trainer, model, row)
+        advice = of_row(self.latest, model.state.images)
+        if advice is not None and not self._advised and trainer.is_global_zero:
+            self._advised = True
+            print(f"note: {advice}", file=sys.stderr)
+            self.run.update(notices=[*self.run.summary.get("notices", ()), advice])
         if wrong:
             raise DivergedError(", ".join(f"{name} = {value}" for name, value in wrong.items()), model, self.run)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from imago.capacity import Cells
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
+from imago.models.variational import Variational
 from imago.pictures import picture_of, write_png
-from imago.rng import PerImageGenerator
 from imago.runs import Run
 from imago.training.callbacks.common import Halvings, find, show_picture
 from imago.training.callbacks.ema import sampling_weights
@@ -23,7 +23,8 @@ from imago.training.callbacks.progress import Progress
 class SampleGrid(Paced):
     """Draws a grid every so many images into ``samples/`` and W&B; one class a column for conditional models.
 
-    Classes without training images have no column. Points in R^d are no pictures.
+    Where x is drawn from p(x|z), a row of its means stands below each row of draws. Classes without training images
+    have no column. Points in R^d are no pictures.
 
     Args:
         every: number of images between two grids.
@@ -71,15 +72,19 @@ class SampleGrid(Paced):
                 if interruption is not None:
                     interruption.stop_if_requested()
 
-            generator = PerImageGenerator(self.seed, device=model.device)
             labels = None if row is None else row.repeat(rows)
-            return model.sample(rows * self.columns, labels=labels, generator=generator, progress=step)
+            return model.sample(rows * self.columns, labels=labels, seed=self.seed, progress=step)
 
         with model.state.paused(), self.run.beside("sample grid"), sampling_weights(trainer, model):
             rows = self.choose(trainer, model, amounts_up_to(self.rows, 1), lambda: seconds_of(draw, 1)) or 1
             report = None if progress is None else progress.subtask("drawing samples")
             try:
                 images = draw(rows, report)
+                if isinstance(model, Variational) and model.observation_noise:
+                    with model.without_observation_noise():
+                        both = torch.stack([images, draw(rows)])
+                    images = both.unflatten(1, (rows, self.columns)).transpose(0, 1).flatten(0, 2)
+                    told += "; every second row: the means of p(x|z) at the same z"
             finally:
                 if progress is not None:
                     progress.end_subtask()
