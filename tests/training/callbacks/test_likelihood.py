@@ -36,7 +36,7 @@ class Falling(SampleQuality):
     names = ("fd_toy",)
 
     def __init__(self) -> None:
-        self.notices: list[str] = []
+        super().__init__(None, samples=2)
         self.value = 0.0
 
     def prepare(self, data: Any, device: torch.device) -> None:

@@ -23,7 +23,7 @@ class Scripted(SampleQuality):
     names = ("fd_toy", "kd_toy")
 
     def __init__(self, *values: float) -> None:
-        self.notices: list[str] = []
+        super().__init__(None, samples=5)
         self.values = list(values)
         self.seen: list[torch.Tensor] = []
 
@@ -114,7 +114,7 @@ class Directed(SampleQuality):
 
     def __init__(self, *values: float, headline: str = "fd_toy", samples: int = 5) -> None:
         self.names = [headline, "precision_toy", "authenticity_toy"]
-        self.notices: list[str] = []
+        super().__init__(None, samples=5)
         self.values = list(values)
         self.seen = samples
 
