@@ -142,20 +142,21 @@ class Board:
 
 def _rank(group: Group, column: Column) -> None:
     """Number the comparison_keys of a column, test before validation, the most common first; mark the leaders."""
-    cells = [row.cells[column.key] for row in group.rows]
-    present = [cell for cell in cells if not math.isnan(cell.value)]
-    common = Counter(cell.comparison_key for cell in present)
-    validation = {cell.comparison_key: cell.source is not None and cell.source.split == "val" for cell in present}
-    order = sorted(
-        common, key=lambda comparison_key: (validation[comparison_key], -common[comparison_key], comparison_key)
-    )
-    for row, cell in zip(group.rows, cells, strict=True):
-        if math.isnan(cell.value):
-            continue
-        rivals = [other.value for other in present if other.comparison_key == cell.comparison_key]
-        lead = {"low": min(rivals), "high": max(rivals), None: math.nan}[column.better]
-        best = len(rivals) > 1 and cell.value == lead
-        row.cells[column.key] = replace(cell, block=order.index(cell.comparison_key), best=best)
+    blocks: dict[str, list[Row]] = {}
+    for row in group.rows:
+        if not math.isnan(row.cells[column.key].value):
+            blocks.setdefault(row.cells[column.key].comparison_key, []).append(row)
+
+    def place(key: str) -> tuple[bool, int, str]:
+        sources = [row.cells[column.key].source for row in blocks[key]]
+        return all(m is not None and m.split == "val" for m in sources), -len(sources), key
+
+    for block, key in enumerate(sorted(blocks, key=place)):
+        values = [row.cells[column.key].value for row in blocks[key]]
+        lead = {"low": min(values), "high": max(values), None: math.nan}[column.better]
+        for row, value in zip(blocks[key], values, strict=True):
+            best = len(values) > 1 and value == lead
+            row.cells[column.key] = replace(row.cells[column.key], block=block, best=best)
 
 
 def _note_versions(group: Group) -> None:

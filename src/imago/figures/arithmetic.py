@@ -42,8 +42,6 @@ class Arithmetic(Figure[LatentModel]):
         label: the class that everything is decoded as, conditional models only; ``None`` is its first.
     """
 
-    family = LatentModel
-
     draws_per_image = 40  # a GAN draws this many vectors for each one wanted before a class counts as rare
 
     classes: Annotated[list[NonNegativeInt], Field(min_length=3, max_length=3)]

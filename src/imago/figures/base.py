@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, get_args
 
 import matplotlib.figure
 from PIL import Image
@@ -41,12 +41,15 @@ class Figure(ABC, Generic[M]):
     """A picture of a model; a dataclass, whose fields are its settings.
 
     Attributes:
-        family: the models that it can be drawn of.
+        family: the models that it can be drawn of: GAN for a ``Figure[GAN]``.
         needs_checkpoint: whether there is nothing to draw without one.
     """
 
     family: ClassVar[type[GenerativeModel]]
     needs_checkpoint: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        (cls.family,) = get_args(getattr(cls, "__orig_bases__")[0])  # noqa: B009 - no attribute of classes in general
 
     @abstractmethod
     def draw(self, trained: Trained[M], progress: Progress) -> Picture:

@@ -34,8 +34,6 @@ class Chains(Figure[Denoiser]):
         label: the class, conditional models only; ``None`` is its first.
     """
 
-    family = Denoiser
-
     images: Cells = 3
     snapshots: Annotated[int, Field(ge=2, le=256)] = 11
     seed: NonNegativeInt = 0

@@ -45,8 +45,6 @@ class Completion(Figure[Autoregressive]):
         seed: of the random streams of the completions.
     """
 
-    family = Autoregressive
-
     images: Cells = 6
     completions: Cells = 5
     hide: Side = "bottom"

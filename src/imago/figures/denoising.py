@@ -24,8 +24,6 @@ class Denoising(Figure[Diffusion]):
         seed: of the noise.
     """
 
-    family = Diffusion
-
     images: PositiveInt = 64
     points: PositiveInt = 100
     seed: NonNegativeInt = 0

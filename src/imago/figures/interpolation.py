@@ -35,8 +35,6 @@ class Interpolation(Figure[LatentModel]):
         label: the class, conditional models only; ``None`` is its first.
     """
 
-    family = LatentModel
-
     pairs: Cells = 5
     steps: Annotated[int, Field(ge=2, le=256)] = 11
     seed: NonNegativeInt = 0

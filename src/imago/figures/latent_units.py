@@ -34,8 +34,6 @@ class LatentUnits(Figure[EncodingModel]):
         seed: of the draws from q(z|x), where the KL of some units depends on the values of others.
     """
 
-    family = EncodingModel
-
     images: PositiveInt = 1000
     seed: NonNegativeInt = 0
 

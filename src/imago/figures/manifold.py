@@ -37,8 +37,6 @@ class Manifold(Figure[LatentModel]):
         label: the class, conditional models only; ``None`` is its first.
     """
 
-    family = LatentModel
-
     side: Cells = 20
     plane: Literal["axes", "principal"] | None = None
     axes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] | None = None

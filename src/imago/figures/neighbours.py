@@ -45,8 +45,6 @@ class Neighbours(Figure[GenerativeModel]):
         seed: of the random streams of the samples; 1 is what evaluate.py measures.
     """
 
-    family = GenerativeModel
-
     samples: Drawn = 500
     rows: Cells = 8
     neighbours: Annotated[int, Field(ge=1, le=50)] = 6

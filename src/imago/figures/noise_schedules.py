@@ -29,7 +29,6 @@ class NoiseSchedules(Figure[Diffusion]):
         steps: T; of a checkpoint's own schedule it is the model's.
     """
 
-    family = Diffusion
     needs_checkpoint = False
 
     steps: Steps = 1000

@@ -53,7 +53,6 @@ class ObjectiveGradients(Figure[GAN]):
         seed: of the samples, and of dropout.
     """
 
-    family = GAN
     needs_checkpoint = False
 
     objectives: Annotated[Mapping[str, Objective], Field(min_length=1)]

@@ -47,7 +47,6 @@ class ReceptiveField(Figure[Autoregressive]):
         seed: of these images, and of the untrained models' weights.
     """
 
-    family = Autoregressive
     needs_checkpoint = False
 
     models: Annotated[Mapping[str, ModelFactory], Field(min_length=1)]

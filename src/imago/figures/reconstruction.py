@@ -29,8 +29,6 @@ class Reconstruction(Figure[EncodingModel]):
         split: of the data that the model was trained on.
     """
 
-    family = EncodingModel
-
     rows: Cells = 4
     columns: Cells = 10
     measured: PositiveInt = 1000

@@ -63,8 +63,6 @@ class Steering(Figure[Autoregressive]):
         seed: of the random streams.
     """
 
-    family = Autoregressive
-
     depths: Annotated[list[Depth], Field(min_length=1)]
     images: Annotated[int, Field(ge=3, le=256)] = 32
     completions: Annotated[int, Field(ge=2, le=256)] = 6

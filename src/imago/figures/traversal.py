@@ -35,8 +35,6 @@ class Traversal(Figure[LatentModel]):
         label: the class, conditional models only; ``None`` is its first.
     """
 
-    family = LatentModel
-
     dimensions: Cells = 10
     steps: Cells = 11
     reach: PositiveFloat = 3.0
