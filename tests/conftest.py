@@ -49,18 +49,14 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs a script of src/ in this process, in an empty folder; gives exit code, standard output and errors."""
-    from imago import cli
-
     source = Path(__file__).parents[1] / "src"
-    monkeypatch.syspath_prepend(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     def run(name: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(source / f"{name}.py"), *arguments])
-        module = importlib.import_module(name)
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(module.main, name, getattr(module, "check", None))
+            importlib.import_module(f"imago.cli.{name}").command()
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 

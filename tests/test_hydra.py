@@ -114,7 +114,7 @@ def test_a_shell_completes_groups_choices_and_keys(script: Command, monkeypatch:
 def test_a_sweeper_gets_the_last_value_of_what_it_optimises(
     script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    train = importlib.import_module("train")
+    train = importlib.import_module("imago.cli.train")
     returned = []
 
     def task(config: DictConfig) -> float | None:

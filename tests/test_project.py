@@ -25,7 +25,7 @@ FLOORS = [
     {"untrusted", "capacity", "measures", "legacy", "progress", "signatures"},
     {"images", "distributions", "rng", "schedules", "config", "downloads", "threads", "statistics", "paths", "tables"},
     {"kernels"},
-    {"nets", "pictures", "diffusion"},
+    {"nets", "pictures", "diffusion", "plugins"},
     {"models"},
     {"checkpoints", "runs"},
     {"data"},
@@ -33,6 +33,7 @@ FLOORS = [
     {"figures", "loggers", "wandb_report", "board"},
     {"training"},
     {"cli"},
+    {"__main__"},
 ]
 
 

@@ -29,7 +29,8 @@ from imago.capacity import enough, exhausted
 from imago.errors import UserError, printable
 from imago.untrusted import check_plain, entries, first_line, shortened
 
-CONF = Path(__file__).parents[2] / "conf"
+# Inside an installed package, or beside src/ where that is worked on.
+CONF = next(path / "conf" for path in (Path(__file__).parent, Path(__file__).parents[2]) if (path / "conf").is_dir())
 
 # What each group may construct: classes of these packages, defined there and not only imported there, or these very
 # functions and classes. Anything else is refused before it is imported. A model opens no file and asks no network, so
@@ -142,6 +143,8 @@ GROUPS = ("data", "model", "trainer", "callbacks", "metrics", "logger")
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration with every interpolation resolved, as plain dictionaries, lists and numbers.
 
+    Without ``plugins``, which are of the command and not of what it makes.
+
     Raises:
         UserError: an interpolation or a mandatory value is missing, or a value is of no use to anything: a number that
             is none or beyond 64 bits, or text that holds control characters.
@@ -161,7 +164,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
             raise UserError(f"{key}={shortened(str(value))}: more than 64 bits; give a smaller number")
         if isinstance(value, str) and printable(value.replace("\n", "\0").replace("\t", "\0")) != value:
             raise UserError(f"{key}={shortened(repr(value)[1:-1])}: holds a control character; leave it out")
-    return typing.cast(dict[str, Any], resolved)
+    values = typing.cast(dict[str, Any], resolved)
+    values.pop("plugins", None)
+    return values
 
 
 def check_top(config: Mapping[str, Any]) -> Settings:
@@ -286,7 +291,12 @@ def allow(package: str) -> None:
     global PLUGINS
     if not re.fullmatch(r"([a-zA-Z_]\w*\.)*[a-zA-Z_]\w*", package, re.ASCII):
         raise UserError(f"plugins={package}: not the name of a Python package; write it as in import NAME")
-    PLUGINS = (*PLUGINS, f"{package}.")
+    PLUGINS = (*(other for other in PLUGINS if other != f"{package}."), f"{package}.")
+
+
+def is_of_plugin(found: Any) -> bool:
+    """Whether a class is of a package that was allowed."""
+    return _is_class_of(found, PLUGINS)
 
 
 def _check_allowed(name: Any, key: str, found: Any = None) -> None:
@@ -298,7 +308,10 @@ def _check_allowed(name: Any, key: str, found: Any = None) -> None:
         return
     if not full or not name.startswith(packages) or not (found is None or _is_class_of(found, packages)):
         able = ", ".join([*by_name, *(f"classes of {package[:-1]}" for package in packages)]) or "nothing"
-        raise UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}")
+        named = str(name).partition(".")[0]
+        own = full and named not in ("imago", "torch", "lightning") and not named.startswith("_")
+        remedy = f"; of a package of your own, plugins=[{named}] allows it" if own else ""
+        raise UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}{remedy}")
 
 
 def _is_class_of(found: Any, packages: tuple[str, ...]) -> bool:

@@ -1,10 +1,10 @@
-import importlib.util
 from pathlib import Path
 
 import hydra
 import pytest
 import torch
 
+from imago.cli import train_classifier
 from imago.errors import UserError
 from imago.evaluation.choices import network_from
 
@@ -15,14 +15,11 @@ ROOT = Path(__file__).parents[2]
 def script(tmp_path, monkeypatch):
     """Runs src/train_classifier.py with overrides, in an empty folder and in this process."""
     monkeypatch.chdir(tmp_path)
-    specification = importlib.util.spec_from_file_location("train_classifier", ROOT / "src" / "train_classifier.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
 
     def run(*overrides: str) -> None:
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra.compose("train_classifier", list(overrides))
-        module.main(config)
+        train_classifier.main(config)
 
     return run
 

@@ -33,6 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from imago import plugins
 from imago.capacity import enough, exhausted
 from imago.cli import lazy_imports
 from imago.cli.explain import explain, explain_option
@@ -53,6 +54,15 @@ ConfigStore.instance().store(
 )
 # In a configuration: the first of two values unless it is null.
 OmegaConf.register_new_resolver("coalesce", lambda value, other: other if value is None else value)
+
+
+def program(script: str) -> str:
+    """How a script is called here: ``imago train``, or from a copy of the repository ``python src/train.py``."""
+    return f"python src/{script}.py" if sys.argv[0].endswith(".py") else f"imago {script}"
+
+
+# In the help of a script: how it is called.
+OmegaConf.register_new_resolver("program", program)
 
 
 class JobFailed(Exception):  # noqa: N818 - the failure was already reported
@@ -85,6 +95,7 @@ def run(
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN and not hydra.job.chdir:
             Folders.tidy()  # the run makes it again once it begins, unless it continues elsewhere
+        plugins.search_path(config.get("plugins", []))  # again: a launcher may have begun another process
         returned: list[float | None] = []
         code = report(lambda: returned.append(task(config)), config_name)
         if code and hydra.mode == RunMode.MULTIRUN and code < 128:
@@ -94,7 +105,9 @@ def run(
         return returned[0]
 
     def main() -> None:
-        check_command(sys.argv[1:], config_name)
+        folders = plugins.search_path(plugins.named(check_command(sys.argv[1:], config_name)))
+        if folders and not any(given.startswith("hydra.searchpath=") for given in sys.argv):
+            sys.argv.append(f"hydra.searchpath=[{','.join(folders)}]")
         Folders.made, Folders.check = [], check
         try:
             hydra_main()
@@ -177,12 +190,15 @@ class Folders(Callback):
                 path.rmdir()
 
 
-def check_command(arguments: Sequence[str], script: str) -> None:
+def check_command(arguments: Sequence[str], script: str) -> list[Override]:
     """Look at a command line before Hydra does: at what Hydra would answer with a page, or with no end.
 
     Args:
         arguments: without the script's name.
         script: the primary configuration, such as ``train``.
+
+    Returns:
+        its overrides.
 
     Raises:
         UserError: an option that there is not, a group without a choice, or a multirun of no or of too many runs.
@@ -223,6 +239,7 @@ def check_command(arguments: Sequence[str], script: str) -> None:
                 raise UserError(f"{override.input_line}: no values, so there is nothing to run; give at least one")
         if runs > MOST_RUNS:
             raise UserError(f"-m: {runs:,} runs are more than the {MOST_RUNS:,} of one command; give fewer at once")
+    return list(overrides)
 
 
 def _sweeps_over(override: Override) -> int:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from imago.config import build, check_node, target
+from imago.config import build, check_node, is_of_plugin, target
 from imago.data import sources
 from imago.data.base import DEFAULT_DIRECTORY
 from imago.data.identity import check_same_data
@@ -13,7 +13,7 @@ from imago.data.places import known
 from imago.errors import UserError, printable
 from imago.untrusted import check_plain, shortened
 
-# The published data sets and folders of images: all that a checkpoint's data can be.
+# The published data sets and folders of images: all that a checkpoint's data can be, beside those of named plugins.
 SOURCES = tuple(getattr(sources, name) for name in sources.__all__)
 
 
@@ -87,7 +87,7 @@ def _described(stored: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if source is not None:
         node["source"] = source
         named = target(source.get("_target_"), "data.source")
-        if named not in SOURCES:
+        if named not in SOURCES and not is_of_plugin(named):
             raise UserError(f"data.source._target_={source['_target_']}: is no source of data")
     elif kind is not folder_data:
         raise UserError(f"data._target_={node['_target_']}: is no data that a model can be trained on")

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning import seed_everything
 
 from imago.config import build, check, composed, plain, without_hydra
 from imago.data import ImageDataModule
 from imago.models.base import GenerativeModel
+from imago.plugins import named, search_path
 from imago.training.run import build_model
 
 
@@ -17,7 +19,8 @@ def compose(overrides: Sequence[str] = ()) -> tuple[GenerativeModel, ImageDataMo
     with which it begins. Whatever the settings say of trainer, callbacks and loggers is left to whoever trains.
 
     Args:
-        overrides: as on the command line: ``["model=vae", "data=digits", "model.latent=8"]``.
+        overrides: as on the command line: ``["model=vae", "data=digits", "model.latent=8"]``; with ``plugins=[NAME]``
+            those of a package of your own.
 
     Returns:
         the model, with its settings as ``model.config``, and the data, read (and downloaded where they are missing).
@@ -26,7 +29,9 @@ def compose(overrides: Sequence[str] = ()) -> tuple[GenerativeModel, ImageDataMo
         HydraException: an override names nothing, or a choice that there is not.
         UserError: a value that cannot be, or data that cannot be had.
     """
-    config = plain(without_hydra(composed("train", overrides)))
+    folders = search_path(named(OverridesParser.create().parse_overrides(list(overrides))))
+    place = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+    config = plain(without_hydra(composed("train", [*place, *overrides])))
     settings = check(config)
     seed_everything(settings.seed, verbose=False)
     data: ImageDataModule = build(config["data"], "data")

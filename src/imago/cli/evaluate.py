@@ -1,0 +1,308 @@
+"""Measure trained models: ``python src/evaluate.py checkpoint=logs/gan-digits/<time>``, or ``checkpoint=[PATH,PATH]``.
+
+The likelihood of held-out images, where the model knows it, and the quality of samples.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from omegaconf import DictConfig
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from imago import cli
+from imago.capacity import Drawn
+from imago.config import build, check_has, check_node, check_settings, plain
+from imago.errors import RunError, UserError, printable
+from imago.files import locked, write_text
+from imago.legacy import today
+from imago.measures import Measurement, Protocol
+from imago.paths import checkpoint_file
+
+if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    from imago.evaluation import SampleQuality
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What evaluate.yaml explains."""
+
+    checkpoint: str | Annotated[list[str], Field(min_length=1)]
+    averaged: bool
+    model: dict[str, Any]
+    likelihood: bool
+    split: Literal["val", "test"]
+    images: PositiveInt | None
+    importance: Drawn | None
+    bound_steps: PositiveInt | None
+    batch_size: PositiveInt
+    seed: NonNegativeInt
+    repeats: Annotated[int, Field(gt=0, le=10_000)]
+    dir: str | None
+    path: str | None
+    device: str | None
+
+
+def main(config: DictConfig) -> None:
+    """Measure one checkpoint after the other; of several, one that cannot be measured does not stop the others."""
+    with cli.stoppable():
+        measure_all(plain(config))
+
+
+def measure_all(values: dict[str, Any]) -> None:
+    """See :func:`main`, whose configuration this is."""
+    settings = check_settings(values, Settings, groups=["metrics"])
+    metrics = values["metrics"]
+    if "full" in metrics and metrics["full"] is None:
+        metrics["full"] = True
+    check_node(metrics, "metrics", imported=False)
+    if isinstance(settings.checkpoint, str):
+        checkpoint_file(settings.checkpoint)
+        check_node(metrics, "metrics")
+        evaluate(settings.checkpoint, settings, metrics)
+        return
+    # What is no file is said before torch is loaded and the others are measured.
+    found = [checkpoint for checkpoint in settings.checkpoint if carried_out(checkpoint_file, checkpoint)]
+    if found:
+        check_node(metrics, "metrics")
+    measured = [checkpoint for checkpoint in found if carried_out(evaluate, checkpoint, settings, metrics)]
+    failed = [checkpoint for checkpoint in settings.checkpoint if checkpoint not in measured]
+    if failed:
+        raise UserError(f"checkpoint: {len(failed)} of {len(settings.checkpoint)} not measured: {', '.join(failed)}")
+
+
+def carried_out(action: Callable[..., object], checkpoint: str, *arguments: object) -> bool:
+    """Do something with a checkpoint; whatever goes wrong is said in a line, and stops nothing."""
+    try:
+        action(checkpoint, *arguments)
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = printable(" ".join(said.split()))
+        named = told.startswith("checkpoint=")
+        print(told if named else f"checkpoint={checkpoint}: {told}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any]) -> None:
+    """Measure one checkpoint, print a table, and keep the results in evaluation.json."""
+    # After Hydra has composed: mistakes in names need not wait for torch.
+    from imago.checkpoints import average_of, model_of, read
+    from imago.data import data_of
+    from imago.evaluation import measure_likelihood
+    from imago.models.base import ExplicitModel
+    from imago.models.diffusion import Diffusion
+    from imago.models.variational import Variational
+    from imago.progress import progress_bar
+    from imago.training.callbacks.quality import measure
+
+    path = checkpoint_file(checkpoint_path)
+    checkpoint = read(path)
+    device = cli.device(settings.device)
+    model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
+    averaged = settings.averaged and bool(average_of(checkpoint))
+    check_has(model, Variational, "importance", settings.importance, "importance-weighted bound")
+    check_has(model, Diffusion, "bound_steps", settings.bound_steps, "sum over steps")
+    data = data_of(checkpoint, settings.dir, settings.path)
+    model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
+    metrics: SampleQuality = build(metrics_node, "metrics")
+    metrics.prepare(data, device)
+    for notice in metrics.notices:
+        print(f"note: {notice}")
+    likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
+    if not metrics.names and not likelihood_too:
+        raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
+    results = Results(path)
+    print(f"{path}: {model.state.images:,} images seen")
+
+    def conclude(measurements: list[Measurement], began: float) -> None:
+        made_at = {"checkpoint": path.name, "images_seen": model.state.images, "updates": model.state.updates}
+        made_at |= {"changes": settings.model} if settings.model else {}
+        print("\n".join(table(measurements)), flush=True)
+        kept = results.add(
+            [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol.as_dict()} for m in measurements]
+        )
+        print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
+
+    if settings.likelihood and isinstance(
+        model, ExplicitModel
+    ):  # first, and kept at once: drawing samples may take long
+        began = time.perf_counter()
+        with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
+            likelihood = measure_likelihood(
+                model,
+                data,
+                settings.split,
+                averaged=averaged,
+                batch_size=settings.batch_size,
+                images=settings.images,
+                importance=settings.importance,
+                bound_steps=settings.bound_steps,
+                progress=progress,
+            )
+        conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
+    if metrics.names:
+        began = time.perf_counter()
+        seeds = range(settings.seed, settings.seed + settings.repeats)
+        repeated = []
+        try:
+            for seed in seeds:
+                with progress_bar(f"Measuring samples of seed {seed}") as progress:
+                    repeated.append(measure(metrics, model, seed, averaged, progress))
+        finally:
+            if repeated:  # also where it is stopped
+                conclude(over_seeds(repeated), began)
+    if results.lost is not None:
+        raise RunError(f"{results.path}: cannot be written ({results.lost.strerror}); results are printed alone")
+
+
+def over_seeds(repeated: list[list[Measurement]]) -> list[Measurement]:
+    """The mean of each number over the seeds, with its standard deviation in the protocol of the first.
+
+    Args:
+        repeated: for each seed the same numbers in the same order; those of a single seed are left as they are.
+    """
+    if len(repeated) == 1:
+        return repeated[0]
+    combined = []
+    for same in zip(*repeated, strict=True):
+        values, seconds = [m.value for m in same], [m.protocol.seconds_per_sample for m in same]
+        protocol = replace(
+            same[0].protocol,
+            repeats=len(values),
+            deviation=statistics.stdev(values),
+            seconds_per_sample=None if None in seconds else statistics.fmean(filter(None, seconds)),
+        )
+        combined.append(replace(same[0], value=statistics.fmean(values), protocol=protocol))
+    return combined
+
+
+# What a protocol's entry means to a reader, in this order; the rest is in evaluation.json.
+SHOWN = {
+    "data": "of {}",
+    "extractor": "features {}",
+    "samples": "{:,} samples",
+    "reference": "against {}",
+    "images": "{:,} images",
+    "binarization": "binarised: {}",
+    "classes": "classes {}",
+    "weights": "{} weights",
+    "sampler": "{}",
+    "nfe": "network calls {:,}",
+    "seed": "seed {}",
+    "repeats": "mean of {} seeds",
+    "neighbours": "k = {}",
+    "draws": "{:,} draws",
+    "bound_terms": "{} terms",
+}
+
+
+def table(measurements: list[Measurement]) -> list[str]:
+    """A line for each measurement, with what holds of it alone; what holds of all is said once, above them."""
+    entries = [m.protocol.as_dict() for m in measurements]
+    told = [{key: text.format(e[key]) for key, text in SHOWN.items() if e.get(key, "none") != "none"} for e in entries]
+    common = {key: text for key, text in told[0].items() if all(other.get(key) == text for other in told)}
+    numbers = [number_of(m) for m in measurements]
+    widths = [max(len(m.name) for m in measurements), max(map(len, numbers))]
+    lines = [f"  {', '.join(common.values())}"]
+    for m, number, known in zip(measurements, numbers, told, strict=True):
+        alone = ", ".join(text for key, text in known.items() if key not in common)
+        lines.append(f"    {m.name:<{widths[0]}}  {number:<{widths[1]}}  {alone}".rstrip())
+    caveats: dict[str, list[str]] = {}
+    for m in measurements:
+        if m.protocol.doubtful:
+            caveats.setdefault(str(m.protocol.caveat), []).append(m.name)
+    return [*lines, *(f"  † {', '.join(names)}: {caveat}" for caveat, names in caveats.items())]
+
+
+def number_of(measurement: Measurement) -> str:
+    """A measurement with its error, = or ≤, what held-out images have, and a † if there is a caveat."""
+    name, value, protocol = measurement.name, measurement.value, measurement.protocol
+    doubt = " †" if protocol.doubtful else ""
+    if protocol.likelihood is None:
+        error = "" if protocol.deviation is None else f" ± {protocol.deviation:.2g}"
+        held_out = "" if protocol.held_out_value is None else f" (held-out {protocol.held_out_value:.4g})"
+        return f"{value:.4g}{error}{held_out}{doubt}"
+    digits = 3 if name.endswith("bpd") else 2
+    return f"{protocol.relation:1} {value:,.{digits}f} ± {protocol.standard_error:.{digits}f}{doubt}"
+
+
+class Results:
+    """evaluation.json of a checkpoint's run, looked at before anything is measured.
+
+    What cannot be read there is moved aside, and where nothing can be written results are printed alone; both are said.
+
+    Args:
+        checkpoint: the file.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        self.path = folder / "evaluation.json"
+        self.keep = True
+        self.lost: OSError | None = None
+        try:
+            with self._locked():
+                self._known()
+        except OSError as error:
+            self.keep = False
+            print(
+                f"note: {self.path}: cannot be written ({error.strerror}); results are printed alone", file=sys.stderr
+            )
+
+    def add(self, results: list[dict[str, Any]]) -> str:
+        """Keep results; the same measurement again replaces the older one.
+
+        Returns:
+            Where they are.
+        """
+        if not self.keep:
+            return "printed alone"
+        new = [what(result) for result in results]
+        try:
+            with self._locked():  # somebody else may measure the same run
+                known = [result for result in self._known() if what(result) not in new]
+                write_text(self.path, json.dumps(known + results, indent=2) + "\n")
+        except OSError as error:
+            self.lost = error
+            return "kept nowhere"
+        return f"kept in {self.path}"
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.path.with_name(".evaluation.lock"))
+
+    def _known(self) -> list[dict[str, Any]]:
+        """The results that are there; a file with anything else in it is moved aside first."""
+        if not os.path.lexists(self.path):
+            return []
+        known = None
+        with suppress(ValueError, RecursionError):
+            known = today(json.loads(self.path.read_text(encoding="utf-8"))) if self.path.is_file() else None
+        listed = known if isinstance(known, list) else []
+        results = [r for r in listed if isinstance(r, dict) and isinstance(r.get("protocol"), dict)]
+        if known is None or len(results) < len(listed) or listed is not known:
+            aside = next(p for k in count(1) if not os.path.lexists(p := self.path.with_name(f"{self.path.name}.{k}")))
+            self.path.rename(aside)
+            write_text(self.path, json.dumps(results, indent=2) + "\n")
+            stay = f"; the {len(results)} results in it stay" if results else ""
+            print(f"note: {self.path}: cannot be read, and is {aside.name} now{stay}", file=sys.stderr, flush=True)
+        return results
+
+
+def what(result: dict[str, Any]) -> dict[str, Any]:
+    """All of a result but what came out, and on which machine in what time."""
+    question = Protocol.from_dict(result["protocol"]).question
+    return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": question}
+
+
+def command() -> None:
+    """Carry out ``evaluate`` as the command line says."""
+    cli.run(main, "evaluate")

@@ -1,0 +1,80 @@
+"""``imago COMMAND``: every command at one word, from any folder, and lists of what there is."""
+
+import importlib
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+
+import imago
+
+COMMANDS = {
+    "train": "train a model, or many with -m",
+    "evaluate": "measure trained models: likelihood, quality of samples",
+    "sample": "draw images from a trained model",
+    "figure": "draw a figure of a model",
+    "compare": "put runs side by side on a board",
+    "dashboard": "build the W&B dashboard of a project",
+    "train_classifier": "train the classifier behind metrics=classifier",
+}
+LISTS = {
+    "models": ("model", "what model= can be"),
+    "data": ("data", "what data= can be"),
+    "experiments": ("experiment", "settings that suit a model and data, for experiment="),
+}
+
+
+def main() -> None:
+    """Carry out a command, with Hydra's command line behind it; ends the process with its exit code."""
+    given = sys.argv[1:]
+    name = given[0].replace("-", "_") if given and not given[0].startswith("-") else None
+    if name in COMMANDS:
+        sys.argv = [f"imago {name}", *given[1:]]
+        importlib.import_module(f"imago.cli.{name}").command()
+    elif name in LISTS and len(given) == 1:
+        print("\n".join(lines_of(LISTS[name][0])))
+    elif given in (["--version"], ["-V"]):
+        print(f"imago {imago.__version__}")
+    elif not given or given in (["--help"], ["-h"], ["help"]):
+        print(usage())
+    else:
+        known = ", ".join((*COMMANDS, *LISTS))
+        close = get_close_matches(given[0], (*COMMANDS, *LISTS), 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        said = f"{' '.join(given)}: takes no more words" if name in LISTS else f"{given[0]}: no such command{meant}"
+        print(f"error: {said}; commands are {known}; imago --help explains them", file=sys.stderr)
+        sys.exit(2)
+
+
+def usage() -> str:
+    """What ``imago --help`` says."""
+    explained = {**COMMANDS, **{name: told for name, (_, told) in LISTS.items()}}
+    width = max(map(len, explained))
+    return "\n".join(
+        [
+            "imago COMMAND [KEY=VALUE ...]; imago COMMAND --help lists what can be chosen",
+            "",
+            *(f"  {name:{width}}  {told}" for name, told in explained.items()),
+            "",
+            "  imago train model=gan data=digits",
+            "  imago --version",
+        ]
+    )
+
+
+def lines_of(group: str) -> list[str]:
+    """Each choice of a group with the first sentence of its file's comment."""
+    from imago.config import CONF
+
+    files = sorted((CONF / group).glob("*.yaml"))
+    width = max(len(file.stem) for file in files)
+    return [f"{file.stem:{width}}  {_comment(file)}".rstrip() for file in files]
+
+
+def _comment(file: Path) -> str:
+    words: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            words.append(line.removeprefix("#").strip())
+    return " ".join(words)

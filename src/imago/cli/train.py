@@ -1,0 +1,73 @@
+"""Train a model: ``python src/train.py model=gan data=cifar10``; ``--help`` lists what can be chosen."""
+
+import csv
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from imago import cli
+from imago.config import check as check_values
+from imago.config import check_experiment, check_top, experiments, plain
+from imago.errors import UserError
+from imago.paths import check_folder_place, run_to_resume
+
+
+def main(config: DictConfig) -> float | None:
+    """One job; returns what a sweeper optimises, where ``objective`` names it."""
+    hydra = HydraConfig.get()
+    choices = hydra.runtime.choices
+    check_experiment(choices.get("experiment"), choices["model"])
+    values = plain(config)
+    settings = check_values(values, imported=False)
+    if settings.resume is not None and settings.resume != "auto":
+        run_to_resume(settings.resume)
+    name = settings.name or f"{choices['model']}-{choices['data']}"
+    # After Hydra has composed: mistakes need not wait for torch.
+    from imago.runs import Run, closing_words
+    from imago.training.continuing import NothingLeftError
+    from imago.training.run import train
+
+    multirun = hydra.mode == RunMode.MULTIRUN
+    if multirun and "strategy" in config.trainer:
+        raise UserError("trainer=ddp with -m: each process would start the sweep anew; give one combination at a time")
+    if not (multirun or choices.get("experiment") or settings.resume):
+        sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+        if own := experiments(sources, choices["model"], choices["data"]):
+            print(f"experiments for model={choices['model']} data={choices['data']}: {', '.join(own)}")
+    directory, here = Path(hydra.runtime.output_dir), Path.cwd()
+    if here in directory.parents:
+        directory = directory.relative_to(here)
+    try:
+        recorded = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+        run = train(values, name, directory, Path(hydra.sweep.dir).name if multirun else None, recorded)
+    except NothingLeftError as done:
+        if not multirun:
+            raise
+        print(f"note: {done}")  # a sweep that was stopped is given again: its finished jobs are no mistakes
+        run = Run(done.directory, write=False)
+    if run.write:
+        print(closing_words(run))
+    return None if settings.objective is None else last_value(run.metrics, settings.objective)
+
+
+def last_value(table: Path, name: str) -> float:
+    """The last value of a number that a run logged."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [row[name] for row in rows if row.get(name)]
+    if not found:
+        known = ", ".join(column for column in (rows[0] if rows else ()) if "/" in column)
+        raise UserError(f"objective={name}: the run never measured it; it has {known}")
+    return float(found[-1])
+
+
+def check(config: DictConfig) -> None:
+    """What decides where the run will be."""
+    check_folder_place(Path(check_top(plain(config)).logs), "logs")
+
+
+def command() -> None:
+    """Carry out ``train`` as the command line says."""
+    cli.run(main, "train", check)

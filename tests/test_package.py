@@ -1,0 +1,136 @@
+"""The package as it is installed: one command from any folder, and packages of the user's own beside it."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import imago
+from helpers import PLUGINS, Command
+from imago import config
+from imago.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel puts beside other packages."""
+    place = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = place.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(place / "site")
+    return place / "site"
+
+
+@pytest.fixture(autouse=True)
+def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "PLUGINS", ())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+
+
+def imago_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["imago", *arguments])
+    try:
+        main.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_a_wheel_trains_in_a_folder_of_its_own(installed: Path, tmp_path: Path) -> None:
+    entry = (next(installed.glob("*.dist-info")) / "entry_points.txt").read_text()
+    assert "imago = imago.cli.main:main" in entry
+    command = [sys.executable, "-m", "imago", "train", "model=vae", "data=digits", "max_updates=2", "logger=csv"]
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "metrics=none", "callbacks=minimal"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.glob("logs/vae-digits/*")
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["latent"] == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
+    assert files_of(installed / "imago" / "conf") == files_of(ROOT / "conf")
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
+
+
+def test_every_network_has_the_same_optimizers() -> None:
+    """A wheel, a zip file and some systems know no links, so the folders are copies."""
+    one, *others = ({p.name: p.read_text() for p in f.iterdir()} for f in (ROOT / "conf/model/optimizer").iterdir())
+    assert others == [one, one]
+
+
+@pytest.mark.parametrize(("group", "command"), [("model", "models"), ("data", "data"), ("experiment", "experiments")])
+def test_lists_have_a_line_for_every_choice(
+    group: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imago_command(monkeypatch, command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+    assert all(re.fullmatch(r"\w+ {2,}\S.{10,}", line) for line in lines)
+
+
+def test_the_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert imago_command(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"imago {imago.__version__}\n"
+    for given in ([], ["--help"]):
+        assert imago_command(monkeypatch, *given) == 0
+        assert re.search(r"\n +train +train a model", capsys.readouterr().out)
+    assert imago_command(monkeypatch, "trian", "model=gan") == 2
+    assert re.match(r"error: trian: no such command; did you mean train\?", capsys.readouterr().err)
+    assert imago_command(monkeypatch, "train", "--help") == 0
+    told = capsys.readouterr().out
+    assert "imago train model=dcgan" in told
+    assert "src/" not in told
+
+
+def test_a_package_of_ones_own_is_used_where_it_is_named(
+    script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Never because a checkpoint names it."""
+    monkeypatch.chdir(PLUGINS)
+    plugin, out = "plugins=[my_models]", f"out={tmp_path / 'x.png'}"
+    tiny = ["model=transformer", "model.width=8", "model.heads=2", "logger=csv", "metrics=none", "max_updates=1"]
+    code, _, err = script("train", *tiny, f"logs={tmp_path}", "callbacks=minimal")
+    assert (code, "transformer: no such choice" in err) == (2, True)
+    code, _, err = script("train", plugin, *tiny, f"logs={tmp_path}", "callbacks=minimal")
+    assert code == 0, err
+    (run,) = tmp_path.glob("transformer-digits/*")
+    monkeypatch.setattr(config, "PLUGINS", ())
+    code, _, err = script("sample", f"checkpoint={run}", "n=1", out)
+    assert (code, "plugins=[my_models] allows it" in err) == (2, True)
+    code, _, err = script("sample", plugin, f"checkpoint={run}", "n=1", out)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("plugins=[not_there]", r"plugins=not_there: no such package in .* or installed"),
+        ("plugins=[os-x]", r"plugins=os-x: not the name of a Python package"),
+        ("plugins=[1]", r"plugins=\[1\]: write plugins=\[my_package\]"),
+    ],
+)
+def test_what_is_no_package_is_told(script: Command, given: str, said: str) -> None:
+    code, _, err = script("train", given)
+    assert code == 2
+    assert re.search(said, err)
+    assert len(err.splitlines()) == 1
+
+
+def test_what_is_exported_is_there() -> None:
+    for name in imago.__all__:
+        assert getattr(imago, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = imago.nothing  # type: ignore[attr-defined]
