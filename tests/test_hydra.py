@@ -53,6 +53,40 @@ def test_a_sweep_lies_where_hydra_says(script: Command) -> None:
     assert {summary_of(Path("sweep") / name)["seed"] for name in ("s1", "s2")} == {1, 2}
 
 
+def names_in(sweep: str) -> list[object]:
+    return [summary_of(run.parent)["name"] for run in sorted(Path(sweep).glob("*/summary.json"))]
+
+
+def test_jobs_of_a_sweep_are_named_by_what_it_varies(script: Command) -> None:
+    """Model and data are in the name already, and the folder's stays short."""
+    given = ["-m", *TINY, "model.optimizer.generator.lr=0.1,0.2", "model/objective=hinge", "seed=1,2"]
+    code, _, err = script("train", *given, "hydra.sweep.dir=s")
+    assert code == 0, err
+    pairs = [(lr, seed) for lr in (0.1, 0.2) for seed in (1, 2)]
+    assert names_in("s") == [f"gan-digits lr={lr} seed={seed}" for lr, seed in pairs]
+    assert {run.name for run in Path("s").glob("*/")} == {f"{k}-gan-digits" for k in range(4)}
+
+
+def test_a_sweep_that_is_given_again_goes_on_with_its_own_runs_alone(script: Command) -> None:
+    """Not with a single run of the same experiment, nor with that of another sweep."""
+    given = [*SMALL, "max_updates=2"]
+    assert script("train", *given, "seed=1", "hydra.run.dir=logs/single")[0] == 0
+    assert script("train", "-m", *given, "seed=1,2", "tags=[other]", "hydra.sweep.dir=logs/other")[0] == 0
+    again = ["-m", *given, "seed=1,2", "max_updates=3", "resume=auto"]
+    code, out, err = script("train", *again, "hydra.sweep.dir=logs/first")
+    assert code == 0, err
+    assert out.count("resume=auto: no checkpoint of this experiment and sweep below logs/, starting anew") == 2
+    code, out, err = script("train", *again, "max_updates=4", "hydra.sweep.dir=logs/second")
+    assert code == 0, err
+    assert out.count("continues logs/first/") == 2, out
+    assert not Path("logs/second").exists()
+    assert {str(run.parent): summary_of(run.parent)["updates"] for run in Path("logs").rglob("summary.json")} == {
+        "logs/single": 2,
+        **{f"logs/other/{k}-gan-digits": 2 for k in range(2)},
+        **{f"logs/first/{k}-gan-digits": 4 for k in range(2)},
+    }
+
+
 def test_choices_are_recorded(script: Command) -> None:
     assert script("train", *TINY, "hydra.run.dir=run", "experiment=gan_digits", "model/objective=hinge")[0] == 0
     choices = summary_of(Path("run"))["choices"]

@@ -18,6 +18,7 @@ from helpers import small
 from imago import loggers
 from imago.loggers import SECONDS, WandbRun, wandb_mode
 from imago.runs import Run
+from imago.sweeps import Job
 from imago.training.run import train
 
 
@@ -152,7 +153,7 @@ def test_an_offline_run_holds_curves_over_images_seen_and_grids(tmp_path: Path) 
     options = ["logger=wandb", "max_images=64", "every.log=32", "every.samples=64", "tags=[x,y]"]
     options += ["metrics=classifier", "metrics.samples=32", "metrics.subsets=2", "every.quality=64"]
     sizes = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]
-    run = train(small(tmp_path, *options, *sizes), "gan-digits", tmp_path / "run", group="s")
+    run = train(small(tmp_path, *options, *sizes), "gan-digits", tmp_path / "run", Job(tmp_path / "s", (), {}))
     assert run.summary["wandb_mode"] == "offline"
     found = list(records(run.path))
     (about,) = [record.run for record in found if record.HasField("run")]

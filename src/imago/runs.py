@@ -32,6 +32,7 @@ from imago.files import AlreadyLocked, in_the_way, locked, set_aside, write_text
 from imago.legacy import today
 from imago.measures import Protocol
 from imago.paths import CHECKPOINTS
+from imago.sweeps import Job
 from imago.tables import cells_of, read_lines
 from imago.untrusted import opened, read_archive, read_json, read_yaml
 
@@ -233,13 +234,16 @@ def identity(config: Mapping[str, Any], *, place: bool = False) -> dict[str, Any
     return chosen
 
 
-def find_resumable(logs: Path, config: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> Path | None:
+def find_resumable(
+    logs: Path, config: Mapping[str, Any], data: Mapping[str, Any] | None = None, job: Job | None = None
+) -> Path | None:
     """The newest run directory below ``logs`` of the same experiment and ``name`` with a checkpoint, or ``None``.
 
     Args:
         logs: where to look.
         config: resolved.
         data: the splits of the data that are there now; a run whose images were elsewhere is found if it had the same.
+        job: of the sweep that goes on, whose runs alone are found.
     """
     runs = [Path(folder) for folder, names, _ in os.walk(logs) if "checkpoints" in names]
     for written, directory in sorted(((_written(run), run) for run in runs), reverse=True):
@@ -251,6 +255,7 @@ def find_resumable(logs: Path, config: Mapping[str, Any], data: Mapping[str, Any
             not set(IDENTITY) <= old.keys()
             or not isinstance(old["data"], dict)
             or old.get("name") != config.get("name")
+            or (job is not None and not job.may_continue(directory, _summary_of(directory).get("sweep")))
         ):
             continue
         moved = differences(identity(old, place=True), identity(config, place=True))
@@ -294,11 +299,16 @@ def _in_checkpoints(run: Path, part: str) -> dict[str, Any]:
 
 def _splits_of(directory: Path) -> Any:
     """What a run's summary, or else a checkpoint, says of its data; ``None`` where it cannot be asked."""
+    return _summary_of(directory).get("splits") or _in_checkpoints(directory, "data").get("splits")
+
+
+def _summary_of(directory: Path) -> dict[str, Any]:
+    """The summary of a run of whatever origin; empty if it cannot be read."""
     with suppress(OSError, ValueError):
         summary = read_json(directory / "summary.json")
-        if isinstance(summary, dict) and "splits" in summary:
-            return summary["splits"]
-    return _in_checkpoints(directory, "data").get("splits")
+        if isinstance(summary, dict):
+            return summary
+    return {}
 
 
 def check_same_experiment(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, place: bool = True) -> None:

@@ -12,6 +12,7 @@ from imago.config import check as check_values
 from imago.config import check_experiment, check_top, experiments, plain
 from imago.errors import UserError
 from imago.paths import check_folder_place, run_to_resume
+from imago.sweeps import job_of
 
 
 def main(config: DictConfig) -> float | None:
@@ -24,12 +25,15 @@ def main(config: DictConfig) -> float | None:
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
     name = settings.name or f"{choices['model']}-{choices['data']}"
+    multirun = hydra.mode == RunMode.MULTIRUN
+    job = job_of(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.overrides.task) if multirun else None
+    if job is not None:
+        name = job.named(name, choices, own=settings.name is not None)
     # After Hydra has composed: mistakes need not wait for torch.
     from imago.runs import Run, closing_words
     from imago.training.continuing import NothingLeftError
     from imago.training.run import train
 
-    multirun = hydra.mode == RunMode.MULTIRUN
     if multirun and "strategy" in config.trainer:
         raise UserError("trainer=ddp with -m: each process would start the sweep anew; give one combination at a time")
     if not (multirun or choices.get("experiment") or settings.resume):
@@ -41,7 +45,7 @@ def main(config: DictConfig) -> float | None:
         directory = directory.relative_to(here)
     try:
         recorded = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
-        run = train(values, name, directory, Path(hydra.sweep.dir).name if multirun else None, recorded)
+        run = train(values, name, directory, job, recorded)
     except NothingLeftError as done:
         if not multirun:
             raise

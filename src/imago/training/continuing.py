@@ -16,6 +16,7 @@ from imago.errors import UserError
 from imago.files import in_the_way, remove_litter, set_aside
 from imago.paths import CHECKPOINTS, RUN_FILES, RUN_FOLDERS, run_to_resume, whole_checkpoints
 from imago.runs import Run, check_same_experiment, find_resumable, usable, written_config
+from imago.sweeps import Job
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ class NothingLeftError(UserError):
         self.directory = directory
 
 
-def find_run(settings: Settings, config: Mapping[str, Any], data: ImageDataModule) -> Path | None:
+def find_run(
+    settings: Settings, config: Mapping[str, Any], data: ImageDataModule, job: Job | None = None
+) -> Path | None:
     """The run directory that ``resume`` means: ``None``, a path, or with ``auto`` the newest of the same experiment.
+
+    With ``auto`` a job of a sweep goes on with runs of that sweep alone.
 
     Raises:
         UserError: it is none.
@@ -53,9 +58,10 @@ def find_run(settings: Settings, config: Mapping[str, Any], data: ImageDataModul
         return None
     if settings.resume != "auto":
         return run_to_resume(settings.resume)
-    directory = find_resumable(Path(settings.logs), config, data.splits)
+    directory = find_resumable(Path(settings.logs), config, data.splits, job)
     if directory is None:
-        print(f"resume=auto: no checkpoint of this experiment below {settings.logs}/, starting anew")
+        what = "experiment" if job is None else "experiment and sweep"
+        print(f"resume=auto: no checkpoint of this {what} below {settings.logs}/, starting anew")
     return directory
 
 

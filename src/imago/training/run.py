@@ -41,6 +41,7 @@ from imago.runs import (
     forget_peak_memory,
     peak_memory_mib,
 )
+from imago.sweeps import Job
 from imago.training.advice import before_training
 from imago.training.callbacks.checkpoints import Checkpoints
 from imago.training.callbacks.common import find
@@ -56,8 +57,8 @@ def train(
     config: Mapping[str, Any],
     name: str,
     directory: Path,
-    group: str | None = None,
-    choices: Mapping[str, str | None] | None = None,
+    job: Job | None = None,
+    choices: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a model as configured.
 
@@ -65,7 +66,7 @@ def train(
         config: the resolved configuration of train.yaml, as plain types.
         name: the run's name, such as ``gan-cifar10``.
         directory: where a new run directory shall be.
-        group: name of the sweep that the run belongs to.
+        job: of the sweep that the run belongs to.
         choices: Hydra's, by group, for the summary.
 
     Returns:
@@ -90,7 +91,7 @@ def train(
         model.managed, data.endless = True, True
         trainer = build_trainer(config)
         forget_peak_memory(trainer.strategy.root_device)
-        continued = find_run(settings, config, data)
+        continued = find_run(settings, config, data, job)
         if continued is not None and writes():
             held.enter_context(alone_in(continued))
         stopped = None if continued is None else find_checkpoint(continued, settings, config, data)
@@ -102,14 +103,19 @@ def train(
         with begun(run, model, new=continued is None), concluded(run, interruption):
             if stopped is not None and run.write:
                 take_up(run, stopped)
+            if job is None and settings.name is None and isinstance(given := run.summary.get("name"), str):
+                name = printable(given)  # of a run that a sweep began
             run.write_config(config)
             if run.write:
                 remember(*data.places)
             about = describe(config, name, data, model, trainer)
             notices = [*metrics.notices, *before_training(model, data)]
             run.update(**about, choices=dict(choices or {}), status="running", notices=notices)
+            if job is not None:
+                run.update(sweep=job.recorded)
             if run.write:
                 announce_start(run, data, checkpoint_path)
+            group = None if job is None else job.folder.name
             with connected(trainer, run, config, settings, name, group):
                 ends = (settings.max_images, settings.max_updates, settings.max_seconds, settings.max_wall_seconds)
                 limits = Limits(*ends, began)
@@ -326,7 +332,8 @@ def connected(
             dashboard.close(failed)
         if run.write and run.metrics.exists():
             with run.beside("curves.png"):
-                draw_curves(run.metrics, run.path / "curves.png", f"{name}, seed {settings.seed}")
+                seed = "" if " seed=" in name else f", seed {settings.seed}"
+                draw_curves(run.metrics, run.path / "curves.png", f"{name}{seed}")
 
 
 def build_with(node: Mapping[str, Any], key: str, **available: Any) -> Any:
