@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf"
 PLUGINS = Path(__file__).parent / "plugins"  # a user's own package and its configurations
@@ -19,10 +18,12 @@ def configuration(*overrides: str) -> dict[str, Any]:
 
     Measurements and rows are at even intervals, whatever they cost, so that what a test expects depends on no clock.
     """
+    from imago.config import plain  # after conftest has seen to it that imago's shapes and types are checked
+
     even = ["every.halvings=0", "measuring_share=null"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"hydra.searchpath=[file://{PLUGINS / 'conf'}]", *even, *overrides])
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return plain(config)
 
 
 def small(tmp_path: Path, *overrides: str) -> dict[str, Any]:
