@@ -346,7 +346,7 @@ def test_whatever_a_constructor_says_names_the_place(node: Any, message: str) ->
         build(node, "model")
 
 
-@pytest.mark.parametrize(("script", "group"), [("evaluate", "metrics"), ("figure", "figure")])
+@pytest.mark.parametrize(("script", "group"), [("evaluate", "metrics"), ("distance", "metrics"), ("figure", "figure")])
 def test_a_script_lists_the_choices_of_its_own_groups(script: str, group: str) -> None:
     template = OmegaConf.load(CONF / f"{script}.yaml").hydra.help.template
     assert f"{group}: {', '.join(GROUPS[group])}\n" in template

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3
 
 from imago.data import ImageDataModule, ImageSet, Source, Splits
 from imago.evaluation import ExtractorChoice, FeatureExtractor, choices
@@ -93,3 +95,24 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[s
             return f"http://127.0.0.1:{server.server_port}", requests
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Random weights in the published layout, of a size that carries differences between images to the last layer."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda url, progress: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
+        network = feature_extractor_inceptionv3.FeatureExtractorInceptionV3("inception", ["2048"])
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, std=0.1)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.1)
+        path = tmp_path_factory.mktemp("inception") / "weights.pth"
+        torch.save(network.state_dict(), path)
+    return str(path)

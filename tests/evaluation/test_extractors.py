@@ -9,27 +9,6 @@ from imago.evaluation.extractors import weights_fingerprint
 from imago.evaluation.network import ClassifierNetwork
 
 
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory):
-    """Random weights in the published layout, of a size that carries differences between images to the last layer."""
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda url, progress: {})
-        patch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
-        network = feature_extractor_inceptionv3.FeatureExtractorInceptionV3("inception", ["2048"])
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.running_mean, std=0.1)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.1)
-        path = tmp_path_factory.mktemp("inception") / "weights.pth"
-        torch.save(network.state_dict(), path)
-    return str(path)
-
-
 def classifier(channels: int = 1, seed: int = 0) -> ClassifierExtractor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -10,6 +10,7 @@ import imago
 COMMANDS = {
     "train": "train a model, or many with -m",
     "evaluate": "measure trained models: likelihood, quality of samples",
+    "distance": "measure how far two sets of images are from each other",
     "sample": "draw images from a trained model",
     "figure": "draw a figure of a model",
     "compare": "put runs side by side on a board",

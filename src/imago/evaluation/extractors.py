@@ -27,6 +27,7 @@ class FeatureExtractor(nn.Module, ABC):
         suffix: of the names of all other metrics in its features.
         fingerprint: hexadecimal digest of its weights.
         doubt: why nothing should be concluded from its features; empty where nothing is known against them.
+        side: height and width that images are resized to; ``None``: they are seen as they are, or nearly.
     """
 
     name: str
@@ -35,6 +36,7 @@ class FeatureExtractor(nn.Module, ABC):
     suffix: str
     fingerprint: str
     doubt: str = ""
+    side: int | None = None
 
     @property
     def num_features(self) -> int:
@@ -91,7 +93,10 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 class FidelityExtractor(FeatureExtractor):
-    """A network of torch-fidelity's, with its resize and scaling; gray images are repeated to three channels."""
+    """A network of torch-fidelity's, with its scaling and its resize: TensorFlow 1's bilinear, no antialiasing.
+
+    Gray images are repeated to three channels.
+    """
 
     network: Any
 
@@ -119,6 +124,7 @@ class InceptionExtractor(FidelityExtractor):
     dimensions = 2048
     metric_names = ("fid", "kid")
     suffix = ""
+    side = 299
 
     def __init__(self, weights: str) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -175,6 +181,7 @@ class ClipExtractor(FidelityExtractor):
             # Whatever a wrong file makes the loader do, the user needs to know one thing.
             raise ValueError(f"not a CLIP model in OpenAI's TorchScript layout: {in_one_line(error)}") from error
         self.name = name
+        self.side = int(self.network.resolution)
         self.dimensions = int(self.network.model.visual.output_dim)
         self.fingerprint = weights_fingerprint(self.network.model.state_dict())
         self.requires_grad_(False).eval()
@@ -194,6 +201,7 @@ class DinoV2Extractor(FidelityExtractor):
 
     metric_names = ("fd_dinov2", "kd_dinov2")
     suffix = "_dinov2"
+    side = 224
 
     def __init__(self, backbone: nn.Module, name: str) -> None:
         from torch_fidelity.feature_extractor_base import FeatureExtractorBase

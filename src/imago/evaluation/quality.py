@@ -20,7 +20,7 @@ from imago.evaluation.kernel import KernelDistance
 from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, PRDC
 from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics, batches_of_features
-from imago.images import to_bytes
+from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
 from imago.progress import Progress, progress_bar
 
@@ -72,12 +72,26 @@ class SampleQuality:
         """Names of what :meth:`measure` will return, the headline first; known after :meth:`prepare`."""
         return list(self._protocols)
 
-    def prepare(self, data: ImageDataModule, device: torch.device) -> None:
+    @property
+    def extractor(self) -> FeatureExtractor | None:
+        """What is measured with; known after :meth:`prepare`, ``None`` where nothing is measured."""
+        return self._extractor
+
+    def prepare(
+        self,
+        data: ImageDataModule,
+        device: torch.device,
+        *,
+        called: str | None = None,
+        chosen_for: ImageDataModule | None = None,
+    ) -> None:
         """Get ready before training starts: extractor and statistics of the training split.
 
         Args:
             data: prepared.
             device: where features are computed.
+            called: what protocols call the training split; ``None``: by the name of the data.
+            chosen_for: prepared data that the extractor is chosen by, instead of these.
 
         Raises:
             UserError: these data cannot be measured in the way that was asked for.
@@ -90,10 +104,11 @@ class SampleQuality:
         if data.spec.kind != "pixels":
             self.notices.append(f"the quality of samples is not measured: features are of pictures, not of {data.spec}")
             return
-        self._extractor = extractor = self.choice.build(data, device, self.weights, self.notices.append)
+        chosen = self.choice.build(chosen_for or data, device, self.weights, self.notices.append)
+        self._extractor = extractor = chosen
         if extractor is None:
             return
-        self._device, self._spec = device, data.spec
+        self._device, self._spec, self._called = device, data.spec, called or f"{data.name} train"
         extractor.to(device)
         cache = Cache(data.directory)
         known = KnownFeatures.of(data, extractor, self.batch_size, device) if self.full else None
@@ -118,7 +133,7 @@ class SampleQuality:
             extractor=extractor.name,
             extractor_fingerprint=extractor.fingerprint[:16],
             dimensions=extractor.dimensions,
-            reference=f"{data.name} train",
+            reference=self._called,
             reference_fingerprint=data.fingerprint,
             reference_images=reference.count,
             samples=self.samples,
@@ -137,10 +152,15 @@ class SampleQuality:
             self._set_up()
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """What is looked at of samples, (n, dimensions), on the CPU; call :meth:`prepare` first."""
+    def features(self, images: Tensor, levels: int | None = None) -> Tensor:
+        """What is looked at of samples, (n, dimensions), on the CPU; call :meth:`prepare` first.
+
+        Args:
+            images: uint8 (n, C, H, W) with values 0..levels-1.
+            levels: ``None``: those of the training images.
+        """
         assert self._extractor is not None
-        return self._extractor(to_bytes(images.to(self._device), self._spec.levels)).cpu()
+        return self._extractor(to_bytes(images.to(self._device), levels or self._spec.levels)).cpu()
 
     def _tell(self, name: str, extractor: FeatureExtractor, caveat: str, **entries: Any) -> None:
         """Say how a number will be obtained."""
@@ -212,25 +232,29 @@ class SampleQuality:
             self._tell(name, extractor, "; ".join(doubts), **entries)
 
     @torch.no_grad()
-    def measure(self, sample: Sampler, progress: Progress | None = None) -> list[Measurement]:
+    def measure(
+        self, sample: Sampler, progress: Progress | None = None, *, spec: ImageSpec | None = None
+    ) -> list[Measurement]:
         """Draw samples and compare them with the training split; the global random generators are left as they were.
 
         Args:
             sample: ``sample(n, first)`` gives the images first..first+n-1, uint8 (n, C, H, W) with values 0..levels-1.
             progress: called with (samples so far, samples in all).
+            spec: of the samples; ``None``: that of the training images.
         """
         extractor = self._extractor
         if extractor is None:
             return []
+        spec = spec or self._spec
         try:
             with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
                 for first in range(0, self.samples, self.batch_size):
                     n = min(self.batch_size, self.samples - first)
                     images = sample(n, first)
-                    self._spec.check(images)
+                    spec.check(images)
                     if len(images) != n:
                         raise ValueError(f"{len(images)} samples where {n} were asked for")
-                    self._metrics.update(self.features(images), real=False, originals=images)
+                    self._metrics.update(self.features(images, spec.levels), real=False, originals=images)
                     if progress is not None:
                         progress(first + n, self.samples)
             found = {_suffixed(name, extractor): float(value) for name, value in self._metrics.compute().items()}

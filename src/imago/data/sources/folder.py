@@ -96,6 +96,32 @@ class Folder(Source):
 
     def load(self, directory: Path) -> Splits:
         """Lists the images, decodes them into DIRECTORY/cache unless that was done before, and maps the result."""
+        everything, classes, lost, origin = self.read(directory)
+        n = len(everything)
+        if n < 3:
+            raise UserError(
+                f"data.path={self.path}: {n} images; training, validation and test need one each. Add some."
+            )
+        n_held = max(1, n // 10)
+        return Splits(
+            train=everything.part(slice(-n_held)),
+            val=n_held,
+            test=everything.part(slice(-n_held, None)),
+            classes=classes,
+            description=f"of a fixed permutation of the {n:,} images of {self.path} without its last "
+            f"{n_held:,}, test = those, {lost}{origin}",
+        )
+
+    def read(self, directory: Path) -> tuple[ImageSet, tuple[str, ...], str, str]:
+        """All images, in the order of the permutation.
+
+        Returns:
+            the images with their labels, the names of the classes, in words how many could not be read, and where the
+            labels come from.
+
+        Raises:
+            UserError: there are none, or some cannot be read.
+        """
         container: Container = FolderFiles(self.path) if self.path.is_dir() else ZipFiles(self.path)
         names, notices = pictures_of(container)
         labels = self._labels(container, names)
@@ -119,22 +145,10 @@ class Folder(Source):
         if bad:
             print(printable(f"data.on_bad=skip: leaving out {bad_files(bad)}{lost}"), file=sys.stderr)
         names = [name for name in names if name not in bad]
-        if len(names) < 3:
-            raise UserError(
-                f"data.path={self.path}: {len(names)} images; training, validation and test need one each. Add some."
-            )
         numbers, classes = self._numbered(labels, names)
-        everything = ImageSet(torch.from_numpy(images), numbers, prefetch=2)
-        n_held = max(1, len(names) // 10)
         lost = f"{len(bad):,} unreadable ones left out, " if bad else ""
-        return Splits(
-            train=everything.part(slice(-n_held)),
-            val=n_held,
-            test=everything.part(slice(-n_held, None)),
-            classes=displayable(classes),
-            description=f"of a fixed permutation of the {len(names):,} images of {self.path} without its last "
-            f"{n_held:,}, test = those, {lost}{labels.origin}",
-        )
+        everything = ImageSet(torch.from_numpy(images), numbers, prefetch=2)
+        return everything, displayable(classes), lost, labels.origin
 
     @staticmethod
     def _without_images(labels: _Labels, readable: set[str]) -> str:
