@@ -11,18 +11,45 @@ import torch
 
 from imago.cli.outputs import OUTPUTS
 from imago.errors import UserError, reason_of
-from imago.paths import ENDINGS, check_folder_place, checkpoint_file
+from imago.paths import ENDINGS, check_folder_place, checkpoint_file, run_to_resume
 
 SOURCE = Path(__file__).parents[1] / "src"
 
 
 def test_a_run_means_its_last_checkpoint(tmp_path: Path) -> None:
-    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    file.parent.mkdir(parents=True)
-    torch.save({"progress": {"images_seen": 5}}, file)
+    file = saved(tmp_path / "run")
     assert checkpoint_file(tmp_path / "run") == checkpoint_file(str(file)) == file
-    with pytest.raises(UserError, match=r"^resume=.*: a folder without checkpoints/last\.ckpt; the newest run .*/run$"):
-        checkpoint_file(tmp_path, "resume")
+
+
+def saved(run: Path, name: str = "last.ckpt", age: int = 0) -> Path:
+    """A checkpoint that was written so many seconds ago."""
+    file = run / "checkpoints" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"progress": {"images_seen": 5}}, file)
+    os.utime(file, (1e9 - age, 1e9 - age))
+    return file
+
+
+def test_a_folder_of_runs_means_the_newest_with_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "vae-mnist"
+    for run, age in (("a", 20), ("b", 10), ("c", 30)):
+        saved(logs / run, age=age)
+        saved(logs / run, "previous.ckpt", age + 20)
+    (logs / "d" / "checkpoints").mkdir(parents=True)  # begun just now
+    file = logs / "b" / "checkpoints" / "last.ckpt"
+    assert checkpoint_file(logs) == file
+    assert run_to_resume(logs) == logs / "b"
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"note: {key}={logs}: of the 3 runs in it the newest is used, b" for key in ("checkpoint", "resume")
+    ]
+    (logs / "multirun.yaml").touch()
+    with pytest.raises(UserError, match=r"^checkpoint=.*: a sweep of 3 runs; give one of them, .*/NAME: a, b, c$"):
+        checkpoint_file(logs)
+    with pytest.raises(UserError, match=r"^checkpoint=.*/d: a folder without checkpoints/last\.ckpt; a checkpoint is"):
+        checkpoint_file(logs / "d")
 
 
 def test_what_is_no_checkpoint_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +106,9 @@ def test_every_ending_has_a_writer() -> None:
 def test_a_slip_does_not_wait_for_torch(script: str, given: list[str], told: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("# A title")
     program = (
-        f"import sys, {script}\nfrom imago import cli\nsys.argv = ['{script}.py', *sys.argv[1:]]\n"
-        f"try:\n    cli.run({script}.main, '{script}')\nfinally:\n    print('torch' in sys.modules)\n"
+        f"import sys\nfrom imago import cli\nfrom imago.cli import {script}\n"
+        f"sys.argv = ['{script}.py', *sys.argv[1:]]\ntry:\n"
+        f"    cli.run({script}.main, '{script}')\nfinally:\n    print('torch' in sys.modules)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program, *given],

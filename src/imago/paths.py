@@ -20,12 +20,13 @@ RUN_FILES = ("config.yaml", "summary.json", "metrics.csv", "curves.png", "evalua
 RUN_FOLDERS = ("checkpoints", "samples", "wandb", "tensorboard")
 # In a run's folder ``checkpoints``: the last one, the one before it, and the best; a run can be continued from each.
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")
+_LISTED = 20  # of a sweep's runs
 _DEEPEST = 200  # folders inside each other: Python makes those above a folder by recursion
 _WHAT = "a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder checkpoints"
 
 
 def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
-    """The checkpoint file that a path means: itself, or the last one of a run directory.
+    """The checkpoint file that a path means: itself, or the last one of a run directory, see :func:`run_of`.
 
     Where a run's last checkpoint is damaged or missing, an older one that is whole is meant, which is said.
 
@@ -41,6 +42,7 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
         if not path.exists():
             raise UserError(f"{key}={path}: no such file or folder; {_WHAT}")
         if path.is_dir():
+            path = run_of(path, key)
             files, wrong = whole_checkpoints(path, key)
             file = next((file for file in files if file.name == CHECKPOINTS[0]), files[0])
             if file.name != CHECKPOINTS[0]:
@@ -62,6 +64,31 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
     if not archive:
         raise UserError(f"{key}={file}: no checkpoint of this program; {_WHAT}")
     return file
+
+
+def run_of(folder: Path, key: str = "checkpoint") -> Path:
+    """The run directory that a folder means: itself, or of the runs in it the newest with a checkpoint, which is said.
+
+    Args:
+        folder: that is there.
+        key: the setting that it was given as, for messages.
+
+    Raises:
+        UserError: the runs in it are those of a sweep, several of them: none stands for the others.
+    """
+    if any(os.path.lexists(folder / name) for name in ("checkpoints", "config.yaml")):
+        return folder
+    files = [file for name in CHECKPOINTS for file in folder.glob(f"*/checkpoints/{name}") if file.is_file()]
+    runs = list(dict.fromkeys(file.parent.parent for file in sorted(files, key=lambda file: -file.stat().st_mtime_ns)))
+    if not runs:
+        return folder
+    if len(runs) > 1 and (folder / "multirun.yaml").is_file():
+        names = sorted((run.name for run in runs), key=lambda name: (len(name.partition("-")[0]), name))
+        listed = ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
+        raise UserError(f"{key}={folder}: a sweep of {len(names)} runs; give one of them, {folder}/NAME: {listed}")
+    among = f"of the {len(runs)} runs in it the newest" if len(runs) > 1 else "the run in it"
+    _say(f"note: {key}={folder}: {among} is used, {runs[0].name}")
+    return runs[0]
 
 
 def whole_checkpoints(run: Path, key: str = "checkpoint") -> tuple[list[Path], dict[str, str]]:
@@ -91,10 +118,7 @@ def whole_checkpoints(run: Path, key: str = "checkpoint") -> tuple[list[Path], d
     if found:
         return [file for _, file in sorted(found, key=lambda pair: -pair[0])], wrong
     if set(wrong.values()) == {"is missing"}:
-        inside = [file for name in CHECKPOINTS for file in run.glob(f"*/checkpoints/{name}")]
-        newest = max(inside, key=lambda file: file.stat().st_mtime, default=None)
-        remedy = f"the newest run inside is {newest.parent.parent}" if newest else _WHAT
-        raise UserError(f"{key}={run}: a folder without checkpoints/{CHECKPOINTS[0]}; {remedy}")
+        raise UserError(f"{key}={run}: a folder without checkpoints/{CHECKPOINTS[0]}; {_WHAT}")
     raise UserError(
         f"{key}={run}: none of its checkpoints is whole: {', '.join(f'{name} {why}' for name, why in wrong.items())}; "
         + ("leave resume out to start anew" if key == "resume" else "use another run")
@@ -102,7 +126,7 @@ def whole_checkpoints(run: Path, key: str = "checkpoint") -> tuple[list[Path], d
 
 
 def run_to_resume(path: str | Path) -> Path:
-    """The directory of the run that ``resume=PATH`` means.
+    """The directory of the run that ``resume=PATH`` means, see :func:`run_of`.
 
     Raises:
         UserError: it is none, or none of its checkpoints is whole.
@@ -115,7 +139,7 @@ def run_to_resume(path: str | Path) -> Path:
             f"resume={path}: a run continues in its own directory, where it stopped; give that directory "
             f"or its checkpoints/{CHECKPOINTS[0]}"
         )
-    run = path.parent.parent if last else path
+    run = path.parent.parent if last else run_of(path, "resume")
     whole_checkpoints(run, "resume")
     return run
 
