@@ -91,7 +91,9 @@ def job_of(folder: Path, overrides: Iterable[str]) -> Job:
     for text in given:
         (override,) = parser.parse_overrides([text])
         swept[override.key_or_group] = override.is_sweep_override()
-    own = {override.key_or_group: _value(str(override.input_line)) for override in parser.parse_overrides(list(overrides))}
+    own = {
+        override.key_or_group: _value(str(override.input_line)) for override in parser.parse_overrides(list(overrides))
+    }
     return Job(folder, tuple(overrides), {key: value for key, value in own.items() if swept.get(key)})
 
 

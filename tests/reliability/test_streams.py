@@ -80,6 +80,19 @@ def test_a_script_does_its_work_into_any_stream(tmp_path: Path, into: str) -> No
         assert "<=" in done.stdout
 
 
+INTO = ["| true", "| head -1", ">&-", ">/dev/full", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize(("given", "code"), [("models", 0), ("--help", 0), ("modles", 2), ("distance a b c", 2)])
+def test_a_command_answers_into_any_stream(tmp_path: Path, given: str, code: int) -> None:
+    each = "; ".join(f"$PY -m imago {given} {into}; echo $?" for into in [*INTO, "2>&1 | true"])
+    done = shell(f"set -o pipefail; {each}", tmp_path, PYTHONPATH=str(ROOT / "src"))
+    codes = [line for line in done.stdout.splitlines() if line.isdecimal()]
+    assert codes == [str(code)] * 6
+    assert not re.search("Traceback|Exception ignored", done.stderr)
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == (4 if code else 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("into", ["2>err | head -1", ">&- 2>err", "<&- >&- 2>&-", ">/dev/full 2>&1", "2>&1 | true"])
 def test_training_goes_on_into_any_stream(tmp_path: Path, into: str) -> None:

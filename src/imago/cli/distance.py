@@ -18,6 +18,7 @@ from pydantic import Field
 import imago
 from imago import cli, plugins
 from imago.cli.evaluate import table
+from imago.cli.streams import make_forgiving
 from imago.config import build, check_node, check_settings, plain
 from imago.errors import UserError
 from imago.files import write_text
@@ -195,6 +196,7 @@ def with_keys(given: Sequence[str]) -> list[str]:
 
 def command() -> None:
     """Carry out ``distance`` as the command line says."""
+    make_forgiving()
     code = cli.report(lambda: sys.argv.__setitem__(slice(1, None), with_keys(sys.argv[1:])), "distance")
     if code:
         sys.exit(code)

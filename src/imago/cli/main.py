@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import imago
+from imago.cli.streams import make_forgiving
 
 COMMANDS = {
     "train": "train a model, or many with -m",
@@ -26,6 +27,7 @@ LISTS = {
 
 def main() -> None:
     """Carry out a command, with Hydra's command line behind it; ends the process with its exit code."""
+    make_forgiving()
     given = sys.argv[1:]
     name = given[0].replace("-", "_") if given and not given[0].startswith("-") else None
     if name in COMMANDS:

@@ -49,7 +49,7 @@ class Forgiving(io.FileIO):
 def make_forgiving() -> None:
     """Let printing never fail from here on, and no file be opened under the number of a closed standard stream.
 
-    Streams that somebody put in the place of Python's own, such as tests and notebooks, stay.
+    Streams that somebody put in the place of Python's own, such as tests and notebooks, stay; so do ours.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -62,7 +62,8 @@ def make_forgiving() -> None:
         threading.excepthook = _in_a_thread
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is not getattr(sys, f"__{name}__"):
+        known = isinstance(getattr(getattr(stream, "buffer", None), "raw", None), Forgiving)
+        if known or stream is not getattr(sys, f"__{name}__"):
             continue
         encoding = "utf-8"
         if stream is not None:
