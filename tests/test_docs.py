@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 import imago.cli  # noqa: F401 - stores any_model in Hydra
 from imago.config import CONF, check, composed, plain, without_hydra
@@ -58,7 +57,7 @@ def test_a_documented_command_is_accepted(command: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(script, chosen, return_hydra_config=False)
     if script == "train":
-        check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        check(plain(config))
 
 
 @pytest.mark.parametrize("record", sorted((ROOT / "docs" / "board").iterdir()), ids=lambda record: record.name)

@@ -1,6 +1,7 @@
 """sample.py and evaluate.py on small runs: what they write, and that every mistake is one message."""
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -55,7 +56,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     def run(script: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / f"{script}.py"), *arguments])
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(__import__(script).main, script)
+            cli.run(importlib.import_module(f"imago.cli.{script}").main, script)
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 
@@ -172,7 +173,7 @@ def test_repeats_give_mean_and_deviation_over_seeds(command: Command, runs: dict
         code, out, err = command("evaluate", *given, *more)
         assert code == 0, err
     assert "seed 5, mean of 3 seeds\n" in out
-    assert re.search(r"fd_classifier +[\d.]+ ± [\d.]+", out)
+    shown = re.search(r"fd_classifier +[\d.]+ ± ([\d.]+)", out)
     results = json.loads((run.path / "evaluation.json").read_text())
     for name in ("fd_classifier", "kd_classifier"):
         *single, whole = [result for result in results if result["name"] == name]
@@ -181,6 +182,13 @@ def test_repeats_give_mean_and_deviation_over_seeds(command: Command, runs: dict
         assert whole["value"] == pytest.approx(np.mean(values))
         assert whole["protocol"]["deviation"] == pytest.approx(np.std(values, ddof=1))
         assert (whole["protocol"]["seed"], whole["protocol"]["repeats"]) == (5, 3)
+    errors = [
+        r["protocol"]["deviation"] / 3**0.5
+        for r in results
+        if r["name"] == "fd_classifier" and "deviation" in r["protocol"]
+    ]
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(errors[0], rel=0.06), "the standard error of the mean"
 
 
 def test_of_several_checkpoints_a_broken_one_stops_no_other(
@@ -271,7 +279,7 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
 
 
 def test_what_holds_of_all_numbers_is_said_once_and_a_bound_is_printed_as_one() -> None:
-    import evaluate
+    from imago.cli import evaluate
     from imago.measures import Measurement, Protocol
 
     protocol = Protocol(
@@ -467,7 +475,7 @@ DAMAGED = {
 def test_what_cannot_be_read_is_moved_aside_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    from evaluate import Results
+    from imago.cli.evaluate import Results
 
     file, content = tmp_path / "evaluation.json", DAMAGED[kind]
     if content is None:
@@ -486,7 +494,7 @@ def test_what_cannot_be_read_is_moved_aside_before_anything_is_measured(
 
 
 def test_several_measure_one_run_at_once_and_lose_nothing(tmp_path: Path) -> None:
-    from evaluate import Results
+    from imago.cli.evaluate import Results
 
     def measure(number: int) -> None:
         results = Results(tmp_path / "last.ckpt")
@@ -502,7 +510,7 @@ def test_several_measure_one_run_at_once_and_lose_nothing(tmp_path: Path) -> Non
 def test_where_nothing_can_be_written_numbers_are_printed(
     command: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import evaluate
+    from imago.cli import evaluate
 
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
