@@ -59,5 +59,7 @@ def test_a_protocol_tells_relation_and_error() -> None:
     assert [Protocol(likelihood=kind).relation for kind in ("exact", "lower_bound", "part", None)] == ["=", "≤", "", ""]
     assert Protocol(standard_error=0.5, deviation=2).error == 0.5
     assert Protocol(standard_error=math.nan, deviation=2).error == 2
+    assert Protocol(repeats=4, splits=10, deviation=2).error == 1, "of the mean over seeds"
+    assert Protocol(splits=16, deviation=2).error == 0.5
     assert Protocol(standard_error=math.inf).error is None
     assert Protocol().error is None

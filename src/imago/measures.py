@@ -163,8 +163,10 @@ class Protocol:
 
     @property
     def error(self) -> float | None:
-        """The standard error of the mean, or the deviation over seeds or splits; ``None`` where neither is finite."""
-        errors = (self.standard_error, self.deviation)
+        """The standard error of the mean over images, seeds or splits; ``None`` where none is known."""
+        count = max(self.repeats or self.splits or 1, 1)
+        deviation = None if self.deviation is None else self.deviation / math.sqrt(count)
+        errors = (self.standard_error, deviation)
         return next((float(error) for error in errors if error is not None and abs(error) < math.inf), None)
 
     @property

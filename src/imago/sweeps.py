@@ -87,14 +87,11 @@ def job_of(folder: Path, overrides: Iterable[str]) -> Job:
         node = read_yaml(folder / "multirun.yaml")["hydra"]
         params = node["sweeper"].get("params") or {}
         given = [*(f"{key}={value}" for key, value in params.items()), *node["overrides"]["task"]]
-    parser, swept = OverridesParser.create(), {}
-    for text in given:
-        (override,) = parser.parse_overrides([text])
-        swept[override.key_or_group] = override.is_sweep_override()
-    own = {
-        override.key_or_group: _value(str(override.input_line)) for override in parser.parse_overrides(list(overrides))
-    }
-    return Job(folder, tuple(overrides), {key: value for key, value in own.items() if swept.get(key)})
+    parser = OverridesParser.create()
+    swept = {override.key_or_group: override.is_sweep_override() for override in parser.parse_overrides(given)}
+    own = parser.parse_overrides(list(overrides))
+    values = {override.key_or_group: _value(str(override.input_line)) for override in own}
+    return Job(folder, tuple(overrides), {key: value for key, value in values.items() if swept.get(key)})
 
 
 def _value(override: str) -> str:

@@ -137,6 +137,73 @@ def test_cells_say_what_is_known_and_a_dash_what_is_not(make_run: MakeRun) -> No
     assert "net 1,361,884" in cells["full"]["parameters"].note
 
 
+def swept(name: str, seed: int, value: float, lr: str = "0.1", **told: Any) -> dict[str, Any]:
+    """Of a run of a sweep over seeds and learning rates."""
+    varied = {"model.optimizer.net.lr": lr, "seed": str(seed)}
+    config = {"seed": seed, "model": {"_target_": "imago.models.made.MADE", "optimizer": {"net": {"lr": float(lr)}}}}
+    record = {"folder": "s", "overrides": [f"{key}={value}" for key, value in varied.items()], "varied": varied}
+    measured = {"val/nats": {"value": value, "protocol": likelihood()}}
+    about = {"seed": seed, "sweep": record, "metrics": measured, "name": f"made-mnist lr={lr} seed={seed}"} | told
+    return {"where": name, "config": config, "summary": about, "metrics": None}
+
+
+def test_runs_that_differ_in_their_seed_alone_have_a_mean_with_its_standard_error(make_run: MakeRun) -> None:
+    """Of n seeds the deviation over √n; a better number of one seed, by another protocol, does not take its place."""
+    runs = [
+        make_run(**swept("a", 1, 90.0, training_seconds=1.0)),
+        make_run(**swept("b", 2, 94.0, training_seconds=2.0), evaluation=[measured(5.0)]),
+        make_run(**swept("c", 3, 98.0, training_seconds=6.0)),
+        make_run(**swept("again", 3, 98.0, training_seconds=6.0)),
+        make_run(**swept("broken", 4, 1.0, status="failed", error="x")),
+        make_run(**swept("d", 1, 80.0, "0.2")),
+        make_run(**swept("e", 2, 99.0, "0.2")),
+        make_run(**swept("other", 1, 70.0, "0.3")),
+    ]
+    (group,) = Board(map(read_record, runs)).groups
+    assert [row.record.name for row in group.means] == ["made-mnist lr=0.2", "made-mnist lr=0.1"]
+    cells = group.means[1].cells
+    assert (cells["nats"].text, cells["nats"].tag) == ("= 94.00 ± 2.31", "val 10k, 3 seeds")
+    assert cells["training_seconds"].text == "3 s"
+    assert cells["nats"].note.startswith("94; mean ± its standard error over 3 seeds: 1, 2, 3; ")
+    assert [row.cells["nats"].best for row in group.means] == [True, False]
+    assert len(group.rows) == len(runs)
+
+
+def test_a_measurement_of_one_seed_does_not_take_the_place_of_a_mean_over_seeds(make_run: MakeRun) -> None:
+    evaluation = [measured(3.0, "fd_classifier", repeats=3, deviation=0.5), measured(1.0, "fd_classifier")]
+    (row,) = Board([read_record(make_run("a", evaluation=evaluation))]).groups[0].rows
+    assert row.cells["fd_classifier"].value == 3.0
+
+
+def test_what_sweeps_vary_has_a_column_in_every_table(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        make_run(**swept(f"{lr}-{seed}", seed, 90 + seed + 10 * float(lr), lr))
+        for lr in ("0.1", "0.2")
+        for seed in (1, 2)
+    ]
+    single = make_run("single", notices=["20 training images: too few"])
+    board = Board(map(read_record, [*runs, single]))
+    assert board.groups[0].settings == {"model.optimizer.net.lr": "lr", "seed": "seed"}
+    write_csv(board, tmp_path / "board.csv")
+    with (tmp_path / "board.csv").open(newline="") as file:
+        found = {row["started"]: (row["model.optimizer.net.lr"], row["seed"]) for row in csv.DictReader(file)}
+    assert found == {"0.1-1": ("0.1", "1"), "0.1-2": ("0.1", "2"), "0.2-1": ("0.2", "1"), "0.2-2": ("0.2", "2"),
+                     "single": ("0.001", "0")}  # fmt: skip
+    write_markdown(board, tmp_path / "board.md")
+    text = (tmp_path / "board.md").read_text()
+    assert "Mean ± standard error over seeds\n\n| run | model | lr | nats |" in text
+    assert "| made-mnist lr=0.2 2 seeds | made | 0.2 | = 93.50 ± 0.50 val 10k, 2 seeds |" in text
+    assert "Runs\n\n| run | model | lr | seed | nats |" in text
+    assert re.search(r"^- .*/single: 20 training images: too few$", text, re.MULTILINE)
+    show(board)
+    told = capsys.readouterr().out
+    assert re.search(r"mean ± standard error over seeds\s+run +model +lr +nats", told)
+    assert re.search(r"made-mnist lr=0.1 seed=2 0.1-2 +made +0.1 +2 +", told)
+    assert re.search(r"/single: 20 training images: too few$", told, re.MULTILINE)
+
+
 def test_a_number_that_is_none_is_shown_and_never_leads(make_run: MakeRun) -> None:
     runs = [make_run("nan", evaluation=[measured(math.nan)]), make_run("a", evaluation=[measured(3.0)]),
             make_run("b", evaluation=[measured(4.0)])]  # fmt: skip

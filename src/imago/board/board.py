@@ -1,18 +1,25 @@
 """Which runs may be compared, in which numbers, and who leads."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from statistics import fmean, stdev
 
-from imago.board.records import Data, Measured, Record
+from imago.board.records import Data, Measured, Record, weight
 from imago.measures import MEASURES, Better
+from imago.sweeps import short_names
 
 MISSING = "–"
 QUALITIES = tuple(name for name in MEASURES if name not in ("nats", "bpd"))
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
+# Settings that say where a run lay and who watched, not what it was.
+NOT_TELLING = re.compile(r"data\.(dir|seed)|logs|resume|name|tags|callbacks\..+\.every|model\.conditional|logger\..*")
+# What tables have columns for already.
+SHOWN = ("model", "data", "name", "data.path")
 # Always there, so that one sees what was not measured.
 EXPECTED = {"fid": FRECHET, "kid": ("kid", "kd_"), "precision": ("precision",), "recall": ("recall",)}
 
@@ -71,14 +78,34 @@ class Row:
 
 @dataclass
 class Group:
-    """Runs on the same data in the same form: the only ones whose numbers compare."""
+    """Runs on the same data in the same form: the only ones whose numbers compare.
+
+    Attributes:
+        data: theirs.
+        rows: a run each.
+        means: a row for each set of completed runs that differ in their seed alone: the mean over these.
+    """
 
     data: Data
     rows: list[Row] = field(default_factory=list)
+    means: list[Row] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What sweeps vary and these runs differ in, with a title for each; what has a column anyway left out."""
+        keys = dict.fromkeys(key for row in self.rows for key in row.record.varied if key not in SHOWN)
+        return short_names(key for key in keys if len({row.record.setting(key) for row in self.rows}) > 1)
 
     def filled(self, columns: Iterable[Column]) -> list[Column]:
         """Those of the columns that are not empty."""
         return [c for c in columns if any(not math.isnan(row.cells[c.key].value) for row in self.rows)]
+
+    def rank(self, columns: Iterable[Column], place: Callable[[Row], tuple[object, ...]]) -> None:
+        """Mark the leaders, and sort."""
+        for rows in (self.rows, self.means):
+            for column in columns:
+                _rank(rows, column)
+            rows.sort(key=place)
 
     @property
     def labels(self) -> dict[Record, str]:
@@ -123,14 +150,23 @@ class Board:
         self.groups = sorted(groups.values(), key=lambda g: (-len(g.rows), str(g.data)))
         for group in self.groups:
             _note_versions(group)
-            for column in self.columns:
-                _rank(group, column)
-            group.rows.sort(key=self._place)
+            for record in means(row.record for row in group.rows):
+                group.means.append(Row(record, {column.key: column.cell(record) for column in self.columns}))
+            group.rank(self.columns, self._place)
 
     @property
     def records(self) -> list[Record]:
         """All runs in the order of the board."""
         return [row.record for group in self.groups for row in group.rows]
+
+    @property
+    def notices(self) -> dict[str, list[Record]]:
+        """What runs were told, with the runs that it was told to."""
+        found: dict[str, list[Record]] = {}
+        for record in self.records:
+            for notice in record.notices:
+                found.setdefault(notice, []).append(record)
+        return found
 
     def _place(self, row: Row) -> tuple[object, ...]:
         """By likelihood; where there is none by the first distance of samples; then by name."""
@@ -140,10 +176,66 @@ class Board:
         return (*order, row.record.name, row.record.started)
 
 
-def _rank(group: Group, column: Column) -> None:
+def means(records: Iterable[Record]) -> Iterator[Record]:
+    """The mean of each set of completed runs that differ in their seed alone; of runs of one seed the last counts."""
+    together: dict[tuple[object, ...], dict[int, Record]] = {}
+    for record in records:
+        if record.status == "completed" and record.seed is not None and record.settings:
+            telling = {k: v for k, v in record.settings.items() if k != "seed" and not NOT_TELLING.fullmatch(k)}
+            together.setdefault((record.model, *sorted(telling.items())), {})[record.seed] = record
+    for by_seed in together.values():
+        if len(by_seed) > 1:
+            yield _mean([by_seed[seed] for seed in sorted(by_seed)])
+
+
+def _mean(runs: list[Record]) -> Record:
+    """A record whose numbers are means: each of the protocol that most of the runs share, else of the weightiest."""
+    measured = []
+    for name in dict.fromkeys(m.name for run in runs for m in run.measured):
+        found: dict[str, list[tuple[Record, Measured]]] = {}
+        for run in runs:
+            for key, m in run.by_comparison_key(name).items():
+                if math.isfinite(m.value):
+                    found.setdefault(key, []).append((run, m))
+        shared = max(found.values(), key=lambda pairs: (len(pairs), weight(pairs[-1][1])), default=[])
+        if len(shared) > 1:
+            values = [m.value for _, m in shared]
+            seconds = [s for _, m in shared if (s := m.protocol.seconds_per_sample) is not None]
+            first = shared[0][1]
+            protocol = replace(
+                first.protocol,
+                standard_error=stdev(values) / math.sqrt(len(values)),
+                deviation=None,
+                seed=None,
+                seconds_per_sample=fmean(seconds) if len(seconds) == len(shared) else None,
+            )
+            seeds = tuple(run.seed for run, _ in shared if run.seed is not None)
+            measured.append(replace(first, value=fmean(values), protocol=protocol, seeds=seeds))
+
+    def of(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    seen = of(run.images_seen for run in runs)
+    return replace(
+        runs[0],
+        name=re.sub(r" seed=\S+", "", runs[0].name),
+        started=f"{len(runs)} seeds",
+        seed=None,
+        images_seen=None if seen is None else round(seen),
+        training_seconds=of(run.training_seconds for run in runs),
+        peak_memory_mib=of(run.peak_memory_mib for run in runs),
+        machine=runs[0].machine if len({run.machine for run in runs}) == 1 else "several machines",
+        measured=measured,
+        varied={key: value for key, value in runs[0].varied.items() if key != "seed"},
+        defects=[],
+    )
+
+
+def _rank(rows: list[Row], column: Column) -> None:
     """Number the comparison_keys of a column, test before validation, the most common first; mark the leaders."""
     blocks: dict[str, list[Row]] = {}
-    for row in group.rows:
+    for row in rows:
         if not math.isnan(row.cells[column.key].value):
             blocks.setdefault(row.cells[column.key].comparison_key, []).append(row)
 
@@ -222,8 +314,9 @@ def number(m: Measured, digits: int) -> str:
 
 
 def tag(m: Measured) -> str:
-    """The split and the count."""
-    return m.split if m.count is None else f"{m.split} {si(m.count)}"
+    """The split and the count, and the number of seeds of a mean over runs."""
+    seeds = f", {len(m.seeds)} seeds" if m.seeds else ""
+    return f"{m.split}{'' if m.count is None else f' {si(m.count)}'}{seeds}"
 
 
 def _samples(record: Record, name: str) -> Cell:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from imago.board.board import FRECHET, Board, Cell, Column, Group
+from imago.board.board import FRECHET, NOT_TELLING, Board, Cell, Column, Group
 from imago.board.pictures import embedded
 from imago.board.records import Record, flat
 from imago.board.text import READING
@@ -24,8 +23,6 @@ from imago.files import write_text
 PARTS = Path(__file__).parent / "page"
 COLOURS = 12
 LEADING = ("nats", *FRECHET)
-# Settings that say where a run lay, not what it was, and those that only repeat others.
-NOT_TELLING = re.compile(r"data\.(dir|seed)|logs|resume|name|tags|callbacks\..+\.every|model\.conditional")
 
 
 def write_page(board: Board, path: Path) -> None:

@@ -39,6 +39,7 @@ class Measured:
         checkpoint: its file, where that is known.
         images_seen: by the model then, where that is known.
         changes: of the model's settings for this measurement.
+        seeds: of the runs whose mean it is; empty of a single run.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Measured:
     checkpoint: str | None = None
     images_seen: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
     @property
     def relation(self) -> str:
@@ -57,7 +59,7 @@ class Measured:
 
     @property
     def error(self) -> float | None:
-        """The standard error of the mean, or the deviation over seeds, where there is one."""
+        """The standard error of the mean, where there is one."""
         return self.protocol.error
 
     @property
@@ -81,6 +83,8 @@ class Measured:
         entries = self.protocol.as_dict()
         caveat = entries.pop("caveat", "none")
         said = [f"{key.replace('_', ' ')} {_short(entry)}" for key, entry in entries.items()]
+        if self.seeds:
+            said.insert(0, f"mean ± its standard error over {len(self.seeds)} seeds: {', '.join(map(str, self.seeds))}")
         if not entries.keys() - {"likelihood"}:
             said.append("protocol unknown: from metrics.csv alone")
         if self.checkpoint:
@@ -145,6 +149,9 @@ class Record:
         table: the curves.
         grid: the newest picture of samples.
         settings: the configuration, flat.
+        choices: of the groups of the configuration.
+        varied: what the run's sweep varies, with its values.
+        notices: what it was told that will not become what one hopes for, a line each.
         defects: what is wrong with the directory, a line each.
     """
 
@@ -165,6 +172,9 @@ class Record:
     table: Table = field(default_factory=Table)
     grid: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
+    varied: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
 
     @property
@@ -178,13 +188,17 @@ class Record:
         time_of = re.fullmatch(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d(-\d+)?", self.started)
         return f"{time_of[1]} {time_of[2]}:{time_of[3]}{time_of[4] or ''}" if time_of else self.started
 
+    def setting(self, key: str) -> str:
+        """The value of a setting or the choice of a group; empty where the run has none."""
+        return self.varied.get(key) or self.choices.get(key) or self.settings.get(key.replace("/", "."), "")
+
     def headline(self, name: str) -> Measured | None:
         """The measurement of a name that a table shows.
 
         Of the model as it was trained; on the test split rather than the validation split, and by evaluate.py rather
-        than during training; of as many images as possible; the newest of those.
+        than during training; of as many images and as many seeds as possible; the newest of those.
         """
-        return max(reversed(self.plain(name)), key=_weight, default=None)
+        return max(reversed(self.plain(name)), key=weight, default=None)
 
     def plain(self, name: str) -> list[Measured]:
         """All measurements of a name of the model as it was trained."""
@@ -192,17 +206,18 @@ class Record:
 
     def by_comparison_key(self, name: str) -> dict[str, Measured]:
         """Of each protocol by which a name was measured the one that :meth:`headline` would choose."""
-        return {m.comparison_key: m for m in sorted(self.plain(name), key=_weight)}
+        return {m.comparison_key: m for m in sorted(self.plain(name), key=weight)}
 
     @property
     def sampling(self) -> Measured | None:
         """The measurement of samples that tells what it takes to draw one, chosen as by :meth:`headline`."""
         costs = [m for m in self.measured if m.protocol.seconds_per_sample is not None and not m.changes]
-        return max(reversed(costs), key=_weight, default=None)
+        return max(reversed(costs), key=weight, default=None)
 
 
-def _weight(m: Measured) -> tuple[bool, int]:
-    return m.split != "val", m.count or 0
+def weight(m: Measured) -> tuple[bool, int, int]:
+    """By what a measurement counts more than others of its name."""
+    return m.split != "val", m.count or 0, m.protocol.repeats or 1
 
 
 def read_record(path: Path) -> Record:
@@ -230,6 +245,11 @@ def _read_into(record: Record) -> None:
     record.seed = _whole(summary.get("seed", config.get("seed")))
     record.likelihood = str(summary.get("likelihood", "unknown"))
     record.settings = dict(flat(config)) | _classes(spec)
+    record.choices = {group: str(choice) for group, choice in _mapping(summary.get("choices")).items()}
+    varied = _mapping(_mapping(summary.get("sweep")).get("varied"))
+    record.varied = {key: str(value) for key, value in varied.items()}
+    notices = summary.get("notices")
+    record.notices = [str(notice) for notice in notices] if isinstance(notices, list) else []
     counts = {player: _whole(count) for player, count in _mapping(summary.get("parameters")).items()}
     record.parameters = {player: count for player, count in counts.items() if count is not None}
     if record.parameters:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imago.board.board import Board, Cell, Column, Group
+from imago.board.board import MISSING, Board, Cell, Column, Group, Row
 from imago.board.records import Record
 from imago.files import write_text
 
@@ -27,9 +27,10 @@ FORMULAS = tuple("=+-@＝＋－＠")
 
 
 def show(board: Board) -> None:
-    """Print a table for each data set, without the columns that are empty in it, and what is wrong with which run.
+    """Print tables for each data set, without the columns that are empty in it, and what to know of which run.
 
-    What tells more of samples than their distance is left to the files.
+    There is a table of means over seeds, where there are some, and one of all runs. What tells more of samples than
+    their distance is left to the files.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -37,23 +38,48 @@ def show(board: Board) -> None:
     for group in board.groups:
         filled = group.filled(board.columns)
         columns = [c for c in filled if not c.key.startswith(ELSEWHERE)]
-        table = Table(title=Text(str(group.data)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        table.add_column("run", overflow="fold", min_width=12)
-        table.add_column("model", overflow="fold")
-        for column in columns:
-            table.add_column(Text(column.title), justify="right")
-        table.add_column("status")
-        for row in group.rows:
-            cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
-            name = Text(f"{row.record.name} {row.record.when}")
-            table.add_row(name, Text(row.record.model), *cells, Text(row.record.status))
-        console.print(table)
+        if group.means:
+            console.print(_printed(group, group.means, columns, f"{group.data}: {MEANS}"))
+        console.print(_printed(group, group.rows, columns, str(group.data)))
         more = [c.title for c in filled if c.key.startswith(ELSEWHERE)]
         if more:
             console.print(Text(f"in the files: {', '.join(more)}"), soft_wrap=True)
+    for notice, told in board.notices.items():
+        console.print(Text(f"{_of_runs(told)}: {notice}"), soft_wrap=True)
     for record in board.records:
         for defect in record.defects:
             console.print(Text(f"{record.place}: {defect}"), style="yellow", soft_wrap=True)
+
+
+def _of_runs(told: list[Record]) -> str:
+    return told[0].place if len(told) == 1 else f"{len(told)} runs, such as {told[0].place}"
+
+
+def _printed(group: Group, rows: list[Row], columns: list[Column], title: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("run", overflow="fold", min_width=12)
+    table.add_column("model", overflow="fold")
+    for key, name in _settings(group, rows).items():
+        table.add_column(Text(name), justify="right" if all(is_number(r.record.setting(key)) for r in rows) else "left")
+    for column in columns:
+        table.add_column(Text(column.title), justify="right")
+    table.add_column("status")
+    for row in rows:
+        r = row.record
+        settings = [Text(r.setting(key) or MISSING) for key in _settings(group, rows)]
+        cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
+        table.add_row(Text(f"{r.name} {r.when}"), Text(r.model), *settings, *cells, Text(r.status))
+    return table
+
+
+def _settings(group: Group, rows: list[Row]) -> dict[str, str]:
+    """The varied settings that have a column: a mean over seeds has no seed."""
+    return {key: title for key, title in group.settings.items() if rows is not group.means or key != "seed"}
+
+
+def is_number(text: str) -> bool:
+    """Whether a value can be sorted as a number, or is missing."""
+    return not text or re.fullmatch(r"-?\d*\.?\d+(e[+-]?\d+)?", text) is not None
 
 
 def _tagged(cell: Cell) -> str:
@@ -62,9 +88,10 @@ def _tagged(cell: Cell) -> str:
 
 def write_csv(board: Board, path: Path) -> None:
     """One row a run, numbers in full; beside each measured one its error, relation, split and protocol."""
+    varied = list(dict.fromkeys(key for group in board.groups for key in group.settings if key != "seed"))
     with io.StringIO() as file:
         writer = csv.writer(file)
-        names = ["run", "started", "directory", "model", "data", "seed", "status"]
+        names = ["run", "started", "directory", "model", "data", "seed", "status", *varied]
         for column in board.columns:
             names += [column.key, *(f"{column.key}_{extra}" for extra in _EXTRAS if _is_measured(board, column))]
         writer.writerow([inert(name) for name in [*names, "defects"]])
@@ -72,6 +99,7 @@ def write_csv(board: Board, path: Path) -> None:
             for row in group.rows:
                 r = row.record
                 entries: list[Any] = [r.name, r.started, r.place, r.model, str(group.data), r.seed, r.status]
+                entries += [r.setting(key) for key in varied]
                 for column in board.columns:
                     cell = row.cells[column.key]
                     entries.append(None if math.isnan(cell.value) else cell.value)
@@ -96,19 +124,26 @@ def _is_measured(board: Board, column: Column) -> bool:
 
 
 def write_markdown(board: Board, path: Path) -> None:
-    """A table for each data set, the leaders in bold, and what is wrong with which run."""
+    """Tables for each data set, the leaders in bold, and what to know of which run."""
     lines = ["# Board", ""]
     for group in board.groups:
-        runs = {row.record: [f"{row.record.name} {row.record.when}", row.record.model] for row in group.rows}
-        status = {row.record: row.record.status for row in group.rows}
-        lines += [
-            f"## {escaped(str(group.data))}",
-            "",
-            *_table(group, ["run", "model"], runs, board.columns, status),
-            "",
-        ]
-    defects = [f"- {escaped(f'{r.place}: {defect}')}" for r in board.records for defect in r.defects]
-    lines += ["## Of these runs one must know", "", *defects, ""] if defects else []
+        lines += [f"## {escaped(str(group.data))}", ""]
+        for title, rows in ((MEANS, group.means), ("Runs", group.rows)):
+            if not rows:
+                continue
+            settings = _settings(group, rows)
+            heads = ["run", "model", *settings.values()]
+            named = {
+                row.record: [f"{row.record.name} {row.record.when}", row.record.model]
+                + [row.record.setting(key) or MISSING for key in settings]
+                for row in rows
+            }
+            status = {row.record: row.record.status for row in rows}
+            lines += [f"{title[:1].upper()}{title[1:]}", ""] if group.means else []
+            lines += [*_table(rows, heads, named, group.filled(board.columns), status), ""]
+    told = [f"- {escaped(f'{_of_runs(records)}: {notice}')}" for notice, records in board.notices.items()]
+    told += [f"- {escaped(f'{r.place}: {defect}')}" for r in board.records for defect in r.defects]
+    lines += ["## Of these runs one must know", "", *told, ""] if told else []
     lines += [READING, ""]
     write_text(path, "\n".join(lines))
 
@@ -124,36 +159,41 @@ def short_tables(board: Board, left_out: tuple[str, ...] = ()) -> list[str]:
     columns = [column for column in board.columns if not column.key.startswith(left_out)]
     for group in board.groups:
         names = {record: [label] for record, label in group.labels.items()}
-        lines += [f"**{escaped(str(group.data))}**", "", *_table(group, ["model"], names, columns), ""]
+        lines += [
+            f"**{escaped(str(group.data))}**",
+            "",
+            *_table(group.rows, ["model"], names, group.filled(columns)),
+            "",
+        ]
     return lines
 
 
 def _table(
-    group: Group,
+    rows: list[Row],
     heads: list[str],
     names: Mapping[Record, list[str]],
     columns: list[Column],
     status: Mapping[Record, str] | None = None,
 ) -> list[str]:
-    """Lines of a table: names of each run, the columns that are not empty, and its status where that is wanted."""
-    filled = group.filled(columns)
+    """Lines of a table: what names each run, the columns, and its status where that is wanted."""
     last = [] if status is None else ["status"]
-    rows = [[*heads, *(column.title for column in filled), *last]]
-    rows.append([*("---" for _ in heads), *("---:" for _ in filled), *("---" for _ in last)])
-    for row in group.rows:
-        cells = [row.cells[column.key] for column in filled]
+    lines = [[*map(escaped, heads), *(column.title for column in columns), *last]]
+    lines.append([*("---" for _ in heads), *("---:" for _ in columns), *("---" for _ in last)])
+    for row in rows:
+        cells = [row.cells[column.key] for column in columns]
         shown = [f"**{cell.text}** {cell.tag}".strip() if cell.best else _tagged(cell) for cell in cells]
         said = [] if status is None else [escaped(status[row.record])]
-        rows.append([*map(escaped, names[row.record]), *shown, *said])
-    return [f"| {' | '.join(row)} |" for row in rows]
+        lines.append([*map(escaped, names[row.record]), *shown, *said])
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
+MEANS = "mean ± standard error over seeds"
 READING = (
-    "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error "
-    "of a likelihood, and of samples the standard deviation over seeds (an Inception score of one seed: over its "
-    "splits). `test` and `val` are splits of the data with the number of images; `eval` marks samples that evaluate.py "
-    "drew and `val` those of the last measurement in training, with their number. Bold leads among numbers of one "
-    "protocol. † has a caveat."
+    "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error of a "
+    "mean: of a likelihood over images, of samples over the seeds that drew them (an Inception score of one seed: over "
+    "its splits), and where `n seeds` stands over n runs that differ in their seed alone. `test` and `val` are splits "
+    "of the data with the number of images; `eval` marks samples that evaluate.py drew and `val` those of the last "
+    "measurement in training, with their number. Bold leads among numbers of one protocol. † has a caveat."
 )
 
 

@@ -228,7 +228,7 @@ def number_of(measurement: Measurement) -> str:
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
     doubt = " †" if protocol.doubtful else ""
     if protocol.likelihood is None:
-        error = "" if protocol.deviation is None else f" ± {protocol.deviation:.2g}"
+        error = "" if protocol.error is None else f" ± {protocol.error:.2g}"
         held_out = "" if protocol.held_out_value is None else f" (held-out {protocol.held_out_value:.4g})"
         return f"{value:.4g}{error}{held_out}{doubt}"
     digits = 3 if name.endswith("bpd") else 2
