@@ -1,5 +1,6 @@
 """The package as it is installed: one command from any folder, and packages of the user's own beside it."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,9 +12,10 @@ import pytest
 import yaml
 
 import imago
-from helpers import PLUGINS, Command
+from helpers import PLUGINS, TINY, Command
 from imago import config
 from imago.cli import main
+from imago.evaluation import choices
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +114,38 @@ def test_a_package_of_ones_own_is_used_where_it_is_named(
     assert (code, "plugins=[my_models] allows it" in err) == (2, True)
     code, _, err = script("sample", plugin, f"checkpoint={run}", "n=1", out)
     assert code == 0, err
+
+
+def test_a_run_on_data_of_ones_own_is_evaluated_and_sampled(
+    script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(PLUGINS)
+    monkeypatch.setattr(choices, "_FIRST_USE_IMAGES", 2_000)
+    plugin, place = "plugins=[my_models]", f"dir={tmp_path}"
+    tiny = ["model=pixelcnn", *TINY["pixelcnn"], "conditional=true", "logger=csv", "max_updates=1", f"logs={tmp_path}"]
+    code, _, err = script("train", plugin, *tiny, "data=halves", f"data.{place}", "metrics=none", "callbacks=minimal")
+    assert code == 0, err
+    (run,) = tmp_path.glob("pixelcnn-halves/*")
+    commands = {
+        "evaluate": ["metrics.samples=30"],
+        "sample": ["n=4", "labels=[right,left]", f"out={tmp_path / 'drawn'}"],
+        "figure": ["figure=completion", f"out={tmp_path / 'x.png'}"],
+    }
+    for name, given in commands.items():
+        given = [f"checkpoint={run}", *given, *[place] * (name != "sample")]
+        code, out, err = script(name, plugin, *given)
+        assert code == 0, err
+        monkeypatch.setattr(config, "PLUGINS", ())
+        code, _, err = script(name, *given)
+        allowed = name == "sample"  # which needs the images' shape alone
+        assert (code, "plugins=[my_models] allows it" in err) == (0 if allowed else 2, not allowed), err
+    names = {entry["name"] for entry in json.loads((run / "evaluation.json").read_text())}
+    assert names >= {"test/nats", "fd_classifier", "copies"}
+    assert sorted(str(path.relative_to(tmp_path / "drawn")) for path in (tmp_path / "drawn").rglob("*.png")) == [
+        "0-left/000001.png", "0-left/000003.png", "1-right/000000.png", "1-right/000002.png",
+    ]  # fmt: skip
+    code, out, err = script("distance", plugin, "halves:test", "halves", place, f"out={tmp_path / 'x.json'}")
+    assert (code, "a: halves test, 20 images of 1x4x4" in out) == (0, True), err
 
 
 @pytest.mark.parametrize(

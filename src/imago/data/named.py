@@ -141,7 +141,7 @@ def _split_of(name: str, split: str, directory: str | None, configurations: Sequ
         [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in configurations)}]"] if configurations else []
     )
     node: Any = OmegaConf.to_container(composed("train_classifier", [*search, f"data={name}"]).data, resolve=True)
-    if directory is not None and "dir" in node:
+    if directory is not None:
         node["dir"] = directory
     check_node(node, "data")
     data: ImageDataModule = build(node, "data")
