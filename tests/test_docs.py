@@ -66,7 +66,11 @@ def test_the_command_of_a_board_record_means_what_was_recorded(record: Path, mon
     command = json.loads((record / "summary.json").read_text())["command"]
     config = plain(without_hydra(composed("train", shlex.split(command)[2:])))
     recorded = today(yaml.safe_load((record / "config.yaml").read_text()))
-    assert differences(recorded, config) == []
+    # What runs of 0.1 did, without a setting for it: measure evenly, whatever it takes.
+    as_before = (
+        r"(every|callbacks\.\w+)\.halvings: None there, 0 now|callbacks\.checkpoints\.seconds: None there, 600 now"
+    )
+    assert [said for said in differences(recorded, config) if not re.fullmatch(as_before, said)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
@@ -83,8 +87,8 @@ def test_the_metrics_can_be_used_as_documented(capsys: pytest.CaptureFixture[str
         assert f"'{name}': tensor(" in printed
 
 
-def test_the_model_of_the_readme_trains_and_samples() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_toy_model_trains_and_samples() -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Toy" in block]
     names: dict[str, Any] = {}
     exec(code, names)

@@ -39,7 +39,7 @@ ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
 GUIDE = [
     {"Imago": "index.md"},
     {"Models": ["autoregressive.md", "vae.md", "gan.md", "diffusion.md"]},
-    {"Use": ["data.md", "metrics.md", "figures.md", "compare.md", "extending.md"]},
+    {"Use": ["configuration.md", "runs.md", "data.md", "metrics.md", "figures.md", "compare.md", "extending.md"]},
     {"Results": ["board.md", "claims-mnist.md", "claims-digits.md", "benchmarks.md"]},
     {"Inside": ["architecture.md", "reliability.md", "security.md", "contributing.md", "changes.md"]},
 ]
@@ -128,7 +128,11 @@ def relinked(text: str) -> str:
     text = re.sub(r"\]\((?:\.\./)?CHANGELOG\.md\)", "](changes.md)", text)
     text = re.sub(r"\]\((?:\.\./)?CONTRIBUTING\.md\)", "](contributing.md)", text)
     text = re.sub(r"\]\((?:\.\./)?benchmarks/README\.md\)", "](benchmarks.md)", text)
-    return re.sub(r"\[([^\]]+)\]\((?:\.\./tests/[^)]*|board/[^)]*|CITATION\.cff|LICENSE)\)", r"\1", text)
+    return re.sub(
+        r"\[([^\]]+)\]\((?:\.\./tests/[^)]*|board/[^)]*|examples/[^)]*|notebooks/[^)]*|CITATION\.cff|LICENSE)\)",
+        r"\1",
+        text,
+    )
 
 
 if __name__ == "__main__":

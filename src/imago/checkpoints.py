@@ -177,7 +177,7 @@ def load(
     Args:
         path: a ``.ckpt`` file, or a run directory for its last checkpoint.
         averaged: use the averaged weights where the run kept them.
-        device: where the model shall live.
+        device: of the model.
         changes: of the model's settings, such as ``{"observation_noise": False}``.
         kind: class of a model that was made in Python, and not from a configuration.
         settings: of its constructor.

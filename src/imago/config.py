@@ -114,6 +114,7 @@ class Settings:
     name: str | None
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]]
     logs: Annotated[str, Field(min_length=1)]
+    plugins: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,9 @@ def check_top(config: Mapping[str, Any]) -> Settings:
     settings = check_settings(config, Settings, GROUPS)
     for name, value in config.items():
         check_plain(value, name)  # what a checkpoint could not hold, so that it could not be read
-    if settings.max_images is settings.max_updates is settings.max_seconds is None:
-        raise UserError(
-            "max_images=null, max_updates=null and max_seconds=null: give at least one, e.g. max_images=1000000"
-        )
+    limits = ("max_images", "max_updates", "max_seconds", "max_wall_seconds")
+    if all(getattr(settings, limit) is None for limit in limits):
+        raise UserError(f"{', '.join(f'{limit}=null' for limit in limits)}: give at least one, e.g. max_images=1000000")
     if settings.name is not None:
         check_name(settings.name)
     for group in ("trainer", *PROVIDED):

@@ -119,7 +119,7 @@ def principal_plane(codes: Latents) -> tuple[Float[Tensor, " latent"], Float[Ten
     mean = codes.mean(0)
     _, lengths, components = torch.linalg.svd(codes - mean, full_matrices=False)
     components = components[:2]
-    # A component has no sign of its own: its largest entry shall be positive.
+    # A component has no sign of its own: its largest entry is made positive.
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     scaled = components * torch.where(largest < 0, -1.0, 1.0) * (lengths[:2, None] / len(codes) ** 0.5)
     return mean.float(), scaled.float()

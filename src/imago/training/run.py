@@ -65,7 +65,7 @@ def train(
     Args:
         config: the resolved configuration of train.yaml, as plain types.
         name: the run's name, such as ``gan-cifar10``.
-        directory: where a new run directory shall be.
+        directory: where a new run directory is made.
         job: of the sweep that the run belongs to.
         choices: Hydra's, by group, for the summary.
 
@@ -142,7 +142,7 @@ def open_run(directory: Path, held: ExitStack) -> Run:
     """A new run directory of this process alone: the given one, or with a number behind it.
 
     Args:
-        directory: where it shall be.
+        directory: where it is made.
         held: keeps others out of it.
 
     Raises:

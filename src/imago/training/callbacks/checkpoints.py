@@ -69,7 +69,7 @@ class Checkpoints(Periodic):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random generators to where the stopped run left them, or to a start that depends on the seed alone.
 
-        Building the model and the processes has drawn numbers, more or less of them; training shall not depend on that.
+        Building the model and the processes has drawn numbers, more or less of them; training must not depend on that.
         """
         if self._random is None:
             seed_everything((self.config["seed"] + _TRAINING_STREAM) % 2**32, verbose=False)

@@ -87,7 +87,7 @@ def ema_parameters(model: GenerativeModel) -> Iterator[tuple[str, torch.nn.Param
 
 @contextmanager
 def sampling_weights(trainer: Trainer, model: GenerativeModel) -> Iterator[bool]:
-    """Inside, the model as it shall be judged: with averaged weights where the run keeps them (yields whether)."""
+    """Inside, the model as it is judged: with averaged weights where the run keeps them (yields whether)."""
     averaging = find(trainer, EMA)
     if averaging is None:
         yield False
