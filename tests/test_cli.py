@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from imago import cli
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 SMALL = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "logger=csv", "metrics=none", "trainer=cpu"]
@@ -22,7 +20,7 @@ SMALL = ["model.generator.hidden=[8]", "model.discriminator.hidden=[8]", "logger
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs train.py in this process; gives exit code, standard output and standard error."""
-    import train
+    from imago.cli import train
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
@@ -30,7 +28,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "train.py"), *arguments])
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(train.main, "train", train.check)
+            train.command()
         captured = capsys.readouterr()
         return int(exit_info.value.code or 0), captured.out, captured.err
 

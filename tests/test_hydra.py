@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -85,6 +86,33 @@ def test_a_sweep_that_is_given_again_goes_on_with_its_own_runs_alone(script: Com
         **{f"logs/other/{k}-gan-digits": 2 for k in range(2)},
         **{f"logs/first/{k}-gan-digits": 4 for k in range(2)},
     }
+
+
+def test_a_sweep_ends_with_its_ranking_and_the_command_of_the_best(script: Command) -> None:
+    tiny = ["model=fvbn", "trainer=cpu", "logger=none", "metrics=none", "max_updates=4", "data.batch_size=8"]
+    tiny += ["callbacks.samples=null", "callbacks.likelihood.at_start=false"]
+    given = ["model.optimizer.net.lr=0.01,0.0001", "seed=1,2", "hydra.sweep.dir=s", "+trainer.benchmark=false"]
+    code, out, err = script("train", "-m", *tiny, *given)
+    assert code == 0, err
+    table = out[out.rindex("run ") :].splitlines()
+    assert table[0].split() == ["run", "nats", "seconds"]
+    told = [
+        re.match(r" +(fvbn-digits lr=\S+), 2 seeds +(= [\d.]+ ± [\d.]+) val 180, 2 seeds +\d+ *$", line)
+        for line in table[2:4]
+    ]
+    assert told[0] is not None, table
+    assert told[1] is not None, table
+    assert told[0][1] == "fvbn-digits lr=0.01"
+    again = "the best again: python src/train.py model=fvbn "
+    (line,) = [line for line in table if line.startswith(again)]
+    assert line.endswith(" model.optimizer.net.lr=0.01 seed=1 +trainer.benchmark=False")
+    nats = [summary_of(Path("s") / f"{k}-fvbn-digits")["metrics"]["val/nats"]["value"] for k in (0, 1)]  # type: ignore[index]
+    assert f"= {sum(nats) / 2:.2f} ± {abs(nats[0] - nats[1]) / 2:.2f}" == told[0][2]
+    code, _, err = script("train", *line.removeprefix("the best again: python src/train.py ").split())
+    assert code == 0, err
+    code, out, err = script("train", "-m", *TINY, "every.log=1", "seed=1,x", "objective=train/d_x", "hydra.sweep.dir=t")
+    assert code == 2
+    assert re.search(r"gan-digits seed=1 0-gan-digits +[\d.]+ ", out) is None, "one run is no ranking"
 
 
 def test_choices_are_recorded(script: Command) -> None:

@@ -228,6 +228,7 @@ def _mean(runs: list[Record]) -> Record:
         machine=runs[0].machine if len({run.machine for run in runs}) == 1 else "several machines",
         measured=measured,
         varied={key: value for key, value in runs[0].varied.items() if key != "seed"},
+        runs=runs,
         defects=[],
     )
 

@@ -151,6 +151,8 @@ class Record:
         settings: the configuration, flat.
         choices: of the groups of the configuration.
         varied: what the run's sweep varies, with its values.
+        overrides: of the run's job in its sweep, ``KEY=VALUE`` each.
+        runs: that it is the mean of, which differ in their seed alone; empty of a single run.
         notices: what it was told that will not become what one hopes for, a line each.
         defects: what is wrong with the directory, a line each.
     """
@@ -174,6 +176,8 @@ class Record:
     settings: dict[str, str] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     varied: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    runs: list["Record"] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
 
@@ -246,10 +250,10 @@ def _read_into(record: Record) -> None:
     record.likelihood = str(summary.get("likelihood", "unknown"))
     record.settings = dict(flat(config)) | _classes(spec)
     record.choices = {group: str(choice) for group, choice in _mapping(summary.get("choices")).items()}
-    varied = _mapping(_mapping(summary.get("sweep")).get("varied"))
-    record.varied = {key: str(value) for key, value in varied.items()}
-    notices = summary.get("notices")
-    record.notices = [str(notice) for notice in notices] if isinstance(notices, list) else []
+    sweep = _mapping(summary.get("sweep"))
+    record.varied = {key: str(value) for key, value in _mapping(sweep.get("varied")).items()}
+    record.overrides = _texts(sweep.get("overrides"))
+    record.notices = _texts(summary.get("notices"))
     counts = {player: _whole(count) for player, count in _mapping(summary.get("parameters")).items()}
     record.parameters = {player: count for player, count in counts.items() if count is not None}
     if record.parameters:
@@ -484,6 +488,10 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, list):
         return [_cleaned(item) for item in value]
     return _line(value) if isinstance(value, str) else value
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _mapping(value: Any) -> dict[str, Any]:

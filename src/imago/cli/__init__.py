@@ -74,7 +74,10 @@ class JobFailed(Exception):  # noqa: N818 - the failure was already reported
 
 
 def run(
-    task: Callable[[DictConfig], float | None], config_name: str, check: Callable[[DictConfig], object] | None = None
+    task: Callable[[DictConfig], float | None],
+    config_name: str,
+    check: Callable[[DictConfig], object] | None = None,
+    after_sweep: Callable[[Path, DictConfig], object] | None = None,
 ) -> None:
     """Run a task under Hydra with a configuration of ``conf/``; ends the process with the exit code.
 
@@ -83,6 +86,7 @@ def run(
             optimises.
         config_name: the primary configuration, such as ``train``.
         check: gets it before Hydra makes the job's folder, and raises UserError where it cannot be made.
+        after_sweep: gets the folder of a multirun whose jobs have had their turn, and the configuration they share.
     """
     make_forgiving()
     lazy_imports.install()
@@ -108,7 +112,7 @@ def run(
         folders = plugins.search_path(plugins.named(check_command(sys.argv[1:], config_name)))
         if folders and not any(given.startswith("hydra.searchpath=") for given in sys.argv):
             sys.argv.append(f"hydra.searchpath=[{','.join(folders)}]")
-        Folders.made, Folders.check = [], check
+        Folders.made, Folders.check, Folders.sweep = [], check, None
         try:
             hydra_main()
         except (HydraException, OmegaConfBaseException, JobFailed):
@@ -122,7 +126,11 @@ def run(
             Folders.tidy()
 
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
-    sys.exit(report(main, config_name))
+    code = report(main, config_name)
+    sweep = Folders.sweep
+    if after_sweep is not None and sweep is not None and code < 128:
+        report(lambda: after_sweep(*sweep), config_name)
+    sys.exit(code)
 
 
 def report(action: Callable[[], object], script: str) -> int:
@@ -159,6 +167,7 @@ class Folders(Callback):
 
     made: ClassVar[list[Path]] = []  # the folder of the run or sweep, and those above it that were not there before
     check: ClassVar[Callable[[DictConfig], object] | None] = None
+    sweep: ClassVar[tuple[Path, DictConfig] | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes a run's."""
@@ -171,6 +180,7 @@ class Folders(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes a sweep's."""
         self._begin(config.hydra.sweep.dir)
+        Folders.sweep = Path(config.hydra.sweep.dir).absolute(), without_hydra(config)
 
     def _begin(self, place: str) -> None:
         folder = Path(place).absolute()

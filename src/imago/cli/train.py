@@ -1,8 +1,10 @@
 """Train a model: ``python src/train.py model=gan data=cifar10``; ``--help`` lists what can be chosen."""
 
 import csv
+import sys
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -13,6 +15,9 @@ from imago.config import check_experiment, check_top, experiments, plain
 from imago.errors import UserError
 from imago.paths import check_folder_place, run_to_resume
 from imago.sweeps import job_of
+
+# The runs of this process.
+ran: list[Path] = []
 
 
 def main(config: DictConfig) -> float | None:
@@ -51,6 +56,7 @@ def main(config: DictConfig) -> float | None:
             raise
         print(f"note: {done}")  # a sweep that was stopped is given again: its finished jobs are no mistakes
         run = Run(done.directory, write=False)
+    ran.append(Path(hydra.runtime.cwd, run.path))
     if run.write:
         print(closing_words(run))
     return None if settings.objective is None else last_value(run.metrics, settings.objective)
@@ -72,6 +78,20 @@ def check(config: DictConfig) -> None:
     check_folder_place(Path(check_top(plain(config)).logs), "logs")
 
 
+def rank(folder: Path, config: DictConfig) -> None:
+    """Print the ranking of a sweep: of the runs in its folder, and those elsewhere that it has continued."""
+    from imago.board.find import find_runs
+    from imago.board.ranking import show_ranking
+
+    runs = dict.fromkeys([*(run.absolute() for run in find_runs([str(folder)])[0]), *ran])
+    own = get_args_parser().parse_args(sys.argv[1:]).config_dir
+    command = [*cli.program("train").split(), *(["--config-dir", own] if own else [])]
+    here = Path.cwd()
+    shown = [run.relative_to(here) if here in run.parents else run for run in runs]
+    show_ranking(shown, config.get("objective"), command)
+
+
 def command() -> None:
     """Carry out ``train`` as the command line says."""
-    cli.run(main, "train", check)
+    ran.clear()
+    cli.run(main, "train", check, rank)

@@ -1,0 +1,62 @@
+"""By what the runs of a sweep are ranked."""
+
+from typing import Any
+
+import pytest
+
+from imago.board.ranking import show_ranking
+
+from .conftest import MakeRun, quality, rows
+
+
+def order(capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str], str]:
+    """The number's title, the runs, and the line below the table."""
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    return lines[0], [line.split()[1] for line in lines[2:-1]], lines[-1]
+
+
+def swept(seed: int, *overrides: str) -> dict[str, Any]:
+    return {"sweep": {"folder": "s", "overrides": list(overrides), "varied": {"x": str(seed)}}}
+
+
+def test_runs_are_ranked_by_what_most_of_them_have(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """GANs have no likelihood; of precision more is better; a run that failed is last."""
+
+    def measured(name: str, value: float) -> list[dict[str, Any]]:
+        return [{"name": name, "value": value, "protocol": quality()}]
+
+    runs = [
+        make_run("a", config={"x": 1}, evaluation=measured("precision", 0.2), metrics=None),
+        make_run("b", config={"x": 2}, evaluation=measured("precision", 0.9), metrics=None, model="gan",
+                 summary=swept(2, "resume=auto", "name=a b", "x=2", "hydra.job.chdir=true")),
+        make_run("c", config={"x": 3}, evaluation=measured("precision", 0.5)),
+        make_run("d", config={"x": 4}, metrics=None, status="failed", error="x"),
+    ]  # fmt: skip
+    show_ranking(runs, None, ["imago", "train"])
+    title, places, last = order(capsys)
+    assert (title.split(), places) == (["run", "Precision", "seconds"], ["b", "c", "a", "d"])
+    assert last == "the best again: imago train 'name=a b' x=2"
+    assert title
+
+
+@pytest.mark.parametrize(
+    ("objective", "title", "places"),
+    [("train/nats", "train/nats", ["low", "high"]), ("val/nats", "nats", ["high", "low"])],
+)
+def test_a_sweepers_objective_ranks(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], objective: str, title: str, places: list[str]
+) -> None:
+    """Of training or of held-out images; the runs differ, so there is no mean."""
+    value = {"high": rows([9.0]).replace("9.0,", "3.0,", 1), "low": rows([4.0])}
+    runs = [make_run(name, config={"x": name}, metrics=value[name]) for name in value]
+    show_ranking(runs, objective, ["imago", "train"])
+    found = order(capsys)
+    assert (found[0].split()[1], found[1]) == (title, places)
+
+
+def test_without_a_number_it_is_said(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    show_ranking([make_run(name, config={"x": name}, metrics=None) for name in "ab"], None, ["imago", "train"])
+    told = "no number ranks these runs; choose metrics=classifier, or name one with objective="
+    assert order(capsys)[2] == told
+    show_ranking([make_run("alone")], None, ["imago", "train"])
+    assert capsys.readouterr().out == "", "one run is no ranking"
