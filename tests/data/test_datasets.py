@@ -1,7 +1,9 @@
 """Data sets by their numbers: in memory, a dataset of PyTorch's, and parts of them."""
 
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -103,6 +105,41 @@ def test_the_data_set_of_the_documentation(tmp_path: Path, monkeypatch: pytest.M
     assert str(data.spec) == "3x4x5, 256 levels, 3 classes"
     assert data.description == "mine: train, val = the first 250 and the last 50 images of mine.npz"
     assert torch.equal(data.test.images, torch.from_numpy(images[300:]).permute(0, 3, 1, 2))
+
+
+class Columns:
+    """What Hugging Face's datasets are asked for."""
+
+    column_names: ClassVar = ["img", "label"]
+    features: ClassVar = {"label": SimpleNamespace(names=["cat", "dog", "newt"])}
+
+    def __init__(self) -> None:
+        self.asked: list[int | str] = []
+
+    def __len__(self) -> int:
+        return len(PICTURES)
+
+    def __getitem__(self, k: int | str) -> Any:
+        self.asked.append(k)
+        rows = [{"img": Image.fromarray(p), "label": int(n)} for p, n in zip(PICTURES, LABELS, strict=True)]
+        return [row[k] for row in rows] if isinstance(k, str) else rows[k]
+
+
+def test_the_columns_of_hugging_face(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the documentation says, where 5,000 images are held out."""
+    parts = {"train": Columns(), "test": Columns()}
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name: parts))  # type: ignore[arg-type]
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[2].split("```")[0], names)
+    data = ImageDataModule(names["Published"](), val=2, batch_size=4, dir=str(tmp_path))
+    data.prepare()
+    assert str(data.spec) == "3x4x5, 256 levels, 3 classes"
+    assert data.spec.class_names == ("cat", "dog", "newt")
+    assert set(parts["train"].asked) == {"label", 0}, "no picture is decoded for its label"
+    assert torch.equal(data.test.images, torch.from_numpy(PICTURES).permute(0, 3, 1, 2))
+    assert torch.equal(data.val.take(np.array([1])).labels, torch.from_numpy(LABELS[-1:]))
+    assert MapStyle(parts["test"], columns="img").take(np.arange(2)).condition is None
 
 
 def test_what_is_asked_for_at_once_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,10 +120,16 @@ class MapStyle(Dataset):
 
     Its items are images, or pairs of an image and a class label or an embedding. Images are PIL pictures, arrays
     (height, width) or (height, width, channels), or tensors (channels, height, width); uint8, and the same every time.
+
+    Args:
+        dataset: with ``__len__`` and ``__getitem__``.
+        columns: of items that are dictionaries, as those of Hugging Face's datasets, the name of the image, or the
+            names of the image and its condition.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, columns: Sequence[str] = ()) -> None:
         self.dataset = dataset
+        self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -131,14 +137,18 @@ class MapStyle(Dataset):
     def take(self, indices: np.ndarray) -> Batch:
         """See :meth:`Dataset.take`."""
         items = [self.dataset[int(k)] for k in indices]
-        pairs = items if isinstance(items[0], tuple | list) else [(item, None) for item in items]
+        if self.columns:
+            items = [tuple(item[name] for name in self.columns) for item in items]
+        pairs = [(*item, None)[:2] if isinstance(item, tuple | list) else (item, None) for item in items]
         images = torch.stack([_channels_first(image) for image, _ in pairs])
         return Batch(images, None if pairs[0][1] is None else default_collate([condition for _, condition in pairs]))
 
     @cached_property
     def condition(self) -> Tensor | None:
-        """The dataset's ``targets`` where it has them, as torchvision's have."""
+        """The dataset's ``targets`` where it has them, as torchvision's have, or the column, as Hugging Face's have."""
         targets = getattr(self.dataset, "targets", None)
+        if len(self.columns) == 2 and hasattr(self.dataset, "column_names"):
+            targets = self.dataset[self.columns[1]][:]
         return super().condition if targets is None else torch.as_tensor(targets)
 
 
