@@ -6,7 +6,7 @@ import pytest
 
 from helpers import at_once
 from imago import downloads
-from imago.downloads import DownloadError, download
+from imago.downloads import DownloadError, UnreachableError, download
 
 CONTENT = b"weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -50,8 +50,9 @@ def test_the_file_arrives_whole(server, tmp_path):
     ("path", "message"), [("missing", "404|Not Found"), ("broken", "broke off after 3,500 of 7,000 bytes")]
 )
 def test_a_failed_transfer_leaves_nothing(server, tmp_path, path, message):
-    with pytest.raises(DownloadError, match=message):
+    with pytest.raises(DownloadError, match=message) as failure:
         download([f"{server}/{path}"], tmp_path / "file.pth", DIGEST, timeout=5.0)
+    assert not isinstance(failure.value, UnreachableError)
     assert not list(tmp_path.iterdir())
 
 
@@ -62,7 +63,7 @@ def test_wrong_content_is_thrown_away(server, tmp_path):
 
 
 def test_a_dead_address_is_reported(tmp_path):
-    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9"):
         download(["http://127.0.0.1:9/file"], tmp_path / "file.pth", DIGEST, timeout=5.0)
 
 

@@ -2,20 +2,29 @@
 
 import hashlib
 import http.client
+import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from imago.files import one_at_a_time, remove_litter, replacing
+from imago.files import one_at_a_time, remove_litter, replacing, state_folder, write_text
 
 _ATTEMPTS = 3
 _PIECE = 2**18  # bytes
+_UNREACHABLE = "unreachable.json"
+_QUIET_SECONDS = 600
 
 
 class DownloadError(Exception):
     """No address gives the file; the text says why."""
+
+
+class UnreachableError(DownloadError):
+    """No address could be connected to: there is no network, or the servers are not there."""
 
 
 class _InterruptedTransferError(DownloadError):
@@ -48,7 +57,8 @@ def download(
         progress: called with (bytes so far, bytes in all).
 
     Raises:
-        DownloadError: no connection, no such file, a broken transfer or the wrong content, at every address.
+        UnreachableError: no connection, to any address.
+        DownloadError: no such file, a broken transfer or the wrong content, at every address.
         OSError: nothing can be written there.
     """
     algorithm, expected = digest.split(":")
@@ -57,7 +67,7 @@ def download(
         remove_litter(path.parent)
         if path.is_file() and digest_of(path, algorithm) == expected:  # by the process that this one waited for
             return
-        failures = []
+        failures: dict[str, DownloadError] = {}
         for url in urls:
             try:
                 with replacing(path) as file:
@@ -76,8 +86,38 @@ def download(
                         raise DownloadError(f"gives {file.tell():,} bytes of {name} {found} instead of {expected}")
                 return
             except DownloadError as error:
-                failures.append(f"{url}: {error}")
-        raise DownloadError("; ".join(failures))
+                failures[url] = error
+        dead = all(isinstance(error, UnreachableError) for error in failures.values())
+        raise (UnreachableError if dead else DownloadError)("; ".join(f"{url}: {e}" for url, e in failures.items()))
+
+
+def remember_unreachable(url: str) -> None:
+    """Note for this user that an address could not be connected to; where nothing can be kept, nothing."""
+    with suppress(OSError, RuntimeError):
+        file = state_folder() / _UNREACHABLE
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_text(file, json.dumps({**_unreachable(), url: time.time()}))
+
+
+def known_unreachable(url: str) -> str:
+    """Of an address that could not be connected to in the last ten minutes, in words when; of others nothing."""
+    at = _unreachable().get(url)
+    if at is None:
+        return ""
+    when = time.strftime("%H:%M", time.localtime(at))
+    return (
+        f"there was no connection at {when}; it is tried again ten minutes later, or at once "
+        f" if {state_folder() / _UNREACHABLE} is deleted"
+    )
+
+
+def _unreachable() -> dict[str, float]:
+    """When each address could not be connected to last, in seconds since the epoch."""
+    with suppress(OSError, RuntimeError, ValueError):
+        found, now = json.loads((state_folder() / _UNREACHABLE).read_text("utf-8")), time.time()
+        found = found if isinstance(found, dict) else {}
+        return {url: at for url, at in found.items() if isinstance(at, float) and 0 <= now - at < _QUIET_SECONDS}
+    return {}
 
 
 def _transfer(
@@ -90,7 +130,11 @@ def _transfer(
         response = urllib.request.urlopen(url, timeout=timeout)
         promised = int(response.headers.get("Content-Length") or size or 0)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DownloadError(str(getattr(error, "reason", error))) from error
+        dead = isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError)
+        kind = UnreachableError if dead else DownloadError
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise kind(str(getattr(error, "reason", error))) from error
     with response:
         received = 0
         while piece := _piece(response, received, promised):

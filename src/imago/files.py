@@ -71,6 +71,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def state_folder() -> Path:
+    """Where this user's programs keep what they have met; it need not be there.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "imago"
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Keep others out of what a lock file stands for; the kernel lets go of it when this process ends, however.

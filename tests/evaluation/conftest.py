@@ -60,9 +60,10 @@ def squares(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test knows which downloads failed in another."""
     monkeypatch.setattr(choices, "_failed_downloads", {})
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
 def extractor_of(

@@ -1,10 +1,12 @@
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from imago import downloads
 from imago.data import ImageSet
 from imago.errors import UserError
 from imago.evaluation import Auto, Classifier, FeatureExtractor, Inception, InceptionExtractor, SampleQuality, choices
@@ -99,6 +101,27 @@ def test_a_dead_network_is_asked_once(squares, monkeypatch):
         with pytest.raises(UserError, match="no network"):
             build(Inception(), squares(channels=3))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("reason", "asked"), [("no connection", 2), ("404", 3)])
+def test_other_processes_wait_ten_minutes_before_they_ask_a_dead_network_again(squares, monkeypatch, reason, asked):
+    calls, data, now = [], squares(channels=3), time.time()
+
+    def refuse(url, *args, **kwargs):
+        calls.append(url)
+        raise (downloads.UnreachableError if asked == 2 else downloads.DownloadError)(reason)
+
+    monkeypatch.setattr(choices, "download", refuse)
+    for seconds, said in (
+        (0, reason),
+        (590, r"no connection at \d\d:\d\d; .*unreachable\.json is"),
+        (610, reason),
+    ):
+        monkeypatch.setattr(choices, "_failed_downloads", {})
+        monkeypatch.setattr(downloads.time, "time", lambda now=now + seconds: now)
+        with pytest.raises(UserError, match=said if asked == 2 else reason):
+            build(Inception(), data)
+    assert len(calls) == asked
 
 
 def test_inception_by_path(squares, tmp_path):

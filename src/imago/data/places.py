@@ -5,6 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from imago.files import state_folder
 from imago.untrusted import read_bytes
 
 MOST = 2**22  # bytes of the list: some 50,000 places
@@ -27,8 +28,7 @@ def known(place: str) -> bool:
 
 
 def _file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "imago" / "places"
+    return state_folder() / "places"
 
 
 def _name(place: str | Path) -> str:

@@ -23,7 +23,14 @@ from imago.checkpoints import unpacked
 from imago.data import ImageDataModule, Source
 from imago.data.base import seen_in_training
 from imago.data.sources import CIFAR10, MNIST, Digits
-from imago.downloads import DownloadError, digest_of, download
+from imago.downloads import (
+    DownloadError,
+    UnreachableError,
+    digest_of,
+    download,
+    known_unreachable,
+    remember_unreachable,
+)
 from imago.errors import UserError
 from imago.evaluation.cache import Cache
 from imago.evaluation.extractors import (
@@ -140,17 +147,18 @@ class Published(ExtractorChoice):
         if path is not None:
             return path
         path = cache.place(self.name)
-        if self.url not in _failed_downloads:
+        reason = _failed_downloads.get(self.url) or known_unreachable(self.url)
+        if not reason:
             try:
                 with progress_bar(f"Downloading the {self.owner} weights, once") as progress:
                     download([self.url], path, f"sha256:{self.sha256}", timeout=self.timeout, progress=progress)
-            except (DownloadError, OSError) as error:
-                _failed_downloads[self.url] = str(error)
-            else:
                 return path
+            except (DownloadError, OSError) as error:
+                reason = _failed_downloads[self.url] = str(error)
+                if isinstance(error, UnreachableError):
+                    remember_unreachable(self.url)
         with suppress(OSError):  # other files lie there
             path.parent.rmdir()
-        reason = _failed_downloads[self.url]
         raise UserError(
             f"metrics={self.choice}: the {self.owner} weights cannot be had ({reason}). {self.remedies(path)}"
         )
