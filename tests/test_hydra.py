@@ -97,7 +97,7 @@ def test_a_sweep_ends_with_its_ranking_and_the_command_of_the_best(script: Comma
     table = out[out.rindex("run ") :].splitlines()
     assert table[0].split() == ["run", "nats", "seconds"]
     told = [
-        re.match(r" +(fvbn-digits lr=\S+), 2 seeds +(= [\d.]+ ± [\d.]+) val 180, 2 seeds +\d+ *$", line)
+        re.match(r" +(fvbn-digits lr=\S+) 2 seeds +(= [\d.]+ ± [\d.]+) val 180, 2 seeds +\d+ *$", line)
         for line in table[2:4]
     ]
     assert told[0] is not None, table

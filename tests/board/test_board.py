@@ -200,7 +200,7 @@ def test_what_sweeps_vary_has_a_column_in_every_table(
     show(board)
     told = capsys.readouterr().out
     assert re.search(r"mean ± standard error over seeds\s+run +model +lr +nats", told)
-    assert re.search(r"made-mnist lr=0.1 seed=2 0.1-2 +made +0.1 +2 +", told)
+    assert re.search(r"made-mnist lr=0.1 seed=2 +made +0.1 +2 +", told)
     assert re.search(r"/single: 20 training images: too few$", told, re.MULTILINE)
 
 

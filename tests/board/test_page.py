@@ -281,6 +281,88 @@ def test_selected_runs_are_seen_alone_and_their_settings_compared(at: Browser) -
     assert at.ask("document.getElementById('clear').hidden")
 
 
+@pytest.fixture
+def sweep(browser: Browser, make_run: MakeRun, tmp_path: Path) -> Iterator[Browser]:
+    """The page of a sweep of GANs over learning rates and seeds, which have no likelihood, and of a VAE."""
+    runs = []
+    for lr in ("0.001", "0.01"):
+        for seed in (1, 2, 20):
+            varied = {"model.optimizer.net.lr": lr, "model/objective": "hinge", "seed": str(seed)}
+            told = {
+                "sweep": {"folder": "s", "overrides": [], "varied": varied},
+                "notices": ["few images"],
+                "seed": seed,
+            }
+            table = (
+                rows([9.0])
+                .replace("val/nats", "val/fd_x")
+                .replace("val/bpd", "val/kd_x")
+                .replace("train/nats", "train/y")
+            )
+            name = f"gan-mnist lr={lr} seed={seed}"
+            node = {"_target_": "imago.models.gan.GAN", "optimizer": {"net": {"lr": float(lr)}}}
+            config = {"seed": seed, "model": node}
+            runs.append(make_run(f"s/{lr}-{seed}", model="gan", name=name, config=config, summary=told, metrics=table))
+    runs.append(make_run("vae", model="vae"))
+    write_page(Board(map(read_record, runs)), tmp_path / "board.html")
+    browser.complaints.clear()
+    browser.open(tmp_path / "board.html")
+    yield browser
+    assert browser.complaints == []
+
+
+def test_runs_are_filtered_by_their_settings(sweep: Browser) -> None:
+    count = "document.getElementById('count').textContent.trim()"
+    for words, left in {
+        "seed=2": 2,
+        "lr=0.01 SEED=20": 1,
+        "lr=": 7,
+        "objective=hinge": 6,
+        "lr=0": 0,
+        "dropout=": 0,
+    }.items():
+        sweep.ask(f"(() => {{ const f = byId('filter'); f.value = '{words}'; f.dispatchEvent(new Event('input')) }})()")
+        assert sweep.ask(count) == f"{left} of 7 runs", words
+    sweep.ask("(() => { const f = byId('filter'); f.value = 'gan'; f.dispatchEvent(new Event('input')) })()")
+    one = "[...document.querySelectorAll('.by')].find((b) => b.dataset.word.endsWith('lr=0.01') && b.checkVisibility())"
+    sweep.click(one)
+    assert sweep.ask(count) == "3 of 7 runs", "a click on a value asks for it"
+    sweep.click(one)
+    assert sweep.ask(count) == "6 of 7 runs", "and a second one takes it back"
+
+
+def test_pinned_columns_stay_where_they_can_be_seen(sweep: Browser) -> None:
+    keys = "[...document.querySelectorAll('#board thead th')].map((h) => h.dataset.key)"
+    before = sweep.ask(keys)
+    sweep.click("document.querySelector('#board th[data-key=status] .pin')")
+    sweep.click("document.querySelector('#board th[data-key=nfe] .pin')")
+    assert sweep.ask(keys)[:3] == ["model", "status", "nfe"]
+    sweep.ask("document.querySelector('.scroll.board').scrollLeft = 400")
+    edges = [
+        sweep.ask(f"document.querySelector('#board tbody tr[data-run]').cells[{k}].getBoundingClientRect().left")
+        for k in range(4)
+    ]
+    assert edges == sorted(edges), edges
+    assert edges[3] < 700
+    sweep.click(header("seed"))
+    buttons = "[...document.querySelectorAll('#board .by')].filter((b) => b.dataset.word.startsWith('seed='))"
+    seeds = sweep.ask(f"{buttons}.map((b) => b.textContent)")
+    assert seeds == ["0", "1", "1", "2", "2", "20", "20"], "columns sort as before, numbers as numbers"
+    for key in ("status", "nfe"):
+        sweep.click(f"document.querySelector('#board th[data-key={key}] .pin')")
+    assert sweep.ask(keys) == before
+
+
+def test_means_notices_and_the_curve_that_most_runs_have(sweep: Browser) -> None:
+    means = "[...document.querySelectorAll('.means tbody tr')].map((r) => r.innerText.replace(/\\s+/g, ' '))"
+    first, second = sweep.ask(means)
+    assert first.startswith("gan-mnist lr=0.001 3 seeds 0.001 "), first
+    assert second.startswith("gan-mnist lr=0.01 3 seeds 0.01 ")
+    told = "document.querySelector('.defects').textContent.replace(/\\s+/g, ' ')"
+    assert re.search(r"6 runs, such as \S+ few images", sweep.ask(told))
+    assert sweep.ask("document.getElementById('curve-metric').value") == "val/fd_x"
+
+
 def test_grids_can_be_enlarged_and_numbers_be_opened(at: Browser) -> None:
     at.click("document.querySelector('.zoom')")
     assert at.ask("document.getElementById('enlarged').open")

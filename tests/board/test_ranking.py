@@ -15,10 +15,6 @@ def order(capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str], str]:
     return lines[0], [line.split()[1] for line in lines[2:-1]], lines[-1]
 
 
-def swept(seed: int, *overrides: str) -> dict[str, Any]:
-    return {"sweep": {"folder": "s", "overrides": list(overrides), "varied": {"x": str(seed)}}}
-
-
 def test_runs_are_ranked_by_what_most_of_them_have(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     """GANs have no likelihood; of precision more is better; a run that failed is last."""
 
@@ -28,7 +24,7 @@ def test_runs_are_ranked_by_what_most_of_them_have(make_run: MakeRun, capsys: py
     runs = [
         make_run("a", config={"x": 1}, evaluation=measured("precision", 0.2), metrics=None),
         make_run("b", config={"x": 2}, evaluation=measured("precision", 0.9), metrics=None, model="gan",
-                 summary=swept(2, "resume=auto", "name=a b", "x=2", "hydra.job.chdir=true")),
+                 summary={"sweep": {"overrides": ["resume=auto", "name=a b", "x=2", "hydra.job.chdir=true"]}}),
         make_run("c", config={"x": 3}, evaluation=measured("precision", 0.5)),
         make_run("d", config={"x": 4}, metrics=None, status="failed", error="x"),
     ]  # fmt: skip

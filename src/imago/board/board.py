@@ -96,6 +96,12 @@ class Group:
         keys = dict.fromkeys(key for row in self.rows for key in row.record.varied if key not in SHOWN)
         return short_names(key for key in keys if len({row.record.setting(key) for row in self.rows}) > 1)
 
+    @property
+    def settled(self) -> list[Row]:
+        """The means over seeds, and the runs that are part of none."""
+        within = {id(run) for row in self.means for run in row.record.runs}
+        return [*self.means, *(row for row in self.rows if id(row.record) not in within)]
+
     def filled(self, columns: Iterable[Column]) -> list[Column]:
         """Those of the columns that are not empty."""
         return [c for c in columns if any(not math.isnan(row.cells[c.key].value) for row in self.rows)]
@@ -159,13 +165,12 @@ class Board:
         """All runs in the order of the board."""
         return [row.record for group in self.groups for row in group.rows]
 
-    @property
-    def notices(self) -> dict[str, list[Record]]:
-        """What runs were told, with the runs that it was told to."""
+    def told(self, lines: Callable[[Record], list[str]]) -> dict[str, list[Record]]:
+        """What is said of runs, once, with those that it is said of."""
         found: dict[str, list[Record]] = {}
         for record in self.records:
-            for notice in record.notices:
-                found.setdefault(notice, []).append(record)
+            for line in lines(record):
+                found.setdefault(line, []).append(record)
         return found
 
     def _place(self, row: Row) -> tuple[object, ...]:
@@ -186,6 +191,11 @@ def means(records: Iterable[Record]) -> Iterator[Record]:
     for by_seed in together.values():
         if len(by_seed) > 1:
             yield _mean([by_seed[seed] for seed in sorted(by_seed)])
+
+
+def without_seed(name: str) -> str:
+    """The name of a run of a sweep without its seed."""
+    return re.sub(r" seed=\S+", "", name)
 
 
 def _mean(runs: list[Record]) -> Record:
@@ -219,7 +229,7 @@ def _mean(runs: list[Record]) -> Record:
     seen = of(run.images_seen for run in runs)
     return replace(
         runs[0],
-        name=re.sub(r" seed=\S+", "", runs[0].name),
+        name=without_seed(runs[0].name),
         started=f"{len(runs)} seeds",
         seed=None,
         images_seen=None if seen is None else round(seen),

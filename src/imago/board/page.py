@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from imago.board.board import FRECHET, NOT_TELLING, Board, Cell, Column, Group
+from imago.board.board import FRECHET, NOT_TELLING, Board, Cell, Column, Group, without_seed
 from imago.board.pictures import embedded
 from imago.board.records import Record, flat
-from imago.board.text import READING
+from imago.board.text import MEANS, READING, is_number, of_runs
 from imago.files import write_text
+from imago.sweeps import short_names
 
 PARTS = Path(__file__).parent / "page"
 COLOURS = 12
@@ -33,6 +34,7 @@ def write_page(board: Board, path: Path) -> None:
     pictures = _pictures(board.records)
     numbers = {record: k for k, record in enumerate(board.records)}
     labels = {record: label for group in board.groups for record, label in group.labels.items()}
+    labels |= {row.record: row.record.name for group in board.groups for row in group.means}
 
     def link(record: Record) -> str:
         return quote(os.fsencode(Path(os.path.relpath(record.path, path.parent)).as_posix())) + "/"
@@ -49,6 +51,10 @@ def write_page(board: Board, path: Path) -> None:
         leaders=[(group, lists) for group in board.groups if (lists := list(_leaders(group, board.columns)))],
         leading=LEADING,
         defects=[(record, defect) for record in board.records for defect in record.defects],
+        settings=_settings(board),
+        of_runs=of_runs,
+        notices=board.told(lambda r: r.notices),
+        means_title=MEANS,
         states=("completed", "running", "interrupted", "failed"),
         reading=READING.replace("`", ""),
         data=_data(board, numbers, labels),
@@ -62,6 +68,15 @@ def write_html(path: Path, template: str, **parts: Any) -> None:
     )
     style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     write_text(path, pages.get_template(template).render(parts, style=style, script=script, hash=_hash))
+
+
+def _settings(board: Board) -> dict[str, tuple[str, bool]]:
+    """What sweeps vary, with a title for each and whether its values are numbers."""
+    keys = dict.fromkeys(key for group in board.groups for key in group.settings)
+    return {
+        key: (title, all(is_number(record.setting(key)) for record in board.records))
+        for key, title in short_names(keys).items()
+    }
 
 
 def _hash(text: str) -> str:
@@ -85,10 +100,14 @@ def _pictures(records: list[Record]) -> dict[Record, str]:
 
 
 def _leaders(group: Group, columns: list[Column]) -> Iterator[tuple[Column, list[tuple[Record, Cell]], str]]:
-    """The first three in likelihood, and in each distance of samples; and their tag, if it is that of all three."""
+    """The first three in likelihood, and in each distance of samples; and their tag, if it is that of all three.
+
+    A mean over seeds takes the place of its runs.
+    """
     for column in columns:
-        cells = {row.record: row.cells[column.key] for row in group.rows}
-        rivals = [(r, cell) for r, cell in cells.items() if cell.block == 0 and not math.isnan(cell.value)]
+        cells = {row.record: row.cells[column.key] for row in group.settled}
+        leading = [(r, cell) for r, cell in cells.items() if cell.block == 0 and not math.isnan(cell.value)]
+        rivals = [(r, cell) for r, cell in leading if cell.comparison_key == leading[0][1].comparison_key]
         if len(rivals) > 1 and column.key.startswith(LEADING):
             first = sorted(rivals, key=lambda rival: rival[1].value)[:3]
             tags = {cell.tag for _, cell in first}
@@ -97,16 +116,24 @@ def _leaders(group: Group, columns: list[Column]) -> Iterator[tuple[Column, list
 
 def _data(board: Board, numbers: dict[Record, int], labels: dict[Record, str]) -> str:
     """What the page draws, as JSON that cannot end its element."""
-    models = list(dict.fromkeys(record.model for record in board.records))
+    kinds = {record: record.model for record in board.records}
+    if len(set(kinds.values())) == 1:  # a sweep of one model: of one colour are runs that differ in their seed alone
+        kinds = {record: without_seed(record.name) for record in board.records}
+    colours = list(dict.fromkeys(kinds.values()))
+    settings = _settings(board)
     runs = [
         {
             "id": numbers[row.record],
             "label": labels[row.record],
             "model": row.record.model,
             "group": place,
-            "colour": models.index(row.record.model) % COLOURS,
+            "colour": colours.index(kinds[row.record]) % COLOURS,
             "curves": [
-                {"x": block.images, "s": [_rounded(s) for s in block.seconds], "y": _curves(block.curves)}
+                {
+                    "x": block.images,
+                    "s": [_rounded(s) for s in block.seconds],
+                    "y": {name: [_rounded(value) for value in values] for name, values in block.curves.items()},
+                }
                 for block in row.record.table.blocks
             ],
             "points": {
@@ -115,7 +142,8 @@ def _data(board: Board, numbers: dict[Record, int], labels: dict[Record, str]) -
                 if math.isfinite(cell.value)
             },
             "samplings": _samplings(row.record, [column.key for column in board.columns]),
-            "settings": {key: value for key, value in row.record.settings.items() if not NOT_TELLING.fullmatch(key)},
+            "settings": {key: value for key, value in row.record.settings.items() if not NOT_TELLING.fullmatch(key)}
+            | {key: value for key in settings if (value := row.record.setting(key))},
         }
         for place, group in enumerate(board.groups)
         for row in group.rows
@@ -139,11 +167,6 @@ def _samplings(record: Record, names: list[str]) -> dict[str, list[dict[str, Any
                 point | {"comparison_key": m.comparison_key, "how": m.protocol.sampler or changes}
             )
     return found
-
-
-def _curves(curves: dict[str, list[float]]) -> dict[str, list[float | None]]:
-    shown = {name: values for name, values in curves.items() if not name.startswith("train/gradient_norm")}
-    return {name: [_rounded(value) for value in values] for name, values in shown.items()}
 
 
 def _rounded(value: float) -> Any:

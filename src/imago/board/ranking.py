@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imago.board.board import Board, Cell, Column, Group, Row
+from imago.board.board import Board, Cell, Column, Row
 from imago.board.records import read_record
-from imago.board.text import WIDE
+from imago.board.text import WIDE, named
 from imago.errors import printable
 from imago.measures import MEASURES, better
 
@@ -32,7 +32,7 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
     console = Console(highlight=False, soft_wrap=True)
     console = console if console.is_terminal else Console(highlight=False, width=WIDE, soft_wrap=True)
     for group in board.groups:
-        rows = _settings_of(group)
+        rows = group.settled
         if len(group.rows) < 2:
             continue
         title, way, cells = _numbers(rows, board.columns, objective)
@@ -44,10 +44,9 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         table.add_column("seconds", justify="right")
         for row in rows:
             r, cell = row.record, cells[id(row)]
-            name = f"{r.name}, {r.started}" if r.runs else f"{r.name} {r.started}"
             number = r.status if math.isnan(cell.value) and r.status != "completed" else f"{cell.text} {cell.tag}"
             seconds = "" if r.training_seconds is None else f"{r.training_seconds:,.0f}"
-            table.add_row(Text(name), Text(number.strip()), Text(seconds))
+            table.add_row(Text(named(r, rows)), Text(number.strip()), Text(seconds))
         console.print(table)
         best = rows[0]
         if math.isnan(cells[id(best)].value):
@@ -59,12 +58,6 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         given = [text for text in overrides if not re.match(r"\+*(resume|hydra\.)", text)]
         said = " ".join(shlex.quote(printable(word)) for word in [*command, *given])
         console.print(Text(f"the best again: {said}"))
-
-
-def _settings_of(group: Group) -> list[Row]:
-    """A row for each setting: the means over seeds, and the runs that are part of none."""
-    within = {id(run) for row in group.means for run in row.record.runs}
-    return [*group.means, *(row for row in group.rows if id(row.record) not in within)]
 
 
 def _numbers(rows: list[Row], columns: list[Column], objective: str | None) -> tuple[str, str | None, dict[int, Cell]]:

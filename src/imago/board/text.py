@@ -44,14 +44,14 @@ def show(board: Board) -> None:
         more = [c.title for c in filled if c.key.startswith(ELSEWHERE)]
         if more:
             console.print(Text(f"in the files: {', '.join(more)}"), soft_wrap=True)
-    for notice, told in board.notices.items():
-        console.print(Text(f"{_of_runs(told)}: {notice}"), soft_wrap=True)
-    for record in board.records:
-        for defect in record.defects:
-            console.print(Text(f"{record.place}: {defect}"), style="yellow", soft_wrap=True)
+    for notice, told in board.told(lambda r: r.notices).items():
+        console.print(Text(f"{of_runs(told)}: {notice}"), soft_wrap=True)
+    for defect, told in board.told(lambda r: r.defects).items():
+        console.print(Text(f"{of_runs(told)}: {defect}"), style="yellow", soft_wrap=True)
 
 
-def _of_runs(told: list[Record]) -> str:
+def of_runs(told: list[Record]) -> str:
+    """Which runs were told something."""
     return told[0].place if len(told) == 1 else f"{len(told)} runs, such as {told[0].place}"
 
 
@@ -68,8 +68,14 @@ def _printed(group: Group, rows: list[Row], columns: list[Column], title: str) -
         r = row.record
         settings = [Text(r.setting(key) or MISSING) for key in _settings(group, rows)]
         cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
-        table.add_row(Text(f"{r.name} {r.when}"), Text(r.model), *settings, *cells, Text(r.status))
+        table.add_row(Text(named(r, rows)), Text(r.model), *settings, *cells, Text(r.status))
     return table
+
+
+def named(record: Record, rows: list[Row]) -> str:
+    """The name of a run, and where that is not enough its start; of a mean the number of seeds."""
+    alone = record.varied and [row.record.name for row in rows].count(record.name) == 1 and not record.runs
+    return record.name if alone else f"{record.name} {record.when}"
 
 
 def _settings(group: Group, rows: list[Row]) -> dict[str, str]:
@@ -133,16 +139,16 @@ def write_markdown(board: Board, path: Path) -> None:
                 continue
             settings = _settings(group, rows)
             heads = ["run", "model", *settings.values()]
-            named = {
-                row.record: [f"{row.record.name} {row.record.when}", row.record.model]
+            names = {
+                row.record: [named(row.record, rows), row.record.model]
                 + [row.record.setting(key) or MISSING for key in settings]
                 for row in rows
             }
             status = {row.record: row.record.status for row in rows}
             lines += [f"{title[:1].upper()}{title[1:]}", ""] if group.means else []
-            lines += [*_table(rows, heads, named, group.filled(board.columns), status), ""]
-    told = [f"- {escaped(f'{_of_runs(records)}: {notice}')}" for notice, records in board.notices.items()]
-    told += [f"- {escaped(f'{r.place}: {defect}')}" for r in board.records for defect in r.defects]
+            lines += [*_table(rows, heads, names, group.filled(board.columns), status), ""]
+    said = board.told(lambda r: [*r.notices, *r.defects])
+    told = [f"- {escaped(f'{of_runs(records)}: {line}')}" for line, records in said.items()]
     lines += ["## Of these runs one must know", "", *told, ""] if told else []
     lines += [READING, ""]
     write_text(path, "\n".join(lines))

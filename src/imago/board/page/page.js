@@ -33,7 +33,16 @@ const rows = new Map(all("#board tr[data-run]").map((row) => [Number(row.dataset
 
 const passes = (run) =>
   (state.group === "" || run.group === Number(state.group)) &&
-  state.words.every((word) => rows.get(run.id).dataset.words.includes(word));
+  state.words.every((word) => (word.includes("=") ? has(run, word) : rows.get(run.id).dataset.words.includes(word)));
+
+/* lr=0.001: a setting by the end of its name, with this value; with any as long as none is typed. */
+function has(run, word) {
+  const [key, value] = [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)];
+  return Object.entries(run.settings).some(([name, own]) => {
+    const full = name.toLowerCase();
+    return (full === key || full.endsWith(`.${key}`) || full.endsWith(`/${key}`)) && (!value || own.toLowerCase() === value);
+  });
+}
 
 function shown() {
   const visible = data.runs.filter(passes);
@@ -48,6 +57,7 @@ function update() {
     row.classList.toggle("ticked", state.ticked.has(id));
   }
   for (const body of all("#board tbody")) body.hidden = !all("tr[data-run]", body).some((row) => !row.hidden);
+  for (const block of all(".means")) block.hidden = state.group !== "" && block.dataset.group !== state.group;
   for (const about of all(".about")) about.hidden = !visible.has(Number(about.dataset.run));
   const below = new Set(shown().map((run) => run.id));
   for (const card of all(".card")) card.hidden = !below.has(Number(card.dataset.run));
@@ -55,9 +65,40 @@ function update() {
   const ticked = [...visible].filter((id) => state.ticked.has(id)).length;
   byId("count").textContent = `${visible.size} of ${data.runs.length} runs${ticked ? `, ${ticked} selected` : ""}`;
   byId("clear").hidden = !state.ticked.size;
+  place();
   curves.offer();
   cost.offer();
   differences();
+}
+
+/* Pinned columns stand behind the model and stay there when the table is scrolled. */
+const columnsOf = new Map(all("#board tr:not(.group)").map((row) => [row, [...row.children]]));
+const heads = columnsOf.get(byId("board").tHead.rows[0]);
+const pinned = [];
+
+function place() {
+  const order = [0, 1, ...pinned, ...heads.keys()].filter((column, k, every) => every.indexOf(column) === k);
+  for (const [row, cells] of columnsOf) row.append(...order.map((column) => cells[column]));
+  let left = heads[0].offsetWidth + heads[1].offsetWidth;
+  for (const column of order.slice(2)) {
+    const kept = pinned.includes(column);
+    for (const cells of columnsOf.values()) {
+      cells[column].classList.toggle("pinned", kept);
+      cells[column].style.left = kept ? `${left}px` : "";
+    }
+    if (kept) left += heads[column].offsetWidth;
+  }
+}
+
+for (const [column, header] of heads.entries()) {
+  const button = header.querySelector(".pin");
+  if (!button) continue;
+  button.addEventListener("click", () => {
+    if (pinned.includes(column)) pinned.splice(pinned.indexOf(column), 1);
+    else pinned.push(column);
+    button.setAttribute("aria-pressed", String(pinned.includes(column)));
+    place();
+  });
 }
 
 /* The table. */
@@ -73,7 +114,7 @@ function sortBy(header) {
     const [one, two] = [a.children[column].dataset, b.children[column].dataset];
     if ((one.value === undefined) !== (two.value === undefined)) return one.value === undefined ? 1 : -1; // missing last
     if (one.value === undefined) return 0;
-    if (!numeric) return sign * one.value.localeCompare(two.value);
+    if (!numeric) return sign * one.value.localeCompare(two.value, "en", { numeric: true });
     return one.block - two.block || sign * (one.value - two.value); // other protocols apart
   };
   for (const body of table.tBodies) body.append(...all("tr[data-run]", body).sort(order));
@@ -94,10 +135,18 @@ byId("clear").addEventListener("click", () => {
   for (const box of all("#board .pick input")) box.checked = false;
   update();
 });
-byId("filter").addEventListener("input", (event) => {
-  state.words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+function filter(text) {
+  state.words = text.toLowerCase().split(/\s+/).filter(Boolean);
   update();
-});
+}
+byId("filter").addEventListener("input", (event) => filter(event.target.value));
+for (const button of all(".by")) {
+  button.addEventListener("click", () => {
+    const words = byId("filter").value.split(/\s+/).filter(Boolean), own = button.dataset.word;
+    byId("filter").value = (words.includes(own) ? words.filter((word) => word !== own) : [...words, own]).join(" ");
+    filter(byId("filter").value);
+  });
+}
 for (const chip of all(".chip input")) {
   chip.addEventListener("change", () => {
     state.group = chip.value;
@@ -345,7 +394,12 @@ const curves = {
     }
     const rank = (name) => (name.startsWith("val/") ? 0 : 1);
     const names = [...counts.keys()].sort((a, b) => rank(a) - rank(b) || counts.get(b) - counts.get(a) || a.localeCompare(b));
-    const headline = ["val/nats", "val/fid"].find((name) => counts.has(name)) || names.find((name) => name.startsWith("val/fd_"));
+    // Of a board of GANs with one model that has a likelihood, not the likelihood.
+    const most = (a, b) => (counts.get(b) > counts.get(a) ? b : a);
+    const known = ["val/nats", "val/fid", ...names.filter((name) => name.startsWith("val/fd_"))].filter((name) => counts.has(name));
+    const common = names.length ? names.reduce(most) : "";
+    const best = known.length ? known.reduce(most) : common;
+    const headline = 2 * counts.get(best) < counts.get(common) ? common : best;
     choices(this.metric, names.map((name) => [name, `${name} (${counts.get(name)})`]), headline);
     this.suggest();
     this.draw();
