@@ -158,7 +158,7 @@ class Measuring(Paced, ABC):
         if amount < amounts[0] and self._told != amount:
             self._told = amount
             least = amount or amounts[-1]
-            told = f"by {amount:,} images" if amount else f"is put off: {least:,} images"
+            told = f"with {amount:,} images" if amount else f"is put off: {least:,} images"
             print(
                 f"note: {self.doing} {told}, about {least * each:,.1f} s; {amounts[0]:,} images would take about "
                 f"{amounts[0] * each:,.0f} s (measuring_share=null measures them)",
