@@ -1,4 +1,4 @@
-"""Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64 out=samples.png``."""
+"""Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64``."""
 
 from imago.cli.sample import command
 

@@ -1,6 +1,8 @@
 """sample.py on autoregressive models: temperature, and a progress bar that moves within a batch."""
 
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from helpers import Command, configuration, small
+from helpers import PLUGINS, Command, configuration, small
+from imago import config
 from imago.checkpoints import load
+from imago.cli.outputs import File
+from imago.images import ImageSpec
 from imago.rng import PerImageGenerator
 from imago.runs import Run
 from imago.training.callbacks.progress import Progress
@@ -89,6 +96,55 @@ def test_the_bar_moves_within_a_batch(command: Command, runs: dict[str, Run], mo
     shares.clear()
     assert command(f"checkpoint={runs['gan'].path}", "n=5", "batch_size=3", "overwrite=true")[0] == 0
     assert shares == [0.6, 1.0]
+
+
+def test_each_label_that_was_asked_for_has_columns_of_its_own(tmp_path: Path) -> None:
+    """Of nine images that take two labels in turn; their values are their numbers."""
+    images = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 64, 64)
+    rows = [[0, 2, 1, 3], [4, 6, 5, 7], [8, 255, 255, 255]]
+    for labels, expected in (([7, 2], rows), (None, [[0, 1, 2], [3, 4, 5], [6, 7, 8]])):
+        file = File(tmp_path / "x.png")
+        drawn = torch.tensor([7, 2])[torch.arange(9) % 2]
+        file.begin({"labels": labels}, ImageSpec(1, 64, 64, classes=10), 9, drawn)
+        file.add(list(range(9)), images)
+        file.end()
+        with Image.open(tmp_path / "x.png") as picture:
+            assert np.asarray(picture)[30::65, 30::65].tolist() == expected
+
+
+def test_points_and_tokens_are_arrays_as_they_are(tmp_path: Path) -> None:
+    for name, images, spec in (
+        ("points", torch.randn(5, 3, 1, 1), ImageSpec(3, 1, 1, levels=0)),
+        ("tokens", torch.randint(0, 300, (5, 1, 2, 3)).int(), ImageSpec(1, 2, 3, levels=300, tokens=True)),
+    ):
+        file = File(tmp_path / "x.npz")
+        file.begin({}, spec, 5, None)
+        file.add(list(range(5)), images)
+        file.end()
+        with np.load(tmp_path / "x.npz") as arrays:
+            expected = images[:, :, 0, 0] if name == "points" else images.permute(0, 2, 3, 1)
+            assert arrays.files == [name]
+            assert arrays[name].dtype == expected.numpy().dtype
+            assert np.array_equal(arrays[name], expected.numpy())
+
+
+def test_a_picture_of_tokens_is_refused(script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(PLUGINS)
+    monkeypatch.setattr(config, "PLUGINS", ())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    given = ["plugins=[my_models]", "model=independent", "data=halves", "data.source.tokens=true", "max_updates=1"]
+    code, _, err = script("train", *given, f"logs={tmp_path}", "logger=csv", "metrics=none", "callbacks=minimal")
+    assert code == 0, err
+    (run,) = tmp_path.glob("independent-halves/*")
+    for out in ("x.png", "folder"):
+        code, _, err = script("sample", given[0], f"checkpoint={run}", f"out={tmp_path / out}")
+        assert (code, "draws 1x4x4, 300 tokens, " in err, "ending in .npz" in err) == (2, True, True), err
+        assert not (tmp_path / out).exists()
+    code, out, err = script("sample", given[0], f"checkpoint={run.parent}", "n=3")
+    assert (code, f"{run / 'samples.npz'}: 3 images" in out) == (0, True), err
+    with np.load(run / "samples.npz") as arrays:
+        assert (arrays["tokens"].dtype, arrays["tokens"].shape) == (np.int32, (3, 4, 4, 1))
 
 
 def test_a_grid_in_training_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

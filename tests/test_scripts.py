@@ -64,12 +64,14 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_picture_of_samples(command: Command, runs: dict[str, Run]) -> None:
+    file = runs["plain"].path / "samples.png"
     code, out, _ = command("sample", f"checkpoint={runs['plain'].path}", "n=7")
     assert code == 0
-    assert re.search(r"^samples\.png: 7 images in [\d.]+ s, [\d,.]+ images/s$", out, re.MULTILINE)
-    with Image.open("samples.png") as picture:
+    assert re.search(rf"^{file}: 7 images in [\d.]+ s, [\d,.]+ images/s$", out, re.MULTILINE)
+    with Image.open(file) as picture:
         assert picture.size == (8 * 28, 8 * 28)  # 3x3 cells of 9 pixels and a margin, 8 times enlarged
-    assert [path.name for path in Path().iterdir()] == ["samples.png"], "nothing else is left behind"
+    assert not list(Path().iterdir()), "nothing else is left behind"
+    file.unlink()
 
 
 def test_arrays_hold_the_models_samples_whatever_the_batch_size(command: Command, runs: dict[str, Run]) -> None:

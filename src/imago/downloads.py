@@ -106,8 +106,8 @@ def known_unreachable(url: str) -> str:
         return ""
     when = time.strftime("%H:%M", time.localtime(at))
     return (
-        f"there was no connection at {when}; it is tried again ten minutes later, or at once "
-        f" if {state_folder() / _UNREACHABLE} is deleted"
+        f"there was no connection at {when}; it is tried again ten minutes later, or at once if "
+        f"{state_folder() / _UNREACHABLE} is deleted"
     )
 
 

@@ -211,6 +211,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def folder_of(checkpoint: Path) -> Path:
+    """The run directory of a checkpoint file, or the folder in which it lies alone."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
 def check_file_place(path: Path, make_parents: bool = False, ours: Callable[[Path], bool] | None = None) -> None:
     """Find out whether a file can be written at ``path``; one that is there stays as it is, and so does a link.
 

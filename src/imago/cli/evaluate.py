@@ -25,7 +25,7 @@ from imago.errors import RunError, UserError, printable
 from imago.files import locked, write_text
 from imago.legacy import today
 from imago.measures import Measurement, Protocol
-from imago.paths import checkpoint_file
+from imago.paths import checkpoint_file, folder_of
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from imago.evaluation import SampleQuality
@@ -245,8 +245,7 @@ class Results:
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-        self.path = folder / "evaluation.json"
+        self.path = folder_of(checkpoint) / "evaluation.json"
         self.keep = True
         self.lost: OSError | None = None
         try:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from imago.errors import UserError
 from imago.files import remove_litter, replacing, write_text
@@ -27,8 +29,9 @@ class File:
 
     Args:
         path: of the file, which :func:`~imago.paths.check_sample_place` has seen. A PNG is one picture, about square,
-            of all images. A NumPy archive holds ``images`` uint8 (n, height, width, channels), for a conditional model
-            also ``labels`` (n,) and, where they are known, the names of all ``classes``.
+            of all images, those of labels that were asked for in columns of their own. A NumPy archive holds ``images``
+            uint8 (n, height, width, channels), or ``tokens`` in this shape, or ``points`` float32 (n, d); of a
+            conditional model also ``labels`` (n,) and, where they are known, the names of all ``classes``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,6 +40,8 @@ class File:
 
     def begin(self, settings: Mapping[str, Any], spec: ImageSpec, n: int, labels: Labels | None) -> list[int]:
         """See :meth:`Folder.begin`; a file is always written anew."""
+        self.spec, chosen = spec, settings.get("labels")
+        self.in_turn = len(chosen) if isinstance(chosen, list) else 1  # labels that the images take in turn
         self.arrays = {} if labels is None else {"labels": labels.cpu().numpy()}
         if labels is not None and spec.class_names:
             self.arrays["classes"] = np.array(spec.class_names)
@@ -51,10 +56,34 @@ class File:
         images = torch.cat(self.images)
         with writing_to(self.path), replacing(self.path) as file:
             if self.path.suffix == ".png":
-                picture_of(images, columns=math.ceil(math.sqrt(len(images)))).save(file, "PNG")
+                picture_of(*side_by_side(images, self.in_turn)).save(file, "PNG")
             else:
-                arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy(), **self.arrays}
+                name = {"pixels": "images"}.get(self.spec.kind, self.spec.kind)
+                drawn = images.flatten(1) if name == "points" else images.permute(0, 2, 3, 1)
+                arrays = {name: drawn.contiguous().numpy(), **self.arrays}
                 np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take the names for flags
+
+
+def side_by_side(
+    images: UInt8[Tensor, "n channels height width"], in_turn: int
+) -> tuple[UInt8[Tensor, "cells channels height width"], int]:
+    """Images that take classes in turn, as cells of a grid about square in which each class has columns of its own.
+
+    Args:
+        images: (n, C, H, W), the first of the first class, the second of the second, and so on.
+        in_turn: number of classes.
+
+    Returns:
+        the cells in rows, white where there is no image, and the number of columns.
+    """
+    n = len(images)
+    each = math.ceil(n / in_turn)
+    width = math.ceil(math.sqrt(n)) if in_turn == 1 else max(1, round(math.sqrt(n) / in_turn))
+    number = torch.arange(n)
+    which, place = number % in_turn, number // in_turn
+    cells = images.new_full((math.ceil(each / width) * in_turn * width, *images.shape[1:]), 255)
+    cells[place // width * in_turn * width + which * width + place % width] = images
+    return cells, in_turn * width
 
 
 class Folder:

@@ -1,6 +1,5 @@
-"""Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64 out=samples.png``."""
+"""Draw images from a trained model: ``python src/sample.py checkpoint=logs/gan-digits/<time> n=64``."""
 
-import math
 import os
 import sys
 import time
@@ -16,7 +15,7 @@ from imago import cli
 from imago.capacity import available_memory
 from imago.config import check_has, check_settings, plain
 from imago.errors import Interrupted, UserError
-from imago.paths import check_sample_place, checkpoint_file
+from imago.paths import check_sample_place, checkpoint_file, folder_of
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from torch import Tensor
@@ -29,7 +28,7 @@ class Settings:
     """What sample.yaml explains."""
 
     checkpoint: str
-    out: Annotated[str, Field(min_length=1)]
+    out: Annotated[str, Field(min_length=1)] | None
     n: PositiveInt
     labels: NonNegativeInt | str | Annotated[list[NonNegativeInt | str], Field(min_length=1)] | None
     temperature: PositiveFloat | None
@@ -44,12 +43,15 @@ class Settings:
 def main(config: DictConfig) -> None:
     """Draw, and where it is stopped say what is there."""
     settings = check_settings(plain(config), Settings)
-    out = Path(settings.out)
-    check_sample_place(out, settings.overwrite)
-    checkpoint_file(settings.checkpoint)
+    if settings.out is not None:
+        check_sample_place(Path(settings.out), settings.overwrite)
+    checkpoint = checkpoint_file(settings.checkpoint)
+    out = folder_of(checkpoint) / "samples.png" if settings.out is None else Path(settings.out)
+    if settings.out is None:
+        check_sample_place(out, settings.overwrite)
     try:
         with cli.stoppable():
-            draw(settings)
+            draw(settings, checkpoint, out)
     except (KeyboardInterrupt, Interrupted):
         if out.suffix:
             left = "nothing was kept, because the file is written at the end; out=FOLDER keeps every image"
@@ -60,23 +62,28 @@ def main(config: DictConfig) -> None:
         raise
 
 
-def draw(settings: Settings) -> None:
-    """Draw ``n`` images and write them to ``out``; those that are there already are left."""
+def draw(settings: Settings, file: Path, out: Path) -> None:
+    """Draw ``n`` images of a checkpoint file and write them to ``out``; those that are there already are left."""
     # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
     import torch
 
     from imago.checkpoints import average_of, changed, model_of, read
     from imago.cli.outputs import OUTPUTS
-    from imago.images import to_bytes
+    from imago.images import ImageSpec, to_bytes
     from imago.models.autoregressive import Autoregressive
     from imago.progress import progress_bar
     from imago.rng import PerImageGenerator
 
-    out = Path(settings.out)
-    output = OUTPUTS[out.suffix](out)
     device = cli.device(settings.device)
-    checkpoint = read(settings.checkpoint)
-    check_room(settings.n, out, math.prod(checkpoint["spec"][side] for side in ("channels", "height", "width")))
+    checkpoint = read(file)
+    spec = ImageSpec(**checkpoint["spec"])
+    if spec.kind != "pixels" and out.suffix != ".npz":
+        if settings.out is not None:
+            raise UserError(f"out={out}: the model draws {spec}, which are no pictures; give a name ending in .npz")
+        out = out.with_suffix(".npz")
+        check_sample_place(out, settings.overwrite)
+    check_room(settings.n, out, spec.dimensions * spec.dtype.itemsize)
+    output = OUTPUTS[out.suffix](out)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model)
     check_has(model, Autoregressive, "temperature", settings.temperature, "temperature")
     if isinstance(model, Autoregressive):
@@ -118,7 +125,7 @@ def draw(settings: Settings) -> None:
 
             chosen = None if labels is None else labels[numbers]
             images = model.sample(count, labels=chosen, generator=generator, progress=report)
-            output.add(numbers, to_bytes(images, model.spec.levels))
+            output.add(numbers, to_bytes(images, spec.levels) if spec.kind == "pixels" else images)
             done += count
             progress(there + done, settings.n)
     output.end()
