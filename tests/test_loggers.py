@@ -14,7 +14,7 @@ import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from helpers import small
+from helpers import Command, small
 from imago import loggers
 from imago.loggers import SECONDS, WandbRun, wandb_mode
 from imago.runs import Run
@@ -66,7 +66,7 @@ def test_the_environment_and_the_configuration_decide(monkeypatch: pytest.Monkey
 class Experiment:
     """Notes what is told to a W&B run."""
 
-    id = "abc"
+    id, url = "abc", "https://wandb.ai/e/p/runs/abc"
 
     def __init__(self) -> None:
         self.metrics: list[tuple[str, str | None]] = []
@@ -81,7 +81,13 @@ class Experiment:
 
 
 @pytest.mark.parametrize(("mode", "continued"), [("offline", False), ("online", True)])
-def test_what_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, continued: bool) -> None:
+def test_what_a_run_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
+    continued: bool,
+) -> None:
     options: dict[str, Any] = {}
     experiment = Experiment()
     monkeypatch.setattr(wandb, "init", lambda **given: options.update(given) or experiment)
@@ -95,8 +101,9 @@ def test_what_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
         "project": "p", "entity": "e", "name": "gan-digits", "group": "sweep", "tags": ["a", "b"],
         "config": {"seed": 3}, "dir": str(tmp_path), "mode": mode,
     }  # fmt: skip
-    # Only online runs can be appended to.
-    assert (options["id"], options["resume"]) == (("earlier", "allow") if continued else (None, None))
+    # It keeps its id; only online runs can be appended to.
+    assert (options["id"], options["resume"]) == ("earlier", "allow" if continued else None)
+    assert capsys.readouterr().out == ("W&B: https://wandb.ai/e/p/runs/abc\n" if continued else "")
     assert experiment.metrics == [("images_seen", None), ("*", "images_seen")]
     assert (run.summary["wandb_id"], run.summary["wandb_mode"]) == ("abc", mode)
     assert experiment.summary == {"likelihood": "exact", "parameters/net": 3, "parameters/total": 3}
@@ -199,3 +206,62 @@ def test_tensorboard_gets_every_row(tmp_path: Path) -> None:
     points = events.Scalars("train/loss/generator")
     assert [point.step for point in points] == [32, 64]
     assert torch.tensor([point.value for point in points]).isfinite().all()
+
+
+TINY = ["max_images=64", "every.log=32", "model.generator.hidden=[8]", "model.discriminator.hidden=[8]"]
+
+
+def about_of(directory: Path) -> Any:
+    return next(record.run for record in records(directory) if record.HasField("run"))
+
+
+def test_a_run_that_continues_keeps_its_id_offline_too(tmp_path: Path) -> None:
+    """`wandb sync` joins the files of one id in the order of their beginnings."""
+    first = train(small(tmp_path, *TINY, "logger=wandb"), "gan-digits", tmp_path / "run")
+    known = first.summary["wandb_id"]
+    (file,) = first.path.glob("wandb/offline-run-*")
+    file.rename(tmp_path / file.name)  # another second than the next one's, whose folder is named by that
+    more = [*TINY, "logger=wandb", "max_images=128", f"resume={first.path}"]
+    again = train(small(tmp_path, *more), "gan-digits", tmp_path / "x")
+    assert again.summary["wandb_id"] == known == about_of(again.path).run_id
+
+
+def test_checkpoints_code_and_grids_are_handed_over_where_they_are_asked_for(tmp_path: Path) -> None:
+    given = [f"logger.wandb.{name}=true" for name in ("artifacts", "code", "tables")]
+    run = train(small(tmp_path, *TINY, "logger=wandb", "every.samples=32", *given), "gan-digits", tmp_path / "run")
+    artifacts = {r.request.log_artifact.artifact.type: r.request.log_artifact.artifact for r in records(run.path)
+                 if r.request.HasField("log_artifact")} | {
+        r.artifact.type: r.artifact for r in records(run.path) if r.HasField("artifact")}  # fmt: skip
+    assert [entry.path for entry in artifacts["model"].manifest.contents] == ["last.ckpt"]
+    code = {entry.path for entry in artifacts["code"].manifest.contents}
+    assert {"loggers.py", "models/gan.py"} <= code
+    assert all(path.endswith(".py") for path in code)
+    (table,) = run.path.glob("wandb/offline-run-*/files/media/table/grids*.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["kind", "images_seen", "grid"]
+    assert [row[:2] for row in content["data"]] == [["images", 32], ["images", 64]]
+    plain = train(small(tmp_path, *TINY, "logger=wandb"), "gan-digits", tmp_path / "plain")
+    assert not any(record.HasField("artifact") for record in records(plain.path))
+    assert not list(plain.path.glob("wandb/offline-run-*/files/media/table/*"))
+
+
+def test_several_loggers_at_once_and_tensorboard_knows_what_a_sweep_varies(script: Command) -> None:
+    given = ["-m", *TINY, "metrics=none", "trainer=cpu", "callbacks=minimal", "seed=1,2", "hydra.sweep.dir=s"]
+    code, _, err = script("train", *given, "logger=[wandb,tensorboard]", "logger.wandb.project=p")
+    assert code == 0, err
+    for k in range(2):
+        run = Path(f"s/{k}-gan-digits")
+        assert [path.name for path in (run / "tensorboard").iterdir()] == [f"gan-digits seed={k + 1}"]
+        assert (about_of(run).display_name, about_of(run).project) == (f"gan-digits seed={k + 1}", "p")
+    code, _, err = script("train", *TINY, "logger=[csv,tensorbord]")
+    assert code == 2
+    assert "logger=tensorbord: no such choice; did you mean tensorboard?" in err
+
+
+@pytest.mark.parametrize("package", ["mlflow", "trackio"])
+def test_a_logger_that_is_not_installed_names_its_package(script: Command, package: str) -> None:
+    code, _, err = script("train", *TINY, "metrics=none", "trainer=cpu", f"logger={package}")
+    assert code == 2
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line == f"error: logger={package}: not installed; pip install {package}, or use logger=csv"
+    assert not Path("logs").exists()

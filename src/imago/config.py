@@ -52,7 +52,7 @@ ALLOWED["trainer"] = ("lightning.pytorch.profilers.",)
 ALLOWED_BY_NAME = {
     "data": ("imago.data.folder_data",),
     "trainer": ("lightning.Trainer",),
-    "logger": ("imago.loggers.wandb", "imago.loggers.tensorboard"),
+    "logger": tuple(f"imago.loggers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")),
 }
 PLUGINS: tuple[str, ...] = ()  # packages of the user's own, see allow
 

@@ -1,16 +1,21 @@
 """The loggers beside metrics.csv, chosen by the ``logger`` group: none can break a run or hold it up for long."""
 
 import os
+import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, Literal, TypeVar, cast, get_args
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
+from pydantic import Field
 
+from imago import config as configuration
 from imago.config import WandbName
 from imago.errors import UserError
 from imago.runs import Run, note
@@ -152,6 +157,9 @@ def wandb(
     project: WandbName = "imago",
     entity: WandbName | None = None,
     mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+    artifacts: bool = False,
+    code: bool = False,
+    tables: bool = False,
 ) -> "WandbRun":
     """A Weights & Biases run whose curves are drawn over images seen.
 
@@ -164,6 +172,9 @@ def wandb(
         project: the W&B project.
         entity: the W&B team or user, ``None`` for the default one.
         mode: ``auto`` is online where a key is configured and the server answers, else offline.
+        artifacts: at the end the checkpoints become an artifact.
+        code: the Python files of imago, and of plugins, are kept as they are.
+        tables: at the end the grids of samples and reconstructions become a table.
 
     Raises:
         UserError: the server refuses the key, the project or the entity, or does not answer where online was asked for.
@@ -177,12 +188,13 @@ def wandb(
     chosen = {key: value for key, value in bounds.items() if f"WANDB_{key.upper()}" not in os.environ}
 
     def begin(mode: Mode) -> Any:
-        # An offline run cannot be appended to; online, a continued run goes on in the same W&B run.
-        known = run.summary.get("wandb_id") if mode == "online" else None
+        # A continued run keeps its id. Online it goes on in the same W&B run; offline W&B begins a file of its own.
+        known = run.summary.get("wandb_id")
         settings = weights_and_biases.Settings(console="off", silent=True, **chosen)
+        resume: Any = "allow" if known and mode == "online" else None
         return weights_and_biases.init(
             project=project, entity=entity, name=name, group=group, tags=tags, config=dict(config), dir=str(run.path),
-            mode=mode, id=known, resume="allow" if known else None, settings=settings, reinit="finish_previous",
+            mode=mode, id=known, resume=resume, settings=settings, reinit="finish_previous",
         )  # fmt: skip
 
     host = weights_and_biases.setup().settings.base_url
@@ -211,7 +223,13 @@ def wandb(
     experiment.define_metric("images_seen")
     experiment.define_metric("*", step_metric="images_seen")
     run.update(wandb_id=experiment.id, wandb_mode=mode_now)
-    return WandbRun(run, experiment)
+    if mode_now == "online":
+        print(f"W&B: {experiment.url}", flush=True)
+    if code:
+        for package in ("imago", *(prefix.removesuffix(".") for prefix in configuration.PLUGINS)):
+            folder = str(Path(str(import_module(package).__file__)).parent)
+            experiment.log_code(folder, name=f"source-{package}", include_fn=lambda path: path.endswith(".py"))
+    return WandbRun(run, experiment, artifacts, tables)
 
 
 def refused(why: str) -> UserError:
@@ -243,11 +261,12 @@ class WandbRun(WandbLogger):
     Args:
         run: the run directory, whose summary knows all this.
         experiment: the W&B run.
+        artifacts, tables: see :func:`wandb`.
     """
 
-    def __init__(self, run: Run, experiment: Any) -> None:
+    def __init__(self, run: Run, experiment: Any, artifacts: bool = False, tables: bool = False) -> None:
         super().__init__(experiment=experiment)
-        self.run = run
+        self.run, self.artifacts, self.tables = run, artifacts, tables
         self._seconds: float | None = None
         self._told: dict[str, Any] = {}
         self._tell()
@@ -270,6 +289,7 @@ class WandbRun(WandbLogger):
         Raises:
             TimeoutError: not everything was uploaded.
         """
+        self._hand_over()
         try:
             self.experiment.finish(exit_code=int(failed))
         except TimeoutError:
@@ -279,6 +299,23 @@ class WandbRun(WandbLogger):
     def abandon(self) -> None:
         """Something went wrong: the next run shall not suffer from it."""
         forget_wandb()
+
+    def _hand_over(self) -> None:
+        """Checkpoints and grids, where they were asked for."""
+        from wandb import Artifact, Image, Table
+
+        if self.tables:
+            table = Table(columns=["kind", "images_seen", "grid"])
+            for path in sorted(self.run.samples.glob("*-*.png")):
+                kind, _, seen = path.stem.partition("-")
+                table.add_data(kind, int(seen) if seen.isdigit() else None, Image(str(path)))
+            self.experiment.log({"grids": table})
+        files = [path for path in (self.run.last, self.run.best) if path.exists()]
+        if self.artifacts and files:
+            artifact = Artifact(f"model-{self.experiment.id}", type="model", metadata={"run": self.run.summary["name"]})
+            for path in files:
+                artifact.add_file(str(path))
+            self.experiment.log_artifact(artifact)
 
     def _tell(self) -> None:
         facts = facts_of(self.run.summary)
@@ -305,13 +342,110 @@ def facts_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def tensorboard(run: Run) -> TensorBoardLogger:
-    """Event files in the run directory's ``tensorboard/``.
+def tensorboard(run: Run, name: str, group: str | None) -> TensorBoardLogger:
+    """Event files in the run directory's ``tensorboard/``; a sweep's in a folder there that has the run's name.
 
     Raises:
         UserError: tensorboard is not installed.
     """
+    known = [path.name for path in (run.path / "tensorboard").glob("*/")]  # of a run that continues
+    version = known[0] if known else "" if group is None else re.sub(r"[^\w.=, -]", "_", name)
+    with installed("tensorboard"):
+        return TensorBoardLogger(save_dir=run.path, name="tensorboard", version=version)
+
+
+def mlflow(
+    run: Run,
+    name: str,
+    config: Mapping[str, Any],
+    tags: list[str],
+    group: str | None,
+    experiment: Annotated[str, Field(min_length=1)] = "imago",
+    tracking_uri: str | None = None,
+) -> MLFlowLogger:
+    """An MLflow run, with the configuration as its parameters; a run that continues goes on in it.
+
+    Args:
+        run: the run directory.
+        name: the run's name.
+        config: the resolved configuration.
+        tags: labels, each a tag without a value.
+        group: the sweep that the run belongs to, the tag ``group``.
+        experiment: the MLflow experiment.
+        tracking_uri: of the store; ``None`` for ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the folder of the runs.
+
+    Raises:
+        UserError: mlflow is not installed.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(config['logs'], 'mlflow.db')}"
+    labels = {**dict.fromkeys(tags, ""), **({} if group is None else {"group": group})}
+    with installed("mlflow"):
+        known = run.summary.get("mlflow_id")
+        logger = MLFlowLogger(experiment, run_name=name, tracking_uri=uri, tags=labels, run_id=known)
+        run.update(mlflow_id=logger.run_id)
+    if known is None:
+        logger.log_hyperparams(dict(config))
+    return logger
+
+
+def trackio(
+    run: Run, name: str, config: Mapping[str, Any], group: str | None, project: WandbName = "imago"
+) -> "TrackioRun":
+    """A Trackio run, kept where ``TRACKIO_DIR`` says; a run that continues goes on in the one of its name.
+
+    Args:
+        run: the run directory.
+        name: the run's name; its place in time is added, because Trackio tells runs apart by their names.
+        config: the resolved configuration.
+        group: the sweep that the run belongs to.
+        project: the Trackio project.
+
+    Raises:
+        UserError: trackio is not installed.
+    """
+    with installed("trackio"):
+        import trackio as package
+
+        own = f"{name} {run.path.name}"
+        begun = package.init(project=project, name=own, group=group, config=dict(config), resume="allow", embed=False)
+    return TrackioRun(begun, package.Image)
+
+
+class TrackioRun(Logger):
+    """Rows and pictures for Trackio, over images seen.
+
+    Args:
+        begun: Trackio's run; its module's own functions know it in one thread alone.
+        picture: Trackio's type of pictures.
+    """
+
+    name, version = "trackio", ""
+
+    def __init__(self, begun: Any, picture: Callable[..., Any]) -> None:
+        super().__init__()
+        self.begun, self.picture = begun, picture
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration was handed over at the start."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log a row."""
+        self.begun.log(dict(metrics), step=step)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, caption: Any = (None,)) -> None:
+        """Log pictures."""
+        for image, told in zip(images, caption, strict=True):
+            self.begun.log({key: self.picture(image, caption=told)}, step=step)
+
+    def close(self, failed: bool) -> None:
+        """End the run."""
+        self.begun.finish()
+
+
+@contextmanager
+def installed(package: str) -> Iterator[None]:
+    """Inside, what is missing is said with the command that installs it."""
     try:
-        return TensorBoardLogger(save_dir=run.path, name="tensorboard", version="")
+        yield
     except ModuleNotFoundError:
-        raise UserError("logger=tensorboard: not installed; pip install tensorboard, or use logger=csv") from None
+        raise UserError(f"logger={package}: not installed; pip install {package}, or use logger=csv") from None

@@ -60,11 +60,13 @@ def explain(error: Exception, script: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B], the special in quotes"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        # Hydra does not list the choices of a list.
+        options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         if group.startswith("hydra/") and name in PLUGINS:
             return f"{group}={name}: its package is missing; install it with pip install {PLUGINS[name]}"
-        return f"{group}={name}: no such choice; {_one_of(name, error.options, 'choose one of')}"
+        return f"{group}={name}: no such choice; {_one_of(name, options, 'choose one of')}"
     found = re.search(r"(?:Could not override|config group) '([^']+)'", text)
     if not found:
         return text
