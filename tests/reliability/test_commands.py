@@ -98,6 +98,8 @@ COMMANDS: dict[str, str] = {
     "compare runs=nowhere": r"runs=nowhere.*name the folder that holds yours",
     "compare runs=[]": r"runs=\[\]: .*at least 1",
     "compare runs=5": r"runs=5: .*quoted twice",
+    "distance digits digits out=adir": r"out=adir: is a folder; give another name",
+    "distance a=digits b=digits out=RUN/summary.json": r"out=.*/summary\.json: belongs to the run in",
     "dashboard out=adir": r"out=adir: is a folder",
     "dashboard out=afile/x.json": r"out=afile: afile is no folder; choose another place",
     "dashboard out=pipe": r"out=pipe: is a pipe or a device",
