@@ -227,8 +227,8 @@ def wandb(
         print(f"W&B: {experiment.url}", flush=True)
     if code:
         for package in ("imago", *(prefix.removesuffix(".") for prefix in configuration.PLUGINS)):
-            folder = str(Path(str(import_module(package).__file__)).parent)
-            experiment.log_code(folder, name=f"source-{package}", include_fn=lambda path: path.endswith(".py"))
+            for folder in getattr(import_module(package), "__path__", ()):
+                experiment.log_code(folder, name=f"source-{package}", include_fn=lambda path: path.endswith(".py"))
     return WandbRun(run, experiment, artifacts, tables)
 
 
