@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -309,7 +310,7 @@ def _check_allowed(name: Any, key: str, found: Any = None) -> None:
     if not full or not name.startswith(packages) or not (found is None or _is_class_of(found, packages)):
         able = ", ".join([*by_name, *(f"classes of {package[:-1]}" for package in packages)]) or "nothing"
         named = str(name).partition(".")[0]
-        own = full and named not in ("imago", "torch", "lightning") and not named.startswith("_")
+        own = full and named not in ("imago", "torch", "lightning", *sys.stdlib_module_names)
         remedy = f"; of a package of your own, plugins=[{named}] allows it" if own else ""
         raise UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}{remedy}")
 

@@ -337,3 +337,24 @@ def writing_to(path: Path, key: str = "out") -> Iterator[None]:
 def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"out={path}: there is no folder {path.parent}; create it, or choose another place")
+
+
+def images_place(path: str | Path | None) -> Path:
+    """The folder or zip file of images that ``data.path`` names.
+
+    Raises:
+        UserError: it names none, or there is nothing.
+    """
+    if path is None:
+        raise UserError(
+            "data.path is missing: data=folder needs data.path=FOLDER or data.path=FILE.zip, your own images."
+        )
+    place = Path(path).expanduser()
+    try:
+        place.stat()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"data.path={path}: there is no such folder or zip file "
+            f"({getattr(error, 'strerror', None) or error}). Give another one; a run continues with moved images."
+        ) from None
+    return place

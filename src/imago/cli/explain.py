@@ -143,7 +143,9 @@ def _known_beside(key: str, config: Mapping[str, Any], choices: Mapping[str, Any
     there: Any = config
     for part in place.split(".") if place else ():
         there = there.get(part) if isinstance(there, Mapping) else None
-    known = sorted(str(other) for other in there if other != "_target_") if isinstance(there, Mapping) else []
+    known = (
+        sorted(str(other) for other in there if not str(other).startswith("_")) if isinstance(there, Mapping) else []
+    )
     if known:
         return f"no such setting; {_one_of(name, [*known, *choices], 'known here are', known)}"
     top = place.split(".")[0]
@@ -167,7 +169,7 @@ def _not_of_this_model(group: str, choices: Mapping[str, Any]) -> str:
 
 def _one_of(name: str, known: Any, told: str, shown: Any = None) -> str:
     """The nearest of what is known, and all of it."""
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name.lower(), known, 1)
     return f"{f'did you mean {close[0]}? ' if close else ''}{told} {', '.join(shown or known)}"
 
 

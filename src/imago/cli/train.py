@@ -13,7 +13,7 @@ from imago import cli
 from imago.config import check as check_values
 from imago.config import check_experiment, check_top, experiments, plain
 from imago.errors import UserError
-from imago.paths import check_folder_place, run_to_resume
+from imago.paths import check_folder_place, images_place, run_to_resume
 from imago.sweeps import job_of
 
 # The runs of this process.
@@ -29,6 +29,8 @@ def main(config: DictConfig) -> float | None:
     settings = check_values(values, imported=False)
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
+    if values["data"]["_target_"] == "imago.data.folder_data":
+        images_place(values["data"].get("path"))
     name = settings.name or f"{choices['model']}-{choices['data']}"
     multirun = hydra.mode == RunMode.MULTIRUN
     job = job_of(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.overrides.task) if multirun else None

@@ -22,6 +22,7 @@ from imago.data.stream import BatchStream, black_and_white, check_batch_size
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 from imago.models.base import GenerativeModel
+from imago.paths import images_place
 
 _HASHED_AT_ONCE = 4096  # images
 _HASHED_BYTES = 2**28  # about a fifth of a second of SHA-256
@@ -289,11 +290,7 @@ def folder_data(
     Raises:
         UserError: there is no path, or nothing at it.
     """
-    if path is None:
-        raise UserError(
-            "data.path is missing: data=folder needs data.path=FOLDER or data.path=FILE.zip, your own images."
-        )
-    return ImageDataModule(Folder(path, size, fit, channels, on_bad), **settings)
+    return ImageDataModule(Folder(str(images_place(path)), size, fit, channels, on_bad), **settings)
 
 
 def _binarized(part: Dataset, below: np.ndarray) -> ImageSet:

@@ -30,6 +30,7 @@ from imago.data.decode import DECODER, Fit
 from imago.data.decoded import Decoder, bad_files
 from imago.data.listing import Container, FolderFiles, ZipFiles, displayable, natural, of_a_system, pictures_of
 from imago.errors import UserError, printable
+from imago.paths import images_place
 
 Pixels = Annotated[int, Field(gt=0, le=8192)]
 Size = Pixels | Annotated[Sequence[Pixels], Len(2, 2)]
@@ -80,14 +81,7 @@ class Folder(Source):
         channels: Literal[1, 3] | None = None,
         on_bad: Literal["refuse", "skip"] = "refuse",
     ) -> None:
-        self.path = Path(path).expanduser()
-        try:
-            self.path.stat()
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"data.path={path}: there is no such folder or zip file "
-                f"({getattr(error, 'strerror', None) or error}). Give another one; a run continues with moved images."
-            ) from None
+        self.path = images_place(path)
         self.size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
         self.fit: Fit = fit
         self.channels = channels
