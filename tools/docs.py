@@ -39,7 +39,18 @@ ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
 GUIDE = [
     {"Imago": "index.md"},
     {"Models": ["autoregressive.md", "vae.md", "gan.md", "diffusion.md"]},
-    {"Use": ["configuration.md", "runs.md", "data.md", "metrics.md", "figures.md", "compare.md", "extending.md"]},
+    {
+        "Use": [
+            "configuration.md",
+            "runs.md",
+            "data.md",
+            "metrics.md",
+            "figures.md",
+            "compare.md",
+            "extending.md",
+            "mistakes.md",
+        ]
+    },
     {"Results": ["board.md", "claims-mnist.md", "claims-digits.md", "benchmarks.md"]},
     {"Inside": ["architecture.md", "reliability.md", "security.md", "contributing.md", "changes.md"]},
 ]

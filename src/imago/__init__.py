@@ -2,7 +2,7 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What `imago` offers, by the module that defines it: loaded when it is asked for, because most of it needs torch.
 EXPORTS = {
