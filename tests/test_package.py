@@ -102,17 +102,19 @@ def test_a_package_of_ones_own_is_used_where_it_is_named(
 ) -> None:
     """Never because a checkpoint names it."""
     monkeypatch.chdir(PLUGINS)
-    plugin, out = "plugins=[my_models]", f"out={tmp_path / 'x.png'}"
+    plugin, place = "plugins=[my_models]", f"out={tmp_path / 'x.png'}"
     tiny = ["model=transformer", "model.width=8", "model.heads=2", "logger=csv", "metrics=none", "max_updates=1"]
     code, _, err = script("train", *tiny, f"logs={tmp_path}", "callbacks=minimal")
     assert (code, "transformer: no such choice" in err) == (2, True)
+    code, out, err = script("train", plugin, *tiny, "--cfg", "job")
+    assert (code, "_target_: my_models.transformer.Transformer" in out) == (0, True), err
     code, _, err = script("train", plugin, *tiny, f"logs={tmp_path}", "callbacks=minimal")
     assert code == 0, err
     (run,) = tmp_path.glob("transformer-digits/*")
     monkeypatch.setattr(config, "PLUGINS", ())
-    code, _, err = script("sample", f"checkpoint={run}", "n=1", out)
+    code, _, err = script("sample", f"checkpoint={run}", "n=1", place)
     assert (code, "plugins=[my_models] allows it" in err) == (2, True)
-    code, _, err = script("sample", plugin, f"checkpoint={run}", "n=1", out)
+    code, _, err = script("sample", plugin, f"checkpoint={run}", "n=1", place)
     assert code == 0, err
 
 

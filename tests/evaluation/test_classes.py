@@ -48,7 +48,7 @@ class Perfect(GenerativeModel):
     """Knows everything: a sample is a training image of its class."""
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
-    averaged: ClassVar[tuple[str, ...]] = ()
+    ema: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ImageSpec, train: ImageSet) -> None:
         super().__init__(spec, optimizer={}, conditional=True)

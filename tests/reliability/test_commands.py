@@ -176,6 +176,8 @@ COMMANDS: dict[str, str] = {
     "train =5": r"=5: nothing before the equals sign; write KEY=VALUE",
     "train ''": r"an empty argument; leave it out, or write KEY=VALUE",
     "train model.latent": r"model\.latent: cannot be read; write KEY=VALUE",
+    "train 'name=my run (1)'": r"""name=my run \(1\): cannot be read; .*; as text 'name="my run \(1\)"'$""",
+    "train model=gan,vae": r"model=gan,vae: several values; a run for each takes -m, a list is .*=\[gan,vae\]$",
     "train 'model.latent=\"'": r"cannot be read; write KEY=VALUE",
     "train 'model.latent={'": r"cannot be read; write KEY=VALUE",
     "train s\u0435ed=5": r"s\u0435ed=5: cannot be read; write KEY=VALUE",

@@ -111,7 +111,9 @@ def run(
     def main() -> None:
         folders = plugins.search_path(plugins.named(check_command(sys.argv[1:], config_name)))
         if folders and not any(given.startswith("hydra.searchpath=") for given in sys.argv):
-            sys.argv.append(f"hydra.searchpath=[{','.join(folders)}]")
+            # Beside plugins=, because no setting may stand behind an option such as --cfg job.
+            beside = next(k for k, given in enumerate(sys.argv) if given.lstrip("+").startswith("plugins="))
+            sys.argv.insert(beside, f"hydra.searchpath=[{','.join(folders)}]")
         Folders.made, Folders.check, Folders.sweep = [], check, None
         try:
             hydra_main()

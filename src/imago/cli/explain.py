@@ -59,7 +59,10 @@ def explain(error: Exception, script: str) -> str:
     """
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B], the special in quotes"
+        key, given, value = error.override.partition("=")
+        special = given and re.fullmatch(r"[^\"'\\]*[\s()][^\"'\\]*", value)
+        quoted = f"""; as text '{key}="{value}"'""" if special else ""
+        return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B]{quoted}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         # Hydra does not list the choices of a list.
@@ -67,6 +70,10 @@ def explain(error: Exception, script: str) -> str:
         if group.startswith("hydra/") and name in PLUGINS:
             return f"{group}={name}: its package is missing; install it with pip install {PLUGINS[name]}"
         return f"{group}={name}: no such choice; {_one_of(name, options, 'choose one of')}"
+    several = re.search(r"Ambiguous value for argument '(.+?)'", text)
+    if several:
+        key, _, value = several[1].partition("=")
+        return f"{several[1]}: several values; a run for each takes -m, a list is written {key}=[{value}]"
     found = re.search(r"(?:Could not override|config group) '([^']+)'", text)
     if not found:
         return text

@@ -143,7 +143,7 @@ def measure_likelihood(
     measured = []
     for name, metric in metrics.items():
         told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
-        if "elbo/" in name:
+        if name not in ("nats", "iw/nats"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         found = {key: float(value) for key, value in metric.compute().items()}

@@ -164,6 +164,9 @@ class GenerativeModel(LightningModule, ABC):
 
     def __init__(self, spec: ImageSpec, **common: Unpack[Common]) -> None:
         super().__init__()
+        for declared in ("likelihood", "ema"):
+            if not hasattr(type(self), declared):
+                raise UserError(f"{type(self).__name__}.{declared}: missing; the class declares it (docs/extending.md)")
         spec.require(self.kinds, type(self).__name__)
         self.conditional = common.get("conditional", False)
         if self.conditional and not self.conditions:
@@ -270,7 +273,13 @@ class GenerativeModel(LightningModule, ABC):
         """Step along the gradient of a loss, clipped and scheduled as the settings say.
 
         The gradient's norm is logged as ``gradient_norm/<network>`` where it is computed anyway or about to be logged.
+
+        Raises:
+            UserError: the loss is of no network of the model.
         """
+        if loss.network not in self._optimizers:
+            own = ", ".join(self._optimizers)
+            raise UserError(f"{type(self).__name__}: Loss({loss.network!r}, ...): no such network; its own are {own}")
         optimizer = self._optimizers[loss.network]
         parameters = self._parameters_of[loss.network]
         optimizer.zero_grad(set_to_none=True)
@@ -412,7 +421,8 @@ class GenerativeModel(LightningModule, ABC):
             :attr:`imago.images.ImageSpec.dtype` says for tokens and points.
 
         Raises:
-            UserError: a condition given to an unconditional model, or one that is not of the data.
+            UserError: a condition given to an unconditional model, or one that is not of the data; a model whose
+                :meth:`generate` gives no images of the data's shape and type.
         """
         generator = generator or PerImageGenerator(seed, device=self.device)
         given = self.labels_for(n, labels if condition is None else condition, generator)
@@ -421,9 +431,16 @@ class GenerativeModel(LightningModule, ABC):
         self._progress = progress
         try:
             with evaluating(self):
-                return self.generate(n, given, generator)
+                images = self.generate(n, given, generator)
         finally:
             self._progress = None
+        shape = (n, *self.spec.shape)
+        if tuple(images.shape) != shape or images.dtype != self.spec.dtype:
+            told = f"{type(self).__name__}.generate gave {images.dtype} {tuple(images.shape)}"
+            raise UserError(
+                f"{told} instead of {self.spec.dtype} {shape}; imago.images.quantize makes pixels of [-1, 1]"
+            )
+        return images
 
     def report(self, done: int, total: int) -> None:
         """Tell whoever waits for :meth:`sample` or a bound how far it has come."""
@@ -568,9 +585,9 @@ class ExplicitModel(GenerativeModel, ABC):
     def log_prob(self, images: Images, labels: Tensor | None) -> Float[Tensor, " n"]:
         """log p(x) of each image in nats, differentiable, in any mode: what models write that know it.
 
-        Those that know a bound write :meth:`terms` instead, because its estimate needs noise.
+        Those that know a bound write :meth:`nll_terms` instead, because its estimate needs noise.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} writes neither log_prob nor nll_terms")
 
     def nll_terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
         """−log p(x), or its bound, as a sum of named parts in nats, (n,) each. Differentiable, in any mode.
