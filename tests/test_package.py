@@ -153,12 +153,14 @@ def test_a_run_on_data_of_ones_own_is_evaluated_and_sampled(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ("max_images=1e6", r"max_images=1000000\.0: input should be a valid integer; write max_images=1000000$"),
+        ("conditional=yes", r"conditional=\"yes\": input should be a valid boolean; write true or false$"),
         ("plugins=[not_there]", r"plugins=not_there: no such package in .* or installed"),
         ("plugins=[os-x]", r"plugins=os-x: not the name of a Python package"),
         ("plugins=[1]", r"plugins=\[1\]: write plugins=\[my_package\]"),
     ],
 )
-def test_what_is_no_package_is_told(script: Command, given: str, said: str) -> None:
+def test_wrong_values_are_told_with_what_would_be_right(script: Command, given: str, said: str) -> None:
     code, _, err = script("train", given)
     assert code == 2
     assert re.search(said, err)

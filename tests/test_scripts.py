@@ -336,7 +336,7 @@ def test_a_checkpoint_elsewhere_is_evaluated_there(command: Command, runs: dict[
 
 MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "", ["checkpoint=a", "logs/b"], r"^error: logs/b: cannot be read; write KEY=VALUE, .* KEY=\[A,B\]"),
-    ("sample", "", [], r"checkpoint: missing; give checkpoint=VALUE"),
+    ("sample", "", [], r"checkpoint: missing; give checkpoint=logs/NAME"),
     (
         "sample",
         "",
@@ -395,7 +395,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("sample", "classes", ["labels=[0,-2]"], r"labels=\[0, -2\]: "),
     ("sample", "classes", ["labels=[]"], r"labels=\[\]: "),
     ("sample", "plain", ["device=abacus"], r"device=abacus: .*choose another one"),
-    ("evaluate", "", [], r"checkpoint: missing; give checkpoint=VALUE"),
+    ("evaluate", "", [], r"checkpoint: missing; give checkpoint=logs/NAME"),
     ("evaluate", "plain", ["metrics=fid"], r"metrics=fid: no such choice; .*choose one of auto"),
     ("evaluate", "plain", ["metrics.sample=3"], r"metrics\.sample=3: no such setting"),
     ("evaluate", "plain", ["metrics=classifier", "metrics.samples=1"], r"metrics\.samples=1: input should be greater"),

@@ -154,7 +154,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: missing; give {error.full_key}=VALUE") from None
+        value = "logs/NAME, a run or a folder of runs" if error.full_key == "checkpoint" else "VALUE"
+        raise UserError(f"{error.full_key}: missing; give {error.full_key}={value}") from None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
         raise UserError(f"{key}: {str(error).splitlines()[0]}; give it a value on the command line") from None
@@ -540,6 +541,10 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         told = f"{key}={shortened(json.dumps(value))}: {' or '.join(sorted(reasons)) or 'wrong type'}"
         if "input should be a valid string" in reasons and isinstance(value, int | float):
             told += f"; text that would be read as a number is quoted twice: {key}=\"'TEXT'\""
+        if "input should be a valid integer" in reasons and isinstance(value, float) and value.is_integer():
+            told += f"; write {key}={int(value)}"
+        if "input should be a valid boolean" in reasons:
+            told += "; write true or false"
         raise UserError(told) from None
 
 
