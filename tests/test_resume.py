@@ -279,10 +279,11 @@ def test_a_sweep_that_was_stopped_is_given_again(script: Command, tmp_path: Path
         "model=gan", "data=digits", "metrics=none", "logger=none", "callbacks=minimal", "model.generator.hidden=[8]",
         "model.discriminator.hidden=[8]", "max_images=128", "resume=auto",
     ]  # fmt: skip
-    assert script("train", *options)[0] == 0
-    code, out, err = script("train", "-m", *options, "seed=0,1")
+    sweep = ["-m", *options, "seed=0,1"]
+    assert script("train", *sweep)[0] == 0
+    code, out, err = script("train", *sweep)
     assert code == 0, err
-    assert "note: max_images=128: the run in " in out
+    assert out.count("note: max_images=128: the run in ") == 2
     assert len(list(tmp_path.glob("logs/**/summary.json"))) == 2
     code, _, err = script("train", *options)
     assert code == 2

@@ -166,8 +166,8 @@ def test_a_measured_number_that_is_none_is_written_and_never_the_best(
     values = iter([math.nan, -math.inf, math.inf, math.nan, 2.0, 3.0])
     measure = Measuring._measure
 
-    def spoilt(self: Measuring, trainer: Any, model: Any) -> Any:
-        found = measure(self, trainer, model)
+    def spoilt(self: Measuring, *given: Any, **more: Any) -> Any:
+        found = measure(self, *given, **more)
         value = next(values)
         for m in found:
             object.__setattr__(m, "value", value)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -63,11 +64,16 @@ def write_page(board: Board, path: Path) -> None:
 
 def write_html(path: Path, template: str, **parts: Any) -> None:
     """Write a page from a template of :data:`PARTS`, where whatever is no markup of its own becomes text."""
-    pages = Environment(
+    style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    write_text(path, _pages().get_template(template).render(parts, style=style, script=script, hash=_hash))
+
+
+@cache
+def _pages() -> Environment:
+    """The templates, compiled once."""
+    return Environment(
         loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    write_text(path, pages.get_template(template).render(parts, style=style, script=script, hash=_hash))
 
 
 def _settings(board: Board) -> dict[str, tuple[str, bool]]:
