@@ -297,7 +297,7 @@ class WandbRun(WandbLogger):
             raise TimeoutError(f"not everything was uploaded; `wandb sync {there}` does the rest") from None
 
     def abandon(self) -> None:
-        """Something went wrong: the next run shall not suffer from it."""
+        """Something went wrong: keep it from the next run."""
         forget_wandb()
 
     def _hand_over(self) -> None:

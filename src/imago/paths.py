@@ -1,4 +1,4 @@
-"""Paths that a command names, looked at without torch: a slip in one shall cost neither seconds nor a file."""
+"""Paths that a command names, looked at without torch: a slip in one costs neither seconds nor a file."""
 
 import functools
 import os

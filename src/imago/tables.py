@@ -115,7 +115,7 @@ def read_table(path: Path) -> Table:
 
 
 def _chosen(lines: list[str], clock: int | None) -> list[str]:
-    """All measurements and every so manieth row of training, which is one that says the time; the last row always."""
+    """All measurements and evenly chosen rows of training, those that say the time; the last row always."""
     stride = -(-len(lines) // ROWS)
     if stride <= 1:
         return lines

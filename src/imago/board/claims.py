@@ -337,7 +337,7 @@ def _duel(
     winners: Sequence[str],
     *losers: Sequence[str],
 ) -> Answer:
-    """Whether the best of those that shall win is below the best of those that shall lose, by two standard errors.
+    """Whether the best of the expected winners is below the best of the expected losers, by two standard errors.
 
     Args:
         found: the number of each model.

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 
 from imago.untrusted import read_bytes
 
-# A hundred pictures shall stay below 20 MB of text, which is four thirds of their bytes.
+# A hundred pictures stay below 20 MB of text, which is four thirds of their bytes.
 LARGEST = 140_000
 AS_IT_IS = 64_000
 WIDEST = 720

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-# Idle OpenMP threads shall sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
+# Let idle OpenMP threads sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
@@ -90,7 +90,7 @@ def run(
     """
     make_forgiving()
     lazy_imports.install()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall hand errors on instead of printing them and exiting with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on instead of printing them and exiting with 1
     # Deprecations inside libraries are not the user's concern.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)

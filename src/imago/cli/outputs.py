@@ -108,7 +108,7 @@ class Folder:
         Args:
             settings: all that the images depend on, beside their numbers; plain types.
             spec: their shape.
-            n: how many images there shall be.
+            n: number of images in the end.
             labels: the class of each, (n,), of a conditional model.
 
         Returns:
