@@ -83,6 +83,18 @@ def test_lists_have_a_line_for_every_choice(
     assert all(re.fullmatch(r"\w+ {2,}\S.{10,}", line) for line in lines)
 
 
+def test_lists_show_what_a_package_of_ones_own_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(PLUGINS)
+    assert imago_command(monkeypatch, "models", "plugins=[my_models]") == 0
+    assert {"transformer", "vae"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert imago_command(monkeypatch, "models", "plugins=[not_there]") == 2
+    assert re.match(r"error: plugins=not_there: no such package in .*\n$", capsys.readouterr().err)
+    assert imago_command(monkeypatch, "models", "vae") == 2
+    assert "models vae: takes plugins=[NAME] at most" in capsys.readouterr().err
+
+
 def test_the_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert imago_command(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"imago {imago.__version__}\n"

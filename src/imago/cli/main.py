@@ -2,11 +2,13 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import imago
 from imago.cli.streams import make_forgiving
+from imago.errors import UserError
 
 COMMANDS = {
     "train": "train a model, or many with -m",
@@ -33,8 +35,12 @@ def main() -> None:
     if name in COMMANDS:
         sys.argv = [f"imago {name}", *given[1:]]
         importlib.import_module(f"imago.cli.{name}").command()
-    elif name in LISTS and len(given) == 1:
-        print("\n".join(lines_of(LISTS[name][0])))
+    elif name in LISTS and all(word.startswith("plugins=") for word in given[1:]):
+        try:
+            print("\n".join(lines_of(LISTS[name][0], given[1:])))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
     elif given in (["--version"], ["-V"]):
         print(f"imago {imago.__version__}")
     elif not given or given in (["--help"], ["-h"], ["help"]):
@@ -43,7 +49,11 @@ def main() -> None:
         known = ", ".join((*COMMANDS, *LISTS))
         close = get_close_matches(given[0], (*COMMANDS, *LISTS), 1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        said = f"{' '.join(given)}: takes no more words" if name in LISTS else f"{given[0]}: no such command{meant}"
+        said = (
+            f"{' '.join(given)}: takes plugins=[NAME] at most"
+            if name in LISTS
+            else f"{given[0]}: no such command{meant}"
+        )
         print(f"error: {said}; commands are {known}; imago --help explains them", file=sys.stderr)
         sys.exit(2)
 
@@ -64,11 +74,20 @@ def usage() -> str:
     )
 
 
-def lines_of(group: str) -> list[str]:
-    """Each choice of a group with the first sentence of its file's comment."""
-    from imago.config import CONF
+def lines_of(group: str, given: Sequence[str] = ()) -> list[str]:
+    """Each choice of a group with its file's comment; ``given`` may name packages of the user's own.
 
-    files = sorted((CONF / group).glob("*.yaml"))
+    Raises:
+        UserError: there is no such package.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from imago.config import CONF
+    from imago.plugins import named, search_path
+
+    own = search_path(named(OverridesParser.create().parse_overrides(list(given)))) if given else []
+    places = [CONF, *(Path(folder.removeprefix("file://")) for folder in own)]
+    files = sorted((file for place in places for file in (place / group).glob("*.yaml")), key=lambda file: file.stem)
     width = max(len(file.stem) for file in files)
     return [f"{file.stem:{width}}  {_comment(file)}".rstrip() for file in files]
 
