@@ -46,7 +46,9 @@ def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Im
 
 def occasions(images: int, every: int, halvings: int) -> int:
     """How many occasions have passed after so many images: the multiples of ``every``, and before them its halves."""
-    return images // every + sum(images << k >= every for k in range(1, halvings + 1))
+    if images >= every:  # asked after every batch, so without a loop from here on
+        return images // every + halvings
+    return sum(images << k >= every for k in range(1, halvings + 1))
 
 
 class Periodic(Callback, ABC):
