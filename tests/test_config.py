@@ -174,7 +174,8 @@ def test_every_script_has_its_configuration(composed: Any, script: str) -> None:
     needed = [f"{key}=x" for key in given if key != "hydra" and OmegaConf.is_missing(given, key)]
     assert composed(*needed, of=script)
     for key in (need.removesuffix("=x") for need in needed):
-        with pytest.raises(UserError, match=f"^{key}: missing; give {key}=VALUE$"):
+        value = "logs/NAME, a run or a folder of runs" if key == "checkpoint" else "VALUE"
+        with pytest.raises(UserError, match=f"^{key}: missing; give {key}={value}$"):
             composed(*(n for n in needed if n != f"{key}=x"), of=script)
 
 

@@ -137,9 +137,12 @@ class Waiting(ImageSet):
         super().__init__(*args, prefetch=3)
         self.taken: list[tuple[str, int]] = []
         self.fails_at = -1
+        self.has_twelve = threading.Event()
 
     def take(self, indices: np.ndarray) -> Batch:
         self.taken.append((threading.current_thread().name, int(indices[0])))
+        if len(self.taken) == 12:
+            self.has_twelve.set()
         if len(self.taken) == self.fails_at:
             raise UserError("the disk is gone")
         return super().take(indices)
@@ -149,8 +152,9 @@ def test_a_thread_prepares_the_same_batches_ahead() -> None:
     data = Waiting(*numbered())
     batches = iter(BatchStream(data, batch_size=BATCH, seed=0, flip=True, start=4))
     assert_same([tuple(next(batches)) for _ in range(9)], take(13, flip=True)[4:])
+    assert data.has_twelve.wait(60)  # three more than were asked for
     batches.close()
-    assert 9 < len(data.taken) <= 9 + 3
+    assert len(data.taken) == 9 + 3
     assert {name for name, _ in data.taken} == {"prefetch_0"}
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch_0"]
 
