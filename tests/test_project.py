@@ -37,7 +37,7 @@ FLOORS = [
         "sweeps",
     },
     {"kernels"},
-    {"nets", "pictures", "diffusion", "plugins"},
+    {"nets", "pictures", "diffusion", "plugins", "search"},
     {"models"},
     {"checkpoints", "runs"},
     {"data"},

@@ -83,6 +83,9 @@ LONGEST_NAME = 128
 # What W&B takes for the name of a project or a team.
 WandbName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]*$")]
 
+# A number that a run logs.
+LoggedName = Annotated[str, Field(pattern="^(train|val|test|time)/.")]
+
 S = TypeVar("S")
 
 
@@ -103,7 +106,7 @@ class Settings:
     """The top level of train.yaml, beside the groups."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    objective: Annotated[str, Field(pattern="^(train|val|test|time)/.")] | None
+    objective: LoggedName | Annotated[list[LoggedName], Field(min_length=1)] | None
     conditional: bool
     resume: str | None
     max_images: PositiveInt | None

@@ -74,7 +74,7 @@ class JobFailed(Exception):  # noqa: N818 - the failure was already reported
 
 
 def run(
-    task: Callable[[DictConfig], float | None],
+    task: Callable[[DictConfig], float | list[float] | None],
     config_name: str,
     check: Callable[[DictConfig], object] | None = None,
     after_sweep: Callable[[Path, DictConfig], object] | None = None,
@@ -95,12 +95,12 @@ def run(
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
 
-    def job(config: DictConfig) -> float | None:
+    def job(config: DictConfig) -> float | list[float] | None:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN and not hydra.job.chdir:
             Folders.tidy()  # the run makes it again once it begins, unless it continues elsewhere
         plugins.search_path(config.get("plugins", []))  # again: a launcher may have begun another process
-        returned: list[float | None] = []
+        returned: list[float | list[float] | None] = []
         code = report(lambda: returned.append(task(config)), config_name)
         if code and hydra.mode == RunMode.MULTIRUN and code < 128:
             raise JobFailed(code)
@@ -117,7 +117,7 @@ def run(
         Folders.made, Folders.check, Folders.sweep = [], check, None
         try:
             hydra_main()
-        except (HydraException, OmegaConfBaseException, JobFailed):
+        except (HydraException, OmegaConfBaseException, JobFailed, UserError):
             raise
         except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
             raise UserError(f"logs: {reason_of(error)}; name a folder with logs=PATH") from None

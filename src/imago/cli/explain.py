@@ -27,12 +27,11 @@ from imago.errors import UserError
 
 # Hydra's own groups are extended by packages.
 PLUGINS = {
-    "joblib": "hydra-joblib-launcher",
-    "submitit_local": "hydra-submitit-launcher",
-    "submitit_slurm": "hydra-submitit-launcher",
+    "joblib": "'imago[sweep]'",
+    "submitit_local": "'imago[sweep]'",
+    "submitit_slurm": "'imago[sweep]'",
     "ray": "hydra-ray-launcher",
     "rq": "hydra-rq-launcher",
-    "optuna": "hydra-optuna-sweeper",
     "ax": "hydra-ax-sweeper",
     "nevergrad": "hydra-nevergrad-sweeper",
     "colorlog": "hydra-colorlog",
@@ -70,6 +69,9 @@ def explain(error: Exception, script: str) -> str:
         if group.startswith("hydra/") and name in PLUGINS:
             return f"{group}={name}: its package is missing; install it with pip install {PLUGINS[name]}"
         return f"{group}={name}: no such choice; {_one_of(name, options, 'choose one of')}"
+    if "does not support sweep type" in text:
+        given = next((o for o in sys.argv[1:] if "interval(" in o), "an interval")
+        return f"{given}: for a search, with hydra/sweeper=optuna and objective=NUMBER; else list values"
     several = re.search(r"Ambiguous value for argument '(.+?)'", text)
     if several:
         key, _, value = several[1].partition("=")

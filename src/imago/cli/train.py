@@ -1,6 +1,6 @@
 """Train a model: ``python src/train.py model=gan data=cifar10``; ``--help`` lists what can be chosen."""
 
-import csv
+import os
 import sys
 from pathlib import Path
 
@@ -10,17 +10,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from imago import cli
+from imago.cli.search import WORKER
 from imago.config import check as check_values
 from imago.config import check_experiment, check_top, experiments, plain
 from imago.errors import UserError
 from imago.paths import check_folder_place, images_place, run_to_resume
+from imago.search import objectives_of, reporter_of
 from imago.sweeps import job_of
+from imago.tables import read_table
 
 # The runs of this process.
 ran: list[Path] = []
 
 
-def main(config: DictConfig) -> float | None:
+def main(config: DictConfig) -> float | list[float] | None:
     """One job; returns what a sweeper optimises, where ``objective`` names it."""
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
@@ -52,7 +55,8 @@ def main(config: DictConfig) -> float | None:
         directory = directory.relative_to(here)
     try:
         recorded = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
-        run = train(values, name, directory, job, recorded)
+        reporter = None if job is None else reporter_of(job.folder)
+        run = train(values, name, directory, job, recorded, reporter)
     except NothingLeftError as done:
         if not multirun:
             raise
@@ -61,18 +65,15 @@ def main(config: DictConfig) -> float | None:
     ran.append(Path(hydra.runtime.cwd, run.path))
     if run.write:
         print(closing_words(run))
-    return None if settings.objective is None else last_value(run.metrics, settings.objective)
-
-
-def last_value(table: Path, name: str) -> float:
-    """The last value of a number that a run logged."""
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    found = [row[name] for row in rows if row.get(name)]
-    if not found:
-        known = ", ".join(column for column in (rows[0] if rows else ()) if "/" in column)
-        raise UserError(f"objective={name}: the run never measured it; it has {known}")
-    return float(found[-1])
+    if settings.objective is None:
+        return None
+    last = read_table(run.metrics).last
+    for objective in objectives_of(settings.objective):
+        if objective not in last:
+            known = ", ".join(column for column in last if "/" in column)
+            raise UserError(f"objective={objective}: the run never measured it; it has {known}")
+    reached = [last[objective] for objective in objectives_of(settings.objective)]
+    return reached[0] if isinstance(settings.objective, str) else reached
 
 
 def check(config: DictConfig) -> None:
@@ -82,6 +83,8 @@ def check(config: DictConfig) -> None:
 
 def rank(folder: Path, config: DictConfig) -> None:
     """Print the ranking of a sweep: of the runs in its folder, and those elsewhere that it has continued."""
+    if os.environ.get(WORKER):
+        return
     from imago.board.find import find_runs
     from imago.board.ranking import show_ranking
 
@@ -90,7 +93,8 @@ def rank(folder: Path, config: DictConfig) -> None:
     command = [*cli.program("train").split(), *(["--config-dir", own] if own else [])]
     here = Path.cwd()
     shown = [run.relative_to(here) if here in run.parents else run for run in runs]
-    show_ranking(shown, config.get("objective"), command)
+    objective = config.get("objective")
+    show_ranking(shown, objective if objective is None or isinstance(objective, str) else objective[0], command)
 
 
 def command() -> None:

@@ -41,13 +41,16 @@ from imago.runs import (
     forget_peak_memory,
     peak_memory_mib,
 )
+from imago.search import Reporter, objectives_of
 from imago.sweeps import Job
+from imago.tables import read_table
 from imago.training.advice import before_training
 from imago.training.callbacks.checkpoints import Checkpoints
 from imago.training.callbacks.common import find
 from imago.training.callbacks.interruption import Interruption
 from imago.training.callbacks.limits import Limits
 from imago.training.callbacks.log import TrainingLog
+from imago.training.callbacks.pruning import Pruning
 from imago.training.continuing import find_checkpoint, find_run, take_up
 
 FLOAT = 4  # bytes of a number
@@ -59,6 +62,7 @@ def train(
     directory: Path,
     job: Job | None = None,
     choices: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
 ) -> Run:
     """Train a model as configured.
 
@@ -68,6 +72,7 @@ def train(
         directory: where a new run directory is made.
         job: of the sweep that the run belongs to.
         choices: Hydra's, by group, for the summary.
+        reporter: to the search that the run is a trial of.
 
     Returns:
         The run directory with its complete summary.
@@ -124,12 +129,15 @@ def train(
                     for key, node in config["callbacks"].items()
                     if node is not None
                 ]
-                trainer.callbacks = in_order(chosen, [limits, interruption])  # type: ignore[attr-defined]
+                framework: list[Callback] = [limits, interruption]
+                if reporter is not None:
+                    framework.append(Pruning(objectives_of(settings.objective)[0], reporter, run))
+                trainer.callbacks = in_order(chosen, framework)  # type: ignore[attr-defined]
                 with warnings.catch_warnings():
                     # The stream is endless and has no workers, both on purpose.
                     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
                     trainer.fit(model, datamodule=data, ckpt_path=checkpoint_path, weights_only=True)
-                conclude(run, trainer, model, limits)
+                conclude(run, trainer, model, limits, settings.objective)
     return run
 
 
@@ -372,7 +380,9 @@ def announce_start(run: Run, data: ImageDataModule, checkpoint_path: Path | None
     print(f"{'continues' if checkpoint_path else 'writes to'} {run.path}", flush=True)
 
 
-def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits) -> None:
+def conclude(
+    run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits, objective: str | list[str] | None
+) -> None:
     """The final numbers."""
     log = find(trainer, TrainingLog)
     seconds = model.state.seconds if log is None else log.training_seconds
@@ -388,4 +398,7 @@ def conclude(run: Run, trainer: Trainer, model: GenerativeModel, limits: Limits)
     }
     if log is not None:
         entries["train"] = log.latest
+    if objective is not None and run.metrics.exists():
+        last = read_table(run.metrics).last
+        entries["objective"] = {name: last[name] for name in objectives_of(objective) if name in last}
     run.update(**entries)

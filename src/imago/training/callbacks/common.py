@@ -30,11 +30,10 @@ def log_row(trainer: Trainer, model: GenerativeModel, row: Mapping[str, float]) 
 
 
 def publish(trainer: Trainer, model: GenerativeModel, values: Mapping[str, float]) -> None:
-    """Let Lightning's own callbacks see measured numbers, as after a validation: EarlyStopping, ModelCheckpoint."""
+    """Let callbacks see measured numbers, as after a validation: Lightning's EarlyStopping and ModelCheckpoint."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if type(callback).__module__.startswith("lightning."):
-            callback.on_validation_end(trainer, model)
+        callback.on_validation_end(trainer, model)
 
 
 def show_picture(trainer: Trainer, model: GenerativeModel, key: str, picture: Image.Image, told: str = "") -> None:
