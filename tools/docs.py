@@ -43,6 +43,7 @@ GUIDE = [
         "Use": [
             "configuration.md",
             "runs.md",
+            "searches.md",
             "data.md",
             "metrics.md",
             "figures.md",

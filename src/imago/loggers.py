@@ -255,8 +255,9 @@ def forget_wandb() -> None:
 class WandbRun(WandbLogger):
     """Lightning's logger, with what one must know of a run's numbers in the W&B run's own summary.
 
-    There are ``likelihood`` (its kind), ``data``, ``parameters/<player>`` and ``parameters/total``; for each measured
-    number ``protocol/<number>``, one line; where samples were measured, ``seconds_per_sample`` and ``nfe``.
+    There are ``likelihood`` (its kind), ``data``, ``parameters/<player>`` and ``parameters/total``; of a search
+    ``objective/<number>``, what the run reached; for each measured number ``protocol/<number>``, one line; where
+    samples were measured, ``seconds_per_sample`` and ``nfe``.
 
     Args:
         run: the run directory, whose summary knows all this.
@@ -335,6 +336,7 @@ def facts_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     names = ", ".join(summary.get("spec", {}).get("class_names", ()))
     facts |= {"classes": names.encode(errors="replace").decode()} if names else {}
     facts |= {f"parameters/{player}": count for player, count in summary.get("parameters", {}).items()}
+    facts |= {f"objective/{name}": value for name, value in summary.get("objective", {}).items()}
     for name, result in summary.get("metrics", {}).items():
         protocol = result["protocol"]
         facts[f"protocol/{name}"] = "; ".join(f"{key.replace('_', ' ')} {told}" for key, told in protocol.items())

@@ -481,3 +481,14 @@ def test_of_a_tall_grid_the_page_carries_the_first_rows(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(content)) as carried:
         assert carried.size == (30, 30)
         assert (np.asarray(carried)[:, 0] == np.arange(30)).all()
+
+
+def test_a_search_is_shown_with_its_trials(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("s/0-vae"), make_run("s/1-vae"), make_run("t/0-vae")]
+    Image.effect_noise((1400, 900), 60).save(tmp_path / "s/search.png")
+    (tmp_path / "t/search.png").write_text("no picture")
+    write_page(Board(map(read_record, runs)), tmp_path / "board.html")
+    elements = Elements((tmp_path / "board.html").read_text())
+    shown = [a for t, a in elements.found if t == "img" and str(a.get("alt")).endswith("of the search s")]
+    assert len(shown) == 1
+    assert str(shown[0]["src"]).startswith("data:image/jpeg")

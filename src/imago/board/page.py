@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from imago.board.board import FRECHET, NOT_TELLING, Board, Cell, Column, Group, 
 from imago.board.pictures import embedded
 from imago.board.records import Record, flat
 from imago.board.text import MEANS, READING, is_number, of_runs
+from imago.errors import printable
 from imago.files import write_text
 from imago.sweeps import short_names
 
 PARTS = Path(__file__).parent / "page"
 COLOURS = 12
+SEARCH_WIDTH = 1200  # pixels of the picture of a search
 LEADING = ("nats", *FRECHET)
 
 
@@ -45,6 +48,7 @@ def write_page(board: Board, path: Path) -> None:
         "page.html",
         board=board,
         pictures=pictures,
+        searches=_searches(board.records),
         numbers=numbers,
         labels=labels,
         link=link,
@@ -103,6 +107,15 @@ def _pictures(records: list[Record]) -> dict[Record, str]:
     with ThreadPoolExecutor() as pool:  # Pillow works without the interpreter's lock
         drawn = pool.map(of, records)
         return {record: picture for record, picture in zip(records, drawn, strict=True) if picture is not None}
+
+
+def _searches(records: list[Record]) -> dict[str, str]:
+    """The pictures of the searches that the runs are trials of, by the names of their folders."""
+    found = {}
+    for folder in dict.fromkeys(record.path.parent for record in records):
+        with suppress(Exception):  # most are of no search; Pillow raises whatever a damaged picture leads it to
+            found[printable(folder.name)] = embedded(folder / "search.png", SEARCH_WIDTH)
+    return found
 
 
 def _leaders(group: Group, columns: list[Column]) -> Iterator[tuple[Column, list[tuple[Record, Cell]], str]]:

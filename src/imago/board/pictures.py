@@ -32,10 +32,14 @@ def picture_of(content: bytes) -> Image.Image:
     return picture
 
 
-def embedded(path: Path) -> str:
+def embedded(path: Path, widest: int = WIDEST) -> str:
     """A picture as a ``data:`` address: small ones as they are; of large ones the pixels that tell something, as JPEG.
 
     Of one that is more than twice as high as wide, the uppermost square: of a grid of many rows the first ones.
+
+    Args:
+        path: of the picture.
+        widest: pixels that a page has for it.
 
     Raises:
         Exception: of many kinds; it cannot be read as a picture of a sane size.
@@ -48,9 +52,9 @@ def embedded(path: Path) -> str:
             content = uppermost.getvalue()
     with Image.open(io.BytesIO(content)) as picture:
         picture.load()
-        if len(content) <= AS_IT_IS and picture.width <= WIDEST and picture.format in ("PNG", "JPEG"):
+        if len(content) <= AS_IT_IS and picture.width <= widest and picture.format in ("PNG", "JPEG"):
             return _address(content, picture.format)
-        smaller = _shrunk(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+        smaller = _shrunk(picture.convert("L" if picture.mode in ("1", "L") else "RGB"), widest)
     while True:
         for quality in (90, 75, 60):
             written = io.BytesIO()
@@ -60,14 +64,14 @@ def embedded(path: Path) -> str:
         smaller = smaller.reduce(2)
 
 
-def _shrunk(picture: Image.Image) -> Image.Image:
+def _shrunk(picture: Image.Image, widest: int) -> Image.Image:
     """Without the enlargement in which grids of small images are written, and no wider than a page needs."""
     while picture.width % 2 == 0 and picture.height % 2 == 0:
         half = picture.reduce(2)  # means of 2x2 pixels: equal to each of them in an enlarged picture
         if ImageChops.difference(half.resize(picture.size, Image.Resampling.NEAREST), picture).getbbox():
             break
         picture = half
-    return picture.reduce(-(-picture.width // WIDEST))
+    return picture.reduce(-(-picture.width // widest))
 
 
 def _address(content: bytes, kind: str) -> str:

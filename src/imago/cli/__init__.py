@@ -243,6 +243,8 @@ def check_command(arguments: Sequence[str], script: str) -> list[Override]:
         if not (override.is_delete() or isinstance(value, str | list | QuotedString | Sweep)) and group.is_dir():
             known = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
             raise UserError(f"{override.input_line}: names no choice; choose one of {known}")
+    if given.multirun and os.environ.get("WANDB_SWEEP_ID"):
+        raise UserError("-m: a W&B agent gives one combination at a time; leave -m out of the sweep's command")
     if given.multirun:
         runs = 1
         for override in overrides:
