@@ -57,7 +57,9 @@ def weights(tmp_path: Path, name: str, options: list[str]) -> dict[str, torch.Te
         f"logs={tmp_path / name}",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
+    environment["PYTHONPATH"] = str(ROOT / "src")
+    program = ["-m", "imago", "train"] if "model.discriminator_steps=2" in options else [str(ROOT / "src" / "train.py")]
+    command = [sys.executable, *program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (checkpoint,) = (tmp_path / name).glob("*/*/checkpoints/last.ckpt")

@@ -54,6 +54,19 @@ def test_a_sweep_lies_where_hydra_says(script: Command) -> None:
     assert {summary_of(Path("sweep") / name)["seed"] for name in ("s1", "s2")} == {1, 2}
 
 
+def test_sweeps_of_the_same_second_have_folders_of_their_own(script: Command) -> None:
+    place = Path("logs/sweeps/2020-02-02_02-02-02")
+    place.mkdir(parents=True)
+    code, _, err = script("train", "-m", *TINY, "seed=1", f"hydra.sweep.dir={place}")
+    assert code == 0, err
+    assert list(place.iterdir()) == []
+    own = place.with_name(f"{place.name}-2")
+    assert summary_of(own / "0-gan-digits")["sweep"]["folder"] == own.name
+    assert (own / "multirun.yaml").exists()
+    assert script("train", "-m", *TINY, "seed=-1", f"hydra.sweep.dir={place}")[0] == 2
+    assert not place.with_name(f"{place.name}-3").exists()
+
+
 def names_in(sweep: str) -> list[object]:
     return [summary_of(run.parent)["name"] for run in sorted(Path(sweep).glob("*/summary.json"))]
 

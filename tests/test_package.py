@@ -93,6 +93,51 @@ def test_lists_show_what_a_package_of_ones_own_has(
     assert re.match(r"error: plugins=not_there: no such package in .*\n$", capsys.readouterr().err)
     assert imago_command(monkeypatch, "models", "vae") == 2
     assert "models vae: takes plugins=[NAME] at most" in capsys.readouterr().err
+    for wrong, said in (("plugins=[", "cannot be read"), ("plugins=my_models", r"write plugins=\[my_package\]")):
+        assert imago_command(monkeypatch, "models", wrong) == 2
+        assert re.fullmatch(rf"error: .*{said}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_package_or_a_module_is_found_in_a_folder_of_any_name(
+    single: bool, script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "q, [a] 'b'"
+    (folder / "conf/model").mkdir(parents=True)
+    name = "alone" if single else "together"
+    code = "from imago.models.vae import VAE\n\n\nclass Mine(VAE):\n    pass\n"
+    if single:
+        (folder / "alone.py").write_text(code)
+    else:
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(code)
+    (folder / "conf/model/mine.yaml").write_text(f"defaults: [vae, _self_]\n_target_: {name}.Mine\n")
+    monkeypatch.chdir(folder)
+    code, out, err = script("train", f"plugins=[{name}]", "model=mine", "--cfg", "job")
+    assert (code, f"_target_: {name}.Mine" in out) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "given", "said"),
+    [
+        ("conf/model/vae.yaml", "_target_: own_broken.Vae", "seed=1", r"model/vae\.yaml: imago has .*rename"),
+        ("conf/train.yaml", "", "data.batch_size=0", r"data\.batch_size=0: "),  # of a project with its own commands
+        ("conf/model/mine.yaml", "_target_: own_broken.A", "model=mine", r"A: cannot be imported \(KeyError"),
+        ("other.txt", "", "plugins=[own_broken.inner]", r"cannot be imported \(KeyError: .*, __init__\.py line 2\)$"),
+    ],
+)
+def test_a_broken_package_of_ones_own_is_told(
+    file: str, content: str, given: str, said: str, script: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own_broken").mkdir()
+    (tmp_path / "own_broken/__init__.py").write_text("\n{}['width']\n")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = script("train", *["plugins=[own_broken]"] * (not given.startswith("plugins")), given, "metrics=none")
+    assert code == 2
+    assert re.fullmatch(r"error: .*\n", err)
+    assert re.search(said, err.strip())
 
 
 def test_the_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +152,19 @@ def test_the_command_explains_itself(monkeypatch: pytest.MonkeyPatch, capsys: py
     told = capsys.readouterr().out
     assert "imago train model=dcgan" in told
     assert "src/" not in told
+
+
+def test_further_processes_carry_out_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning starts them with the arguments alone."""
+    assert imago_command(monkeypatch, "train", "seed=-1") == 2
+    assert sys.argv[0] == "imago", "what is started again"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for given in (["train", "seed=-1"], ["seed=-1"]):
+        capsys.readouterr()
+        assert imago_command(monkeypatch, *given) == 2
+        assert capsys.readouterr().err.startswith("error: seed=-1: ")
 
 
 def test_a_package_of_ones_own_is_used_where_it_is_named(

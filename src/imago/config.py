@@ -15,6 +15,7 @@ import math
 import os
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -338,9 +339,21 @@ def target(name: Any, key: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}._target_={name}: {error}; check the spelling") from None
+        other = isinstance(error, ModuleNotFoundError) and not f"{module_name}.".startswith(f"{error.name}.")
+        remedy = "install it" if other else "check the spelling"
+        raise UserError(f"{key}._target_={name}: {error}; {remedy}") from None
+    except Exception as error:  # whatever a package of the user's own does when it is imported
+        raise UserError(f"{key}._target_={name}: cannot be imported ({raised(error)})") from error
     _check_allowed(name, key, found)
     return typing.cast(Callable[..., Any], found)
+
+
+def raised(error: Exception) -> str:
+    """What an exception of the user's own code says, and where: ``RuntimeError: no GPU, my_models/net.py line 7``."""
+    if isinstance(error, SyntaxError):  # says where by itself
+        return f"SyntaxError: {first_line(error)}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {first_line(error)}, {Path(place.filename).name} line {place.lineno}"
 
 
 def choices_of(group: str, base: type) -> list[str]:
@@ -395,6 +408,17 @@ def composed(script: str, overrides: Sequence[str]) -> DictConfig:
             return compose(script, list(overrides), return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = before
+
+
+def quoted(text: str) -> str:
+    """Text of whatever characters as the value of an override."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def searched(folders: Sequence[Path]) -> list[str]:
+    """Overrides that let configurations be found in folders beside ``conf/``."""
+    return [f"hydra.searchpath=[{','.join(quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 import stat
@@ -17,6 +18,22 @@ UNFINISHED = ".unfinished"
 
 class AlreadyLocked(Exception):  # noqa: N818 - not an error of the program
     """Another process holds the lock."""
+
+
+def claim_folder(path: Path) -> Path:
+    """Make a folder that nobody else has made: ``path``, or with ``-2``, ``-3``, ... behind it.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    for count in itertools.count(1):
+        candidate = path if count == 1 else path.with_name(f"{path.name}-{count}")
+        with suppress(FileExistsError):
+            candidate.mkdir(parents=True)
+            return candidate
+        if not candidate.exists():  # a file stands where a folder above it should be
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    raise AssertionError
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from imago.config import allow
+from imago.config import CONF, allow, raised
 from imago.errors import UserError
 
 
@@ -21,20 +21,20 @@ def named(overrides: Sequence[Override]) -> list[str]:
     given = [override for override in overrides if override.key_or_group == "plugins" and not override.is_delete()]
     if not given:
         return []
-    value = given[-1].value()
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) for name in names):
+    names = given[-1].value()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{given[-1].input_line}: write plugins=[my_package]")
     return [str(name) for name in names]
 
 
-def search_path(packages: Sequence[str]) -> list[str]:
+def folders_of(packages: Sequence[str]) -> list[Path]:
     """Allow packages, found in the current folder or installed, and give the folders of their configurations.
 
-    A package's own conf/ is searched, and a conf/ beside it, as of a project that is no package itself.
+    A package's own conf/ is searched, and a conf/ beside it in the current folder, as of a project that is no package
+    itself.
 
     Raises:
-        UserError: there is none of a name.
+        UserError: there is none of a name, or a configuration has the name of one of imago's, which would be taken.
     """
     here = str(Path.cwd())
     if packages and here not in sys.path:
@@ -47,12 +47,21 @@ def search_path(packages: Sequence[str]) -> list[str]:
             spec = find_spec(package)
         except ImportError:
             spec = None
+        except Exception as error:  # of the package that it is in
+            raise UserError(f"plugins={package}: cannot be imported ({raised(error)})") from error
         if spec is None:
             raise UserError(
                 f"plugins={package}: no such package in {here} or installed; change to the folder that holds it, or "
                 "install it"
             )
-        for place in spec.submodule_search_locations or []:
-            beside = Path(place).parent / "conf" if Path(place).parent == Path(here) else None
-            folders += [f"file://{path}" for path in (Path(place) / "conf", beside) if path and path.is_dir()]
-    return folders
+        places = [Path(place) for place in spec.submodule_search_locations or []]
+        around = [place.parent for place in places] or [Path(spec.origin or "").parent]  # of a single module
+        beside = [folder / "conf" for folder in around if folder == Path(here)]
+        folders += [folder for folder in (*(place / "conf" for place in places), *beside) if folder.is_dir()]
+    own = [folder for folder in dict.fromkeys(folders) if not folder.samefile(CONF)]
+    for folder in own:
+        for file in sorted(folder.glob("*/**/*.yaml")):
+            shipped = CONF / file.relative_to(folder)
+            if shipped.is_file() and shipped.read_bytes() != file.read_bytes():
+                raise UserError(f"{file}: imago has a configuration of this name, which would be taken; rename yours")
+    return own

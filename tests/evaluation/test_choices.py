@@ -1,4 +1,5 @@
 import hashlib
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +259,14 @@ def test_auto_takes_the_classifier_for_gray_and_inception_for_colour(squares, se
     assert colour.metric_names == ("fid", "kid")
 
 
+def test_what_a_classifier_will_take_is_said_before_it_is_trained(squares, capsys, monkeypatch):
+    monkeypatch.setattr(choices, "_FIRST_USE_IMAGES", 1024)
+    build(Classifier(), squares(name="my {own}"))
+    build(Classifier(), squares(name="my {own}"))
+    said = r"Training a classifier of my \{own\} for the metrics, once: about \d+ s; metrics=none does without\n"
+    assert re.fullmatch(said, capsys.readouterr().err), "of the first use alone"
+
+
 def test_auto_falls_back_loudly(squares):
     auto = Auto(Inception(url=DEAD))
     extractor, notices = build(auto, squares(channels=3))
@@ -266,7 +275,10 @@ def test_auto_falls_back_loudly(squares):
     assert DEAD in notices
     nothing, notices = build(auto, squares(channels=3, labelled=False))
     assert nothing is None
-    assert "sample quality is not measured" in notices
+    assert re.search(
+        r"sample quality is not measured\. metrics=inception: .* metrics=classifier: .* no labels", notices
+    )
+    assert "instead of val/fid" not in notices
 
 
 def test_auto_does_not_spend_hours_on_a_cpu(squares, server, monkeypatch):

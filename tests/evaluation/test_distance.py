@@ -108,6 +108,7 @@ MISTAKES = [
     ),
     (["test", "digits:all"], r"^error: b=digits:all: no such split; they are digits:train, digits:val, digits:test"),
     (["test", "test", "metrics=classifier"], r"^error: metrics=classifier: test has no labels"),
+    (["test", "test"], r"^error: metrics=auto: sample quality is not measured\. .*test has no labels.*\n$"),
     (["test", "test", "metrics=none"], r"^error: metrics: nothing can be measured"),
     (["noise", "digits"], r"^error: metrics: noise are 9x8 and digits train 8x8 .* give size=\[HEIGHT,WIDTH\]"),
     (["noise", "digits", "size=8"], r"^error: metrics: noise are in colour, and .* give channels=1"),
@@ -116,7 +117,7 @@ MISTAKES = [
     (["broken", "digits", "on_bad=skip"], r"^error: a=broken: 1 images; a distance needs 2"),
     (["statistics.npz", "digits"], r"^error: .*statistics\.npz: .*it holds mu, sigma, and no array called images"),
     (["floats.npz", "digits"], r"^error: .*floats\.npz: .* are float64 \(3, 8, 8, 1\); expected uint8"),
-    (["text.npz", "digits"], r"^error: .*text\.npz: no \.npz file"),
+    (["text.npz", "digits"], r"^error: .*text\.npz: no \.npz file .*it is no archive"),
     (["test.npz", "digits", "metrics.samples=181"], r"^error: metrics\.samples=181: test\.npz has 180 images"),
     (["test.npz", "digits", "out=text.npz"], r"^error: out=text\.npz: is there already"),
 ]
@@ -146,6 +147,7 @@ def test_a_mistake_is_one_message(script: Command, places: Path, given: list[str
         (["b=B", "A", "out=x"], ["b=B", "a='A'", "out=x"]),
         (["--cfg", "job", "it's", "B"], ["--cfg", "job", "a='it\\'s'", "b='B'"]),
         (["lr=1", "B"], ["a='lr=1'", "b='B'"]),
+        (["C:\\a", "B"], ["a='C:\\a'", "b='B'"]),
     ],
 )
 def test_two_words_are_a_and_b(

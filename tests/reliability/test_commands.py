@@ -181,6 +181,7 @@ COMMANDS: dict[str, str] = {
     "train ''": r"an empty argument; leave it out, or write KEY=VALUE",
     "train model.latent": r"model\.latent: cannot be read; write KEY=VALUE",
     "train 'name=my run (1)'": r"""name=my run \(1\): cannot be read; .*; as text 'name="my run \(1\)"'$""",
+    "train name=é": r"""name=é: cannot be read; .*; as text 'name="é"'$""",
     "train model=gan,vae": r"model=gan,vae: several values; a run for each takes -m, a list is .*=\[gan,vae\]$",
     "train 'model.latent=\"'": r"cannot be read; write KEY=VALUE",
     "train 'model.latent={'": r"cannot be read; write KEY=VALUE",

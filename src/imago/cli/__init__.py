@@ -30,7 +30,7 @@ from hydra.core.override_parser.types import Override, QuotedString, RangeSweep,
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from imago import plugins
@@ -38,8 +38,9 @@ from imago.capacity import enough, exhausted
 from imago.cli import lazy_imports
 from imago.cli.explain import explain, explain_option
 from imago.cli.streams import make_forgiving
-from imago.config import CONF, without_hydra
+from imago.config import CONF, quoted, searched, without_hydra
 from imago.errors import Interrupted, RunError, UserError, printable, reason_of
+from imago.files import claim_folder
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     import torch
@@ -58,7 +59,8 @@ OmegaConf.register_new_resolver("coalesce", lambda value, other: other if value 
 
 def program(script: str) -> str:
     """How a script is called here: ``imago train``, or from a copy of the repository ``python src/train.py``."""
-    return f"python src/{script}.py" if sys.argv[0].endswith(".py") else f"imago {script}"
+    own = Path(sys.argv[0])
+    return f"python src/{script}.py" if own.suffix == ".py" and own.stem != "__main__" else f"imago {script}"
 
 
 # In the help of a script: how it is called.
@@ -99,7 +101,7 @@ def run(
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN and not hydra.job.chdir:
             Folders.tidy()  # the run makes it again once it begins, unless it continues elsewhere
-        plugins.search_path(config.get("plugins", []))  # again: a launcher may have begun another process
+        plugins.folders_of(config.get("plugins", []))  # again: a launcher may have begun another process
         returned: list[float | list[float] | None] = []
         code = report(lambda: returned.append(task(config)), config_name)
         if code and hydra.mode == RunMode.MULTIRUN and code < 128:
@@ -109,11 +111,11 @@ def run(
         return returned[0]
 
     def main() -> None:
-        folders = plugins.search_path(plugins.named(check_command(sys.argv[1:], config_name)))
+        folders = plugins.folders_of(plugins.named(check_command(sys.argv[1:], config_name)))
         if folders and not any(given.startswith("hydra.searchpath=") for given in sys.argv):
             # Beside plugins=, because no setting may stand behind an option such as --cfg job.
             beside = next(k for k, given in enumerate(sys.argv) if given.lstrip("+").startswith("plugins="))
-            sys.argv.insert(beside, f"hydra.searchpath=[{','.join(folders)}]")
+            sys.argv[beside:beside] = searched(folders)
         Folders.made, Folders.check, Folders.sweep = [], check, None
         try:
             hydra_main()
@@ -180,8 +182,18 @@ class Folders(Callback):
         self._begin(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before Hydra makes a sweep's."""
-        self._begin(config.hydra.sweep.dir)
+        """Before Hydra makes a sweep's, which is its own even where another one began in the same second."""
+        place = config.hydra.sweep.dir
+        self._begin(place)
+        basic = config.hydra.sweeper._target_.endswith("BasicSweeper")  # a search names its folder itself
+        if basic and re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", Path(place).name):
+            with suppress(OSError):  # Hydra will find the same
+                claimed = claim_folder(Path(place))
+                if str(claimed) != place:
+                    Folders.made = [claimed.absolute()]
+                    with flag_override(config, ["struct", "readonly"], False):
+                        config.hydra.sweep.dir = str(claimed)
+                        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(claimed))}")
         Folders.sweep = Path(config.hydra.sweep.dir).absolute(), without_hydra(config)
 
     def _begin(self, place: str) -> None:

@@ -19,7 +19,7 @@ import imago
 from imago import cli, plugins
 from imago.cli.evaluate import table
 from imago.cli.streams import make_forgiving
-from imago.config import build, check_node, check_settings, plain
+from imago.config import build, check_node, check_settings, plain, quoted
 from imago.errors import UserError
 from imago.files import write_text
 from imago.paths import check_file_place, writing_to
@@ -62,7 +62,7 @@ def main(config: DictConfig) -> None:
         check_file_place(out, ours=_is_result)
     from imago.data.named import named_images
 
-    folders = [Path(place.removeprefix("file://")) for place in plugins.search_path(config.get("plugins", []))]
+    folders = plugins.folders_of(config.get("plugins", []))
     sides: dict[str, NamedImages] = {}
     for side in ("a", "b"):
         try:
@@ -127,7 +127,7 @@ def measured(
     lines = [f"note: {notice}" for notice in quality.notices]
     extractor = quality.extractor
     if extractor is None:
-        raise UserError("\n".join([*lines, "metrics: nothing can be measured; choose metrics=inception"]))
+        raise UserError(" ".join(quality.notices) or "metrics: nothing can be measured; choose metrics=inception")
     sizes = [f"{side.spec.height}x{side.spec.width}" for side in (a, b)]
     repeated = a.spec.channels == 1 and b.spec.channels == 3
     spec = replace(a.spec, channels=3) if repeated else a.spec
@@ -187,8 +187,7 @@ def with_keys(given: Sequence[str]) -> list[str]:
         if not word or option or ("=" in word and not there):
             words.append(word)
         elif keys:
-            quoted = word.replace("\\", "\\\\").replace("'", "\\'")
-            words.append(f"{keys.pop(0)}='{quoted}'")
+            words.append(f"{keys.pop(0)}={quoted(word)}")
         else:
             raise UserError(f"{word}: a third set of images; give two, a and b, and settings as KEY=VALUE")
     return words

@@ -59,7 +59,7 @@ def explain(error: Exception, script: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         key, given, value = error.override.partition("=")
-        special = given and re.fullmatch(r"[^\"'\\]*[\s()][^\"'\\]*", value)
+        special = given and re.fullmatch(r"[^\"'\\]*[\s()\u0080-\U0010ffff][^\"'\\]*", value)
         quoted = f"""; as text '{key}="{value}"'""" if special else ""
         return f"{error.override}: cannot be read; write KEY=VALUE, several values as KEY=[A,B]{quoted}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -1,6 +1,7 @@
 """``imago COMMAND``: every command at one word, from any folder, and lists of what there is."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import imago
 from imago.cli.streams import make_forgiving
-from imago.errors import UserError
 
 COMMANDS = {
     "train": "train a model, or many with -m",
@@ -20,6 +20,8 @@ COMMANDS = {
     "dashboard": "build the W&B dashboard of a project",
     "train_classifier": "train the classifier behind metrics=classifier",
 }
+# Lightning starts further processes with the arguments that are left once the command is taken away.
+COMMAND = "IMAGO_COMMAND"
 LISTS = {
     "models": ("model", "what model= can be"),
     "data": ("data", "what data= can be"),
@@ -31,16 +33,17 @@ def main() -> None:
     """Carry out a command, with Hydra's command line behind it; ends the process with its exit code."""
     make_forgiving()
     given = sys.argv[1:]
+    if "LOCAL_RANK" in os.environ and given[:1] != [os.environ.get(COMMAND)]:
+        given = [*filter(None, [os.environ.get(COMMAND)]), *given]
     name = given[0].replace("-", "_") if given and not given[0].startswith("-") else None
     if name in COMMANDS:
-        sys.argv = [f"imago {name}", *given[1:]]
+        sys.argv[1:] = given[1:]
+        os.environ[COMMAND] = name
         importlib.import_module(f"imago.cli.{name}").command()
     elif name in LISTS and all(word.startswith("plugins=") for word in given[1:]):
-        try:
-            print("\n".join(lines_of(LISTS[name][0], given[1:])))
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        from imago import cli  # Hydra is slower than the help
+
+        sys.exit(cli.report(lambda: print("\n".join(lines_of(LISTS[name][0], given[1:]))), "train"))
     elif given in (["--version"], ["-V"]):
         print(f"imago {imago.__version__}")
     elif not given or given in (["--help"], ["-h"], ["help"]):
@@ -83,18 +86,20 @@ def lines_of(group: str, given: Sequence[str] = ()) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from imago.config import CONF
-    from imago.plugins import named, search_path
+    from imago.plugins import folders_of, named
 
-    own = search_path(named(OverridesParser.create().parse_overrides(list(given)))) if given else []
-    places = [CONF, *(Path(folder.removeprefix("file://")) for folder in own)]
-    files = sorted((file for place in places for file in (place / group).glob("*.yaml")), key=lambda file: file.stem)
+    own = folders_of(named(OverridesParser.create().parse_overrides(list(given))))
+    files = sorted(
+        (file for place in (CONF, *own) for file in (place / group).glob("*.yaml") if file.is_file()),
+        key=lambda file: file.stem,
+    )
     width = max(len(file.stem) for file in files)
     return [f"{file.stem:{width}}  {_comment(file)}".rstrip() for file in files]
 
 
 def _comment(file: Path) -> str:
     words: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @package"):

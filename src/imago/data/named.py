@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from imago.config import CONF, build, check_node, composed
+from imago.config import CONF, build, check_node, composed, searched
 from imago.data.base import DEFAULT_DIRECTORY, Dataset, ImageSet, Source, Splits, fixed_permutation
 from imago.data.decode import Fit
 from imago.data.module import ImageDataModule, folder_data
@@ -137,10 +138,8 @@ def prepared(source: Source, directory: str) -> ImageDataModule:
 def _split_of(name: str, split: str, directory: str | None, configurations: Sequence[Path]) -> NamedImages:
     if split not in SPLITS:
         raise UserError(f"{name}:{split}: no such split; they are {', '.join(f'{name}:{known}' for known in SPLITS)}")
-    search = (
-        [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in configurations)}]"] if configurations else []
-    )
-    node: Any = OmegaConf.to_container(composed("train_classifier", [*search, f"data={name}"]).data, resolve=True)
+    given = [*searched(configurations), f"data={name}"]
+    node: Any = OmegaConf.to_container(composed("train_classifier", given).data, resolve=True)
     if directory is not None:
         node["dir"] = directory
     check_node(node, "data")
@@ -166,6 +165,8 @@ def read_npz(path: Path) -> tuple[ImageSet, tuple[str, ...]]:
         UserError: it cannot be read, or holds something else.
     """
     try:
+        if not is_zipfile(path):
+            raise ValueError("it is no archive")  # NumPy would speak of pickles
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = list(archive.files)
             key = next((key for key in ("images", "arr_0") if key in names), names[0] if len(names) == 1 else None)

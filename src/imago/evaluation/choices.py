@@ -31,7 +31,7 @@ from imago.downloads import (
     known_unreachable,
     remember_unreachable,
 )
-from imago.errors import UserError
+from imago.errors import UserError, printable
 from imago.evaluation.cache import Cache
 from imago.evaluation.extractors import (
     ClassifierExtractor,
@@ -43,7 +43,7 @@ from imago.evaluation.extractors import (
 )
 from imago.evaluation.network import ClassifierNetwork, accuracy, train_classifier
 from imago.images import ImageSpec, to_bytes
-from imago.progress import progress_bar
+from imago.progress import Progress, progress_bar
 from imago.untrusted import first_line, limited_memory
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -365,13 +365,14 @@ class Classifier(ExtractorChoice):
 
         content = cache.load(name, check)
         if content is None:
-            with progress_bar(f"Training a classifier of {data.name} for the metrics, once") as progress:
+            doing = f"Training a classifier of {data.name} for the metrics, once"
+            with progress_bar(doing) as progress:
                 content = train_on(
                     data,
                     images_seen=min(_FIRST_USE_IMAGES, 200 * len(data.train)),
                     seed=0,
                     device=device,
-                    progress=progress,
+                    progress=_foretold(doing, progress),
                 )
             cache.save(name, content)
         accuracy = content["validation_accuracy" if len(data.val) else "test_accuracy"]
@@ -383,6 +384,23 @@ class Classifier(ExtractorChoice):
         if doubt:
             notify(f"val/fd_classifier is {doubt}")
         return ClassifierExtractor(network_from(content), f"{data.name}, trained at first use", doubt)
+
+
+def _foretold(doing: str, progress: Progress) -> Progress:
+    """Progress that says from its first steps how many seconds all will take, and how to do without."""
+    calls: list[tuple[float, int]] = []
+
+    def report(done: int, total: int) -> None:
+        if len(calls) < 5:
+            calls.append((time.perf_counter(), done))
+            (began, before), steps = calls[0], len(calls) - 1  # the first one is of a cold start
+            if steps == 4:
+                left = (calls[-1][0] - began) * (total - done) / (done - before)
+                words = f"{doing}: about {max(1, left):,.0f} s; metrics=none does without"
+                print(printable(words), file=sys.stderr, flush=True)
+        progress(done, total)
+
+    return report
 
 
 class Auto(ExtractorChoice):
@@ -407,23 +425,28 @@ class Auto(ExtractorChoice):
         if weights is not None:
             choice = self.inception if colour else Classifier()
             return choice.build(data, device, weights, notify)
-        hours = len(data.train) * _CPU_SECONDS / 3600
+        hours, instead, failed = len(data.train) * _CPU_SECONDS / 3600, "", ""
         if colour and device.type == "cpu" and hours > 1 / 3:
-            notify(
-                "metrics=auto: val/fd_classifier is measured instead of val/fid, because Inception would take "
-                f"{hours:.1f} hours of a CPU core for the {len(data.train):,} training images alone. Set "
-                "metrics=inception to have it."
+            instead = (
+                f", because Inception would take {hours:.1f} hours of a CPU core for the {len(data.train):,} training "
+                "images alone. Set metrics=inception to have it."
             )
         elif colour:
             try:
                 return self.inception.build(data, device, None, notify)
             except UserError as error:
-                notify(f"metrics=auto: val/fd_classifier is measured instead of val/fid. {error}")
+                instead, failed = f". {error}", f"{error} "
+        notices: list[str] = []
         try:
-            return Classifier().build(data, device, None, notify)
+            extractor = Classifier().build(data, device, None, notices.append)
         except UserError as error:
-            notify(f"metrics=auto: sample quality is not measured. {error}")
+            notify(f"metrics=auto: sample quality is not measured. {failed}{error}")
             return None
+        if instead:
+            notify(f"metrics=auto: val/fd_classifier is measured instead of val/fid{instead}")
+        for notice in notices:
+            notify(notice)
+        return extractor
 
 
 def check_learnable(data: ImageDataModule, key: str, remedy: str) -> None:

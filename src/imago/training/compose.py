@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning import seed_everything
 
-from imago.config import build, check, composed, plain, without_hydra
+from imago.config import build, check, composed, plain, searched, without_hydra
 from imago.data import ImageDataModule
 from imago.models.base import GenerativeModel
-from imago.plugins import named, search_path
+from imago.plugins import folders_of, named
 from imago.training.run import build_model
 
 
@@ -29,9 +29,8 @@ def compose(overrides: Sequence[str] = ()) -> tuple[GenerativeModel, ImageDataMo
         HydraException: an override names nothing, or a choice that there is not.
         UserError: a value that cannot be, or data that cannot be had.
     """
-    folders = search_path(named(OverridesParser.create().parse_overrides(list(overrides))))
-    place = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
-    config = plain(without_hydra(composed("train", [*place, *overrides])))
+    folders = folders_of(named(OverridesParser.create().parse_overrides(list(overrides))))
+    config = plain(without_hydra(composed("train", [*searched(folders), *overrides])))
     settings = check(config)
     seed_everything(settings.seed, verbose=False)
     data: ImageDataModule = build(config["data"], "data")
