@@ -120,7 +120,8 @@ def test_data_are_the_same_for_every_model(composed: Any, data: str) -> None:
 
 def test_experiments_of_a_pair_are_found(tmp_path: Path) -> None:
     assert experiments([CONF], "vae", "mnist") == ["vae_mnist", "vae_pythae"]
-    assert experiments([CONF], "dcgan", "digits") == ["sngan", "wgan_gp"], "those that name no data are for all"
+    assert experiments([CONF], "dcgan", "folder") == []
+    assert {"sngan", "wgan_gp"} < set(experiments([CONF], "dcgan", "cifar10"))
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("defaults:\n  - override /model: vae\n")
     assert experiments([CONF, tmp_path], "vae", "digits") == ["own"]

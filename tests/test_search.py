@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import optuna
@@ -264,3 +266,40 @@ def test_a_search_of_several_processes_is_stopped_and_goes_on(tmp_path: Path, mo
     assert all(summary_of(folder / name)["updates"] == 1000 for name in names)
     assert "continues logs/sweeps/" in "".join(path.read_text() for path in folder.glob("worker-*.log"))
     assert "2 trials: 2 complete" in (tmp_path / "out.txt").read_text()
+
+
+@pytest.mark.slow
+def test_forty_trials_and_ten_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed ten times at random and given again, a search ends with the trials of one that nobody killed."""
+    given = ["max_updates=200", "hydra.sweeper.n_trials=40", "every.checkpoints=640", "measuring_share=null"]
+    random = Random(0)
+    kills = 0
+    while kills < 10:
+        process = begin(tmp_path / "killed", *given)
+        before = told_in(tmp_path / "killed")
+        wait_for(lambda: told_in(tmp_path / "killed") > before, process)  # it is at work again  # noqa: B023
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(random.uniform(0, 8))
+        assert process.poll() is None, "the search is too short to be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    for name in ("killed", "whole"):
+        assert begin(tmp_path / name, *given).wait() == 0, (tmp_path / name / "out.txt").read_text()[-2000:]
+    found = []
+    for name in ("killed", "whole"):
+        monkeypatch.chdir(tmp_path / name)
+        folder = folder_of_search()
+        search = search_in(folder)
+        assert [trial.number for trial in search.trials] == list(range(40))
+        runs = sorted(path.name for path in folder.glob("*-fvbn-digits"))
+        assert runs == sorted(f"{k}-fvbn-digits" for k in range(40))
+        assert {summary_of(folder / run)["status"] for run in runs} == {"completed"}
+        found.append([(t.params, t.state, t.values, t.intermediate_values) for t in search.trials])
+    assert found[0] == found[1]
+
+
+def told_in(folder: Path) -> int:
+    """How much a search has written down."""
+    files = list(folder.glob("logs/sweeps/search-*/study.log"))
+    return files[0].stat().st_size if files else 0

@@ -72,6 +72,8 @@ REFUSED_TRAINER_KEYS = {
     "callbacks": "use the callbacks group",
     "logger": "use the logger group",
 }
+# One of these is there where a GPU can be used: of NVIDIA, of AMD, and Windows's. Looked for before torch is loaded.
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 # By what a launcher of several machines tells each where the others are.
 LAUNCHERS = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID")
 
@@ -282,6 +284,22 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
         raise UserError(
             f"trainer.num_nodes={settings.num_nodes}: nothing says where the other machines are; start the command by "
             "a cluster's launcher (srun, torchrun), or leave num_nodes out"
+        )
+
+
+def check_machine(node: Mapping[str, Any]) -> None:
+    """Refuse a trainer for a GPU where there is none, before torch is loaded, which takes its time to say so.
+
+    Args:
+        node: of the trainer.
+
+    Raises:
+        UserError: no driver is there.
+    """
+    accelerator = node.get("accelerator")
+    if accelerator in ("gpu", "cuda") and sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
+        raise UserError(
+            f"trainer.accelerator={accelerator}: this machine has no GPU; choose trainer=cpu or trainer=auto"
         )
 
 

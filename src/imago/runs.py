@@ -492,6 +492,7 @@ def closing_words(run: Run) -> str:
     lines.append(f"  numbers    {' and '.join(str(path) for path in (run.summary_path, run.metrics) if path.exists())}")
     if run.last.exists():
         lines.append(f"  checkpoint {run.last}")
+    lines += [f"  broke      {what}: {told}" for what, told in summary.get("problems", {}).items()]
     offline = sorted((run.path / "wandb").glob("offline-run-*"))
     if offline:
         lines.append(f"  W&B        {offline[-1]} (offline; `wandb sync` it to see it in a dashboard)")

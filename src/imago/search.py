@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -240,12 +241,17 @@ class Search:
             return self.trials[asked.number]
 
     def run_of(self, number: int) -> Path | None:
-        """The directory of a trial's run that goes on; ``None`` where there is no whole checkpoint yet."""
-        found = sorted(self.folder.glob(f"{number}-*/checkpoints"), key=lambda path: path.stat().st_mtime_ns)
-        for place in reversed(found):
-            with suppress(UserError):
-                whole_checkpoints(place.parent, "resume")
-                return place.parent
+        """The directory of a trial's run that goes on; ``None`` where there is no whole checkpoint yet.
+
+        A directory that was left before its first checkpoint is removed: there is nothing in it to go on from.
+        """
+        for run in sorted(self.folder.glob(f"{number}-*"), key=lambda path: -path.stat().st_mtime_ns):
+            if any((run / "checkpoints").glob("*.ckpt")):
+                with suppress(UserError):
+                    whole_checkpoints(run, "resume")
+                    return run
+            else:
+                shutil.rmtree(run, ignore_errors=True)
         return None
 
     def tell(self, number: int, values: Sequence[float] | None, failure: str = "") -> None:

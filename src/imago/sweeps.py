@@ -51,7 +51,7 @@ class Job:
             if key not in (*told, "name") and (own or key != "experiment" or value.replace("_", "-") != spelled)
         }
         titles = short_names(varied)
-        words = [f"{titles[key]}={_in_short(value)}" for key, value in varied.items()]
+        words = [f"{titles[key]}={in_short(value)}" for key, value in varied.items()]
         return shortened(printable(" ".join([base, *words])), LONGEST_NAME)
 
     def may_continue(self, run: Path, recorded: Any) -> bool:
@@ -69,7 +69,7 @@ class Job:
         return recorded.get("varied") == self.varied and (inside or same)
 
 
-def _in_short(value: str) -> str:
+def in_short(value: str) -> str:
     """Of a real number four digits, of a long text both ends."""
     try:
         return value if len(value) < 8 or set(value) <= set("+-0123456789") else f"{float(value):.4g}"

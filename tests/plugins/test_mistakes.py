@@ -1,6 +1,7 @@
 """What is said of a model of one's own that does not keep its contract."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,23 @@ def test_what_a_class_does_not_declare_is_named() -> None:
 def test_a_likelihood_that_is_not_written_is_named() -> None:
     with pytest.raises(NotImplementedError, match=r"^Unlikely writes neither log_prob nor nll_terms$"):
         Unlikely(SPEC).log_likelihood(torch.zeros(1, 1, 2, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda: Loss("net", torch.zeros(())), r"returned Loss; yield Loss\(NETWORK, VALUE\)$"),
+        (lambda: None, r"returned NoneType; yield "),
+        (lambda: iter([torch.zeros(())]), r"yielded Tensor, not Loss\(NETWORK, VALUE\)$"),
+        (lambda: iter([Loss("net", torch.zeros(4))]), r"a loss of shape \(4,\) is no number; take its mean$"),
+    ],
+)
+def test_what_is_no_loss_is_named(given: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Independent(SPEC)
+    monkeypatch.setattr(model, "batch_losses", lambda batch, rng: given())
+    batch = Batch(torch.zeros(4, 1, 2, 3, dtype=torch.uint8))
+    with pytest.raises(UserError, match=rf"^Independent\.batch_losses: {told}"):
+        list(model.losses(batch, BatchGenerator(torch.device("cpu"))))
 
 
 def test_a_loss_of_another_network_is_refused() -> None:

@@ -15,6 +15,7 @@ from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
 from imago.measures import Protocol
+from imago.sweeps import in_short
 from imago.tables import Table, read_table
 from imago.untrusted import read_json, read_yaml, shortened
 
@@ -251,7 +252,7 @@ def _read_into(record: Record) -> None:
     record.settings = dict(flat(config)) | _classes(spec)
     record.choices = {group: str(choice) for group, choice in _mapping(summary.get("choices")).items()}
     sweep = _mapping(summary.get("sweep"))
-    record.varied = {key: str(value) for key, value in _mapping(sweep.get("varied")).items()}
+    record.varied = {key: in_short(str(value)) for key, value in _mapping(sweep.get("varied")).items()}
     record.overrides = _texts(sweep.get("overrides"))
     record.notices = _texts(summary.get("notices"))
     counts = {player: _whole(count) for player, count in _mapping(summary.get("parameters")).items()}
@@ -262,6 +263,7 @@ def _read_into(record: Record) -> None:
     record.machine = f"{device}, {threads} of them used" if "CPU" in device and threads is not None else device
     record.table = _read(record, "metrics.csv", read_table, Table())
     record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
+    record.defects += [f"{what}: {told}" for what, told in _mapping(summary.get("problems")).items()]
     # The summary tells how far a run came that ended; the table goes on while it runs.
     last = record.table.last
     seen = [summary.get("images_seen"), last.get("images_seen"), checkpoint["progress"].get("images_seen")]

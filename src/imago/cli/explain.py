@@ -132,7 +132,7 @@ def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str
     if groups:
         return f"choose with {' or '.join(f'{group}={value}' for group in groups)}"
     inside = key if key.startswith("model/") else f"model/{name}"
-    if (CONF / inside).is_dir():
+    if (CONF / inside).is_dir() or (key.startswith("model/") and (CONF / inside).parent.is_dir()):
         return _not_of_this_model(inside, choices)
     if (CONF / key).is_dir():
         return "a group of train.py, which this script does not have; leave it out, or see --help"
@@ -170,10 +170,8 @@ def _not_of_this_model(group: str, choices: Mapping[str, Any]) -> str:
         return f"belongs to how a model is trained; {told}"
     files = sorted((CONF / "model").glob("*.yaml"))
     having = [file.stem for file in files if group.removeprefix("model/") in defaults_of(file)]
-    return (
-        f"model={choices['model']} has no group {group}; its own are {', '.join(own)}; leave it out, or choose a model "
-        f"that has one: {', '.join(having)}"
-    )
+    told = f"model={choices['model']} has no group {group}; its own are {', '.join(own)}; leave it out"
+    return f"{told}, or choose a model that has one: {', '.join(having)}" if having else told
 
 
 def _one_of(name: str, known: Any, told: str, shown: Any = None) -> str:

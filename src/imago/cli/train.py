@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from imago import cli
 from imago.cli.search import WORKER
 from imago.config import check as check_values
-from imago.config import check_experiment, check_top, experiments, plain
+from imago.config import check_experiment, check_machine, check_top, experiments, plain
 from imago.errors import UserError
 from imago.paths import check_folder_place, images_place, run_to_resume
 from imago.search import objectives_of, reporter_of
@@ -30,6 +30,7 @@ def main(config: DictConfig) -> float | list[float] | None:
     check_experiment(choices.get("experiment"), choices["model"])
     values = plain(config)
     settings = check_values(values, imported=False)
+    check_machine(values["trainer"])
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
     if values["data"]["_target_"] == "imago.data.folder_data":

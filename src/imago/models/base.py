@@ -240,13 +240,28 @@ class GenerativeModel(LightningModule, ABC):
         state, network = self.state, None
         last = self.stages[self.stage][-1] if self.stages else list(self.networks)[-1]
         state.start()
-        for loss in self.batch_losses(batch, rng):
+        losses: Any = self.batch_losses(batch, rng)
+        if isinstance(losses, Tensor | Loss | None):
+            raise UserError(
+                f"{type(self).__name__}.batch_losses: returned {type(losses).__name__}; yield Loss(NETWORK, VALUE)"
+            )
+        for loss in losses:
+            self._check_loss(loss)
             network = loss.network
             yield loss
         state.batches += 1
         state.images += len(batch.images) * rng.world_size
         state.updates += network == last
         state.tick()
+
+    def _check_loss(self, loss: Any) -> None:
+        if not isinstance(loss, Loss):
+            raise UserError(
+                f"{type(self).__name__}.batch_losses: yielded {type(loss).__name__}, not Loss(NETWORK, VALUE)"
+            )
+        if loss.value.dim():
+            shape = tuple(loss.value.shape)
+            raise UserError(f"{type(self).__name__}.batch_losses: a loss of shape {shape} is no number; take its mean")
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step along every loss of a batch (Lightning's hook)."""

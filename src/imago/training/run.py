@@ -205,6 +205,7 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
         UserError: the machine has not what is asked for, or several processes without a strategy.
     """
     try:
+        warnings.filterwarnings("ignore", message="The `srun` command is available")  # on login nodes: no news
         trainer: Trainer = build(
             config["trainer"],
             "trainer",
