@@ -347,7 +347,8 @@ def images_place(path: str | Path | None) -> Path:
     """
     if path is None:
         raise UserError(
-            "data.path is missing: data=folder needs data.path=FOLDER or data.path=FILE.zip, your own images."
+            "data.path is missing: data=folder needs data.path=FOLDER or data.path=FILE.zip, your own images, and "
+            "data=stream the folder of shards that prepare wrote."
         )
     place = Path(path).expanduser()
     try:

@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "draw images from a trained model",
     "figure": "draw a figure of a model",
     "compare": "put runs side by side on a board",
+    "prepare": "write images as shards, for data larger than the memory",
     "dashboard": "build the W&B dashboard of a project",
     "train_classifier": "train the classifier behind metrics=classifier",
 }

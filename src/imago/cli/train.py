@@ -33,7 +33,7 @@ def main(config: DictConfig) -> float | list[float] | None:
     check_machine(values["trainer"])
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
-    if values["data"]["_target_"] == "imago.data.folder_data":
+    if values["data"]["_target_"] in ("imago.data.folder_data", "imago.data.stream_data"):
         images_place(values["data"].get("path"))
     name = settings.name or f"{choices['model']}-{choices['data']}"
     multirun = hydra.mode == RunMode.MULTIRUN

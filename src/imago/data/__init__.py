@@ -1,7 +1,7 @@
 """Data sets and the batches cut from them."""
 
 from imago.data.base import Dataset, ImageSet, MapStyle, Source, Splits
-from imago.data.module import ImageDataModule, folder_data
+from imago.data.module import ImageDataModule, folder_data, stream_data
 from imago.data.restore import data_of
 from imago.data.stream import BatchStream
 
@@ -15,4 +15,5 @@ __all__ = [
     "Splits",
     "data_of",
     "folder_data",
+    "stream_data",
 ]

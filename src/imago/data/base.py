@@ -190,6 +190,18 @@ def seen_in_training(spec: ImageSpec, part: Dataset) -> Dataset:
     return part if known.all() else part.part(known.nonzero().flatten())
 
 
+def affordable(part: Dataset, most: int = 2**30) -> Dataset:
+    """A split whose images can all be held at once: itself, or evenly spaced images of one that is not in memory.
+
+    Args:
+        part: the split.
+        most: bytes that its images may take; of a tensor or memory map any number.
+    """
+    if isinstance(part, ImageSet) or not len(part):
+        return part
+    return part.part(slice(None, None, max(1, -(-len(part) * part._like().nbytes // most))))
+
+
 @dataclass(frozen=True)
 class Splits:
     """All that a source knows of its data.

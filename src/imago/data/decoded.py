@@ -29,7 +29,9 @@ from imago.data.metadata import UnreadableError
 from imago.errors import UserError
 from imago.files import one_at_a_time, remove_litter, replacing, write_text
 from imago.paths import writing_to
-from imago.progress import progress_bar
+from imago.progress import Progress, progress_bar
+
+Shape = tuple[int, int, int]  # channels, height, width
 
 _SHOWN = 10  # of a list of bad files
 _CHUNK = 1024  # files handed to the threads at a time, which bounds what waits in memory
@@ -81,7 +83,6 @@ class Decoder:
                 remove_litter(cache.parent)
                 if os.path.lexists(cache):
                     print(f"{cache}: is damaged, or closed to this user; the images are decoded anew", file=sys.stderr)
-                # Decoders warn of much that is wrong with a file; either the pixels can be had, or the file is named.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     self._decode_into(cache, names)
@@ -113,26 +114,22 @@ class Decoder:
 
     def _decode_into(self, cache: Path, names: list[str]) -> None:
         """Decode all images into the .npy file ``cache``; the unreadable ones go into a .json beside it."""
-        headers = dict(_in_threads(partial(self._attempt, read_header), names, "Looking at images"))
-        bad = {name: header for name, header in headers.items() if isinstance(header, str)}
-        good = {name: header for name, header in headers.items() if isinstance(header, Header)}
-        height, width = self.size or self._common_size(good)
-        channels = self.channels or (1 if all(header.gray for header in good.values()) else 3)
-        shape = channels, height, width
-        read = partial(decode, channels=channels, height=height, width=width, fit=self.fit)
+        shape, bad = self.looked_at(names)
+        good = [name for name in names if name not in bad]
         needed, free = len(good) * math.prod(shape), shutil.disk_usage(cache.parent).free
         if needed >= free:  # asked before hours of decoding
             raise OSError(f"{needed:,} bytes, and {free:,} are free")
         with replacing(cache) as file:
             _write_header(file, len(good), shape)
             rows, crc32, every = 0, 0, max(1, -(-needed // _CHECKED_BYTES))
-            for name, pixels in _in_threads(partial(self._attempt, read), list(good), "Decoding"):
-                if isinstance(pixels, str):
-                    bad[name] = pixels
-                else:
-                    file.write(pixels.data)
-                    crc32 = crc32 if rows % every else zlib.crc32(pixels.data, crc32)
-                    rows += 1
+            with progress_bar("Decoding") as progress:
+                for name, pixels in self.decoded(good, shape, progress):
+                    if isinstance(pixels, str):
+                        bad[name] = pixels
+                    else:
+                        file.write(pixels.data)
+                        crc32 = crc32 if rows % every else zlib.crc32(pixels.data, crc32)
+                        rows += 1
             if not rows:
                 raise UserError(
                     f"data.path={self.container.path}: {bad_files(bad)}\nNo image is left. Repair or convert them."
@@ -141,6 +138,37 @@ class Decoder:
             _write_header(file, rows, shape)
             report = {"path": str(self.container.path), "unreadable": bad, "every": every, "crc32": crc32}
             write_text(cache.with_suffix(".json"), json.dumps(report, indent=1))
+
+    def looked_at(self, names: list[str]) -> tuple[Shape, dict[str, str]]:
+        """Channels, height and width that the images will have, and what is wrong with those that cannot be read.
+
+        Raises:
+            UserError: the images have several sizes and none is asked for; or a fault that passes, see :meth:`images`.
+        """
+        with progress_bar("Looking at images") as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            headers = dict(_in_threads(partial(self._attempt, read_header), names, progress))
+        bad = {name: header for name, header in headers.items() if isinstance(header, str)}
+        good = {name: header for name, header in headers.items() if isinstance(header, Header)}
+        height, width = self.size or self._common_size(good)
+        return (self.channels or (1 if all(header.gray for header in good.values()) else 3), height, width), bad
+
+    def decoded(self, names: list[str], shape: Shape, progress: Progress) -> Iterator[tuple[str, np.ndarray | str]]:
+        """The images of these names in their order, uint8 of this shape, or in words why one cannot be read.
+
+        Decoders warn of much that is wrong with a file; either the pixels can be had, or the file is named.
+
+        Args:
+            names: of files in the container.
+            shape: channels, height and width.
+            progress: called with how many of them are done, and their number.
+
+        Raises:
+            UserError: a fault that passes, see :meth:`images`.
+        """
+        channels, height, width = shape
+        read = partial(decode, channels=channels, height=height, width=width, fit=self.fit)
+        return _in_threads(partial(self._attempt, read), names, progress)
 
     def _attempt(self, read: Callable[[ImageFile], Any], name: str) -> Any:
         """What ``read`` makes of a file, or in words why it could not."""
@@ -192,9 +220,9 @@ def _write_header(file: Any, rows: int, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _in_threads(work: Callable[[str], Any], names: list[str], title: str) -> Iterator[tuple[str, Any]]:
+def _in_threads(work: Callable[[str], Any], names: list[str], progress: Progress) -> Iterator[tuple[str, Any]]:
     """(name, work(name)) in order. Threads suffice: decoders release the interpreter's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(title) as progress:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(names), _CHUNK):
             chunk = names[first : first + _CHUNK]
             yield from zip(chunk, pool.map(work, chunk), strict=True)

@@ -1,9 +1,10 @@
-"""What lies in a folder or a zip file: which of it are pictures, and what is said of the rest."""
+"""What lies in a folder, a zip file or tar files: which of it are pictures, and what is said of the rest."""
 
 import os
 import re
 import stat
 import struct
+import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -24,7 +25,7 @@ _PICTURES = """
 """
 # Named so, a file is none, and is not looked into.
 _NO_PICTURES = """
-.txt .json .jsonl .csv .tsv .xml .md .html .htm .yaml .yml .toml .ini .cfg .log .caption .tags .npy .npz .pt .pth
+.txt .cls .json .jsonl .csv .tsv .xml .md .html .htm .yaml .yml .toml .ini .cfg .log .caption .tags .npy .npz .pt .pth
 .safetensors .ckpt .pkl .parquet .arrow .h5 .hdf5 .mat .db .sqlite .lock .py .ipynb .sh .zip .tar .gz .tgz .bz2 .xz .7z
 .rar .zst .mp4 .mov .avi .mkv .webm .mp3 .wav .pdf .doc .docx .xls .xlsx .aae .xmp .thm .url .lnk
 """
@@ -168,7 +169,7 @@ class ZipFiles(Container):
         except Exception as error:  # a dozen types, none documented
             raise UserError(
                 f"data.path={path}: is neither a folder nor a zip file that can be read ({error}). Unpack other "
-                "archives, or give their content as a zip file."
+                "archives, or give their content as a zip file or an uncompressed .tar."
             ) from None
         twice = []
         for entry in self._archive.infolist():
@@ -192,6 +193,68 @@ class ZipFiles(Container):
         if entry.file_size > _LARGEST:
             raise UnreadableError(f"would unpack to {entry.file_size:,} bytes")
         return BytesIO(self._archive.read(entry))
+
+
+class TarFiles(Container):
+    """The members of tar files without compression, such as WebDataset's: of several, as if they were one.
+
+    Args:
+        path: the file, or the folder that holds the files.
+        files: the tar files.
+
+    Raises:
+        UserError: one cannot be read, or a name stands there twice.
+    """
+
+    def __init__(self, path: Path, files: Iterable[Path]) -> None:
+        super().__init__(path, "")
+        self._places: dict[str, tuple[Path, int, int]] = {}  # name -> file, first byte, number of bytes
+        for file in files:
+            try:
+                if not file.is_file():
+                    raise ValueError("it is a pipe, socket or device")
+                status = file.stat()
+                with tarfile.open(file, "r:") as archive:
+                    for member in archive:
+                        archive.members = []  # type: ignore[attr-defined] # which would keep a kilobyte of each
+                        self._take_in(file, status, member)
+            except UserError:
+                raise
+            except Exception as error:  # a dozen types
+                raise UserError(
+                    f"data.path={file}: is no tar file that can be read ({error}). Get it again; unpack a compressed "
+                    "one with gunzip, xz or zstd."
+                ) from None
+
+    def open(self, name: str) -> ImageFile:
+        """See :meth:`Container.open`."""
+        if name in self.special:
+            raise UnreadableError(self.special[name])
+        path, first, size = self._places[name]
+        if size > _LARGEST:
+            raise UnreadableError(f"has {size:,} bytes")
+        with path.open("rb") as file:
+            file.seek(first)
+            content = file.read(size)
+        if len(content) < size:
+            raise UnreadableError("is cut short")
+        return BytesIO(content)
+
+    def _take_in(self, file: Path, status: os.stat_result, member: tarfile.TarInfo) -> None:
+        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+        name = "/".join(parts)
+        if not name or any(map(of_a_system, parts)):
+            return
+        self.folders |= {"/".join(parts[:k]) for k in range(1, len(parts) + member.isdir())}
+        if member.isdir():
+            return
+        if name in self.stamps:
+            raise UserError(f"data.path={self.path}: {name} stands there twice. Unpack the tar files into folders.")
+        if member.isreg() and not member.issparse():
+            self._places[name] = file, member.offset_data, member.size
+        else:
+            self.special[name] = "a link or device instead of a file"
+        self.stamps[name] = f"{member.size} {member.mtime} {status.st_size} {status.st_mtime_ns}"
 
 
 def _check_count(path: Path, found: int) -> None:

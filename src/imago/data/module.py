@@ -18,13 +18,14 @@ from imago.data.base import DEFAULT_DIRECTORY, Dataset, ImageSet, Source
 from imago.data.decode import Fit
 from imago.data.loaders import Epoch, OnePass
 from imago.data.sources.folder import Folder, Size
+from imago.data.sources.shards import Shards
 from imago.data.stream import BatchStream, black_and_white, check_batch_size
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 from imago.models.base import GenerativeModel
 from imago.paths import images_place
 
-_HASHED_AT_ONCE = 4096  # images
+_HASHED_AT_ONCE = 2**22  # bytes
 _HASHED_BYTES = 2**28  # about a fifth of a second of SHA-256
 
 
@@ -152,8 +153,9 @@ class ImageDataModule(lightning.LightningDataModule):
     def _fingerprint_of(self, part: Dataset) -> str:
         shape = (len(part), *self.spec.shape)
         digest = hashlib.sha256(f"{self.spec} {self.binarize} {shape}".encode())
-        every = max(1, -(-math.prod(shape) * self.spec.dtype.itemsize // _HASHED_BYTES))
-        for batch in part.part(slice(None, None, every)).batches(_HASHED_AT_ONCE):
+        each = math.prod(self.spec.shape) * self.spec.dtype.itemsize
+        every = max(1, -(-len(part) * each // _HASHED_BYTES))
+        for batch in part.part(slice(None, None, every)).batches(max(1, _HASHED_AT_ONCE // each)):
             digest.update(batch.images.numpy().data)
         if part.condition is not None:
             digest.update(part.condition.numpy().data)
@@ -174,7 +176,7 @@ class ImageDataModule(lightning.LightningDataModule):
     @property
     def places(self) -> list[Path]:
         """Where it is read from: the folder of all data sets, and that of the images where they are the user's own."""
-        return [self.directory, *([self.source.path] if isinstance(self.source, Folder) else [])]
+        return [self.directory, *([self.source.path] if isinstance(self.source, Folder | Shards) else [])]
 
     def training_images(self) -> Tensor:
         """The training split as models see it, uint8 (n, C, H, W), 0..levels-1; a dynamic one in one fixed draw."""
@@ -291,6 +293,19 @@ def folder_data(
         UserError: there is no path, or nothing at it.
     """
     return ImageDataModule(Folder(str(images_place(path)), size, fit, channels, on_bad), **settings)
+
+
+def stream_data(path: str | None, **settings: Unpack[Settings]) -> ImageDataModule:
+    """An :class:`ImageDataModule` over shards, with the settings of both on one level.
+
+    Args:
+        path: the folder that ``prepare`` has written, see :class:`imago.data.sources.Shards`.
+        settings: see :class:`ImageDataModule`.
+
+    Raises:
+        UserError: there is no path, or nothing at it.
+    """
+    return ImageDataModule(Shards(str(images_place(path))), **settings)
 
 
 def _binarized(part: Dataset, below: np.ndarray) -> ImageSet:

@@ -15,12 +15,15 @@ from imago.config import CONF, build, check_node, composed, searched
 from imago.data.base import DEFAULT_DIRECTORY, Dataset, ImageSet, Source, Splits, fixed_permutation
 from imago.data.decode import Fit
 from imago.data.module import ImageDataModule, folder_data
+from imago.data.shards import INDEX, ShardedImages
 from imago.data.sources.folder import Folder, Size
+from imago.data.sources.shards import Shards
 from imago.errors import UserError, reason_of
 from imago.images import ImageSpec
 from imago.untrusted import first_line
 
 SPLITS = ("train", "val", "test")
+_OWN = ("folder", "stream")  # of conf/data: the user's own images, which a path names
 _NAME = re.compile(r"(\w+)(?::(\w+))?")
 
 
@@ -89,8 +92,9 @@ def named_images(
     """The images that a text names, prepared.
 
     Args:
-        text: a folder, a zip file, an .npz file, or a data set of ``conf/data``, of which a split other than the
-            training split is named behind a colon: ``cifar10:test``. A data set comes before a folder of its name.
+        text: a folder, a zip file, an .npz file, a folder of shards, or a data set of ``conf/data``, of which a split
+            other than the training split is named behind a colon: ``cifar10:test``. A data set comes before a folder
+            of its name.
         directory: the folder that holds the data sets; ``None``: where it is by default.
         size, fit, channels, on_bad: of folders and zip files, see :class:`imago.data.sources.Folder`.
         configurations: folders beside ``conf/`` whose ``data/`` is looked into.
@@ -101,7 +105,7 @@ def named_images(
     place = directory or DEFAULT_DIRECTORY
     found = _NAME.fullmatch(text)
     known = sorted({file.stem for folder in (CONF, *configurations) for file in (folder / "data").glob("*.yaml")})
-    if found and found[1] in known and found[1] != "folder":
+    if found and found[1] in known and found[1] not in _OWN:
         return _split_of(found[1], found[2] or "train", directory, configurations)
     path = Path(text).expanduser()
     try:
@@ -110,7 +114,7 @@ def named_images(
         reason = reason_of(error) if isinstance(error, OSError) else str(error)
         raise UserError(
             f"{text}: no such folder or file ({reason}), and no data set, which are "
-            f"{', '.join(name for name in known if name != 'folder')}, or one of their splits: NAME:test"
+            f"{', '.join(name for name in known if name not in _OWN)}, or one of their splits: NAME:test"
         ) from None
     if path.suffix.lower() == ".npz":
         images, classes = read_npz(path)
@@ -118,6 +122,11 @@ def named_images(
         whole = prepared(Whole(text, images, classes), place)
         held_out = len(images) // 10
         return NamedImages(text, whole, prepared(Whole(path.stem, images, classes, val=held_out), place))
+    if (path / INDEX).is_file():
+        sharded = ShardedImages(path)
+        shuffled = sharded.part(torch.from_numpy(fixed_permutation(len(sharded))))
+        whole = prepared(Whole(text, shuffled, sharded.index.classes), place)
+        return NamedImages(text, whole, whole if len(sharded) < 3 else prepared(Shards(text), place))
     folder = Folder(text, size, fit, channels, on_bad)
     images, classes, _, _ = folder.read(Path(place).expanduser())
     whole = prepared(Whole(text, images, classes), place)

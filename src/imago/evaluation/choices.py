@@ -21,7 +21,7 @@ from torch import nn
 
 from imago.checkpoints import unpacked
 from imago.data import ImageDataModule, Source
-from imago.data.base import seen_in_training
+from imago.data.base import affordable, seen_in_training
 from imago.data.sources import CIFAR10, MNIST, Digits
 from imago.downloads import (
     DownloadError,
@@ -484,7 +484,7 @@ def train_on(
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a classifier on the training split; the global random generators are not touched.
+    """Train a classifier on the training split, of shards on a gigabyte of it; no global random generator is touched.
 
     Args:
         data: prepared, and such as :func:`check_learnable` passes.
@@ -498,15 +498,15 @@ def train_on(
         ``images_seen``, ``seed``, and ``validation_accuracy`` and ``test_accuracy`` (0..1) of these weights, of classes
         that have training images; 0 where there are no others.
     """
-    spec = data.spec
-    assert data.train.labels is not None
+    spec, learned = data.spec, affordable(data.split("train"))
+    assert learned.labels is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ClassifierNetwork.for_images(*spec.shape, classes=spec.classes)
     train_classifier(
         network,
-        to_bytes(data.training_images(), spec.levels),
-        data.train.labels,
+        to_bytes(learned.images, spec.levels),
+        learned.labels,
         images_seen=images_seen,
         flip=data.flip,
         generator=torch.Generator().manual_seed(seed),
@@ -523,7 +523,7 @@ def train_on(
     }
     packed = network_from(content)
     for name, split in (("validation", data.val), ("test", data.test)):
-        known = seen_in_training(spec, split)
+        known = affordable(seen_in_training(spec, split))
         assert known.labels is not None
         right = accuracy(packed, to_bytes(known.images, spec.levels), known.labels, device) if len(known) else 0.0
         content[f"{name}_accuracy"] = right

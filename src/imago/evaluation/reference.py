@@ -18,6 +18,7 @@ from imago.images import to_bytes
 from imago.progress import Progress, progress_bar
 
 _KEPT = 10_000  # feature vectors kept for the kernel distance
+_AT_ONCE = 256  # images
 _HELD_OUT = 10_000  # validation images that samples are compared with
 _AFFORDABLE = 2**28  # numbers, of 4 bytes, in the features of a training split that are kept whole
 
@@ -91,9 +92,10 @@ class KnownFeatures:
     ) -> "KnownFeatures":
         """From the cache, or computed and kept there."""
         held_out = data.val.part(slice(_HELD_OUT))
-        digest = hashlib.sha256(
-            held_out.images.contiguous().numpy().tobytes()
-        ).hexdigest()  # the fingerprint is of training
+        seen = hashlib.sha256()  # the fingerprint is of training
+        for part in held_out.batches(_AT_ONCE):
+            seen.update(part.images.contiguous().numpy().data)
+        digest = seen.hexdigest()
         cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, f"features-{digest[:8]}")
         d = extractor.dimensions
         most = max(2, _AFFORDABLE // d)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imago.capacity import Cells, Drawn
 from imago.data import ImageDataModule
-from imago.data.base import Dataset, ImageSet
+from imago.data.base import Dataset
 from imago.errors import UserError
 from imago.evaluation import Classifier
 from imago.figures.base import Figure, Trained
@@ -80,7 +80,7 @@ class Arithmetic(Figure[LatentModel]):
         return self._sheet(model, label, self._drawn(model, data, progress), {})
 
     def _training_images(self, data: ImageDataModule) -> dict[int, Dataset]:
-        train = ImageSet(data.training_images(), data.train.labels)
+        train = data.split("train")
         parts = {k: first_of(train, k, self.images) for k in self.classes}
         for k, part in parts.items():
             if not len(part):

@@ -1,8 +1,9 @@
-"""Your own images: a folder or a zip file of any of the usual formats, sizes and modes.
+"""Your own images: a folder, a zip or tar file of any of the usual formats, sizes and modes.
 
 Labels come from ``dataset.json`` as NVlabs' StyleGAN tools write it, {"labels": [["00000/img00000000.png", 3], ...]} or
-{"labels": null}; without it from the names of the class folders, in natural order; images that all lie in one folder
-have none. (https://github.com/NVlabs/stylegan3, dataset_tool.py.)
+{"labels": null} (https://github.com/NVlabs/stylegan3, dataset_tool.py); without it from a number beside each image,
+img7.cls for img7.jpg, as WebDataset has it; or from the names of the class folders, in natural order. Images that all
+lie in one folder have none.
 
 Images are decoded once, see :mod:`imago.data.decoded`, into a file of DIRECTORY/cache, under a name made of the
 folder's and of a hash over the settings, the decoder, the folder's place, and every file's name, size and dates. (A
@@ -16,6 +17,7 @@ import posixpath
 import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -28,7 +30,16 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
 from imago.data.base import ImageSet, Source, Splits, data_directory, fixed_permutation
 from imago.data.decode import DECODER, Fit
 from imago.data.decoded import Decoder, bad_files
-from imago.data.listing import Container, FolderFiles, ZipFiles, displayable, natural, of_a_system, pictures_of
+from imago.data.listing import (
+    Container,
+    FolderFiles,
+    TarFiles,
+    ZipFiles,
+    displayable,
+    natural,
+    of_a_system,
+    pictures_of,
+)
 from imago.errors import UserError, printable
 from imago.paths import images_place
 
@@ -57,13 +68,13 @@ class _Labels:
 
 
 class Folder(Source):
-    """Any folder or zip file of images.
+    """Any folder, zip file or tar file of images, or folder of tar files.
 
     A tenth of the images, at least one, is test, and as many are validation unless ``data.val`` says otherwise; the
     three are slices of a fixed permutation of the sorted names.
 
     Args:
-        path: the folder or zip file.
+        path: the folder or file.
         size: height and width, or one number for both; ``None`` takes images as they are, all of one size.
         fit: how an image of other proportions comes to ``size``: ``crop`` cuts about the centre, ``stretch`` distorts.
         channels: 1 for gray, 3 for RGB; ``None`` is 1 if all files are stored as gray, else 3.
@@ -116,11 +127,7 @@ class Folder(Source):
         Raises:
             UserError: there are none, or some cannot be read.
         """
-        container: Container = FolderFiles(self.path) if self.path.is_dir() else ZipFiles(self.path)
-        names, notices = pictures_of(container)
-        labels = self._labels(container, names)
-        if notices := [*notices, *labels.notices]:
-            print(printable(f"data.path={self.path}: {'; '.join(notices)}"), file=sys.stderr)
+        container, names, labels = self._listed()
         # In the order of the permutation, so that the splits of the decoded file are slices, which stay memory-mapped.
         names = [names[k] for k in fixed_permutation(len(names))]
         settings = {"size": self.size, "fit": self.fit, "channels": self.channels}
@@ -143,6 +150,36 @@ class Folder(Source):
         lost = f"{len(bad):,} unreadable ones left out, " if bad else ""
         everything = ImageSet(torch.from_numpy(images), numbers, prefetch=2)
         return everything, displayable(classes), lost, labels.origin
+
+    def listed(self) -> "Listed":
+        """The images in the order of their names, not yet decoded.
+
+        Raises:
+            UserError: there are none, or what is said of their classes makes no sense.
+        """
+        container, names, labels = self._listed()
+        numbers, classes = self._numbered(labels, names)
+        return Listed(container, names, numbers, displayable(classes), labels.origin)
+
+    def _listed(self) -> tuple[Container, list[str], _Labels]:
+        container = self._container()
+        names, notices = pictures_of(container)
+        labels = self._labels(container, names)
+        if notices := [*notices, *labels.notices]:
+            print(printable(f"data.path={self.path}: {'; '.join(notices)}"), file=sys.stderr)
+        return container, names, labels
+
+    def _container(self) -> Container:
+        if not self.path.is_dir():
+            return TarFiles(self.path, [self.path]) if self.path.suffix.lower() == ".tar" else ZipFiles(self.path)
+        files = FolderFiles(self.path)
+        tars = [name for name in files.stamps if name.lower().endswith(".tar")]
+        if not tars:
+            return files
+        with suppress(UserError):  # pictures beside archives: those count, and the archives are told of
+            pictures_of(files)
+            return files
+        return TarFiles(self.path, [self.path / name for name in sorted(tars, key=natural)])
 
     @staticmethod
     def _without_images(labels: _Labels, readable: set[str]) -> str:
@@ -172,6 +209,12 @@ class Folder(Source):
         for parent in (top, *top.parents):
             if (listing := (parent / "dataset.json").as_posix()) in container.stamps:
                 return self._labels_from_json(container, listing, names)
+        beside = {
+            name: folder / f"{PurePosixPath(name).name.partition('.')[0]}.cls"
+            for name, folder in zip(names, folders, strict=True)
+        }
+        if any(file.as_posix() in container.stamps for file in beside.values()):
+            return self._labels_beside(container, {name: file.as_posix() for name, file in beside.items()})
         inside = [folder.relative_to(top).parts[:1] for folder in folders]
         if len(set(inside)) == 1:
             return _Labels({}, (), "unlabelled")
@@ -200,6 +243,22 @@ class Folder(Source):
         number = {name: k for k, name in enumerate(classes)}
         of = {name: number[same[part]] for name, (part,) in zip(names, inside, strict=True)}
         return _Labels(of, classes, _BY_FOLDER, tuple(notices))
+
+    def _labels_beside(self, container: Container, files: dict[str, str]) -> _Labels:
+        """From the file beside each image that holds its class as a number."""
+        of = {}
+        for name, file in files.items():
+            try:
+                with container.open(file) as opened:
+                    of[name] = int(opened.read(64))
+                if not 0 <= of[name] < len(files):
+                    raise ValueError(f"class {of[name]}")
+            except Exception as error:  # it is missing, or whatever a container raises
+                raise UserError(
+                    f"data.path={self.path}: the class of {name} is to be had from {file}: a number, 0, 1, ... without "
+                    f"gaps ({error}). Mend that file, or remove the .cls files."
+                ) from None
+        return _Labels(of, tuple(map(str, range(max(of.values()) + 1))), "labelled by .cls files")
 
     def _labels_from_json(self, container: Container, listing: str, names: list[str]) -> _Labels:
         where = f"data.path={self.path}: {listing}"
@@ -243,6 +302,25 @@ class Folder(Source):
         gone = list(given.keys() - map(_same_name, names))
         notices = [f"{listing} labels {len(gone):,} images that are not there, such as {min(gone)}"] if gone else []
         return _Labels(of, tuple(map(str, range(of[largest] + 1))), f"labelled by {listing}", tuple(notices))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Images that are not decoded yet.
+
+    Args:
+        container: their bytes.
+        names: theirs, sorted.
+        labels: int64 (n,), or ``None``.
+        classes: their names.
+        origin: in words, where the labels come from.
+    """
+
+    container: Container
+    names: list[str]
+    labels: torch.Tensor | None
+    classes: tuple[str, ...]
+    origin: str
 
 
 class _Listing(BaseModel):

@@ -18,9 +18,9 @@ import torch
 from imago.data.base import ImageSet, Source, Splits, check_file, damaged, data_directory, fixed_permutation
 from imago.errors import UserError
 
-_TRAIN = tuple(f"train_data_batch_{k}.npz" for k in range(1, 11))
-_TEST = "val_data.npz"
-_CLASSES = 1000
+TRAIN = tuple(f"train_data_batch_{k}.npz" for k in range(1, 11))
+TEST = "val_data.npz"
+CLASSES = 1000
 COUNTS = 1_281_167, 50_000  # images of the training files together and of val_data
 
 
@@ -35,7 +35,7 @@ class ImageNet32(Source):
     def load(self, directory: Path) -> Splits:
         """Reads DIRECTORY/imagenet32/*.npz."""
         folder = data_directory(directory) / "imagenet32"
-        missing = [name for name in (*_TRAIN, _TEST) if not (folder / name).exists()]
+        missing = [name for name in (*TRAIN, TEST) if not (folder / name).exists()]
         if missing:
             raise UserError(
                 f"data.dir={directory}: {folder} lacks {', '.join(missing)}. Sign in at "
@@ -43,10 +43,10 @@ class ImageNet32(Source):
                 f"npz format (about 3.5 GB together) and unzip both in {folder}; or set data.dir to the folder that "
                 "holds imagenet32."
             )
-        *labels, test_labels = (_read_labels(folder / name) for name in (*_TRAIN, _TEST))
+        *labels, test_labels = (read_labels(folder / name) for name in (*TRAIN, TEST))
         n = sum(map(len, labels))
         if (n, len(test_labels)) != COUNTS:
-            found = f"the training files hold {n:,} images and {_TEST} {len(test_labels):,}, expected {COUNTS}"
+            found = f"the training files hold {n:,} images and {TEST} {len(test_labels):,}, expected {COUNTS}"
             raise damaged(folder, found, "Get them again")
         order = fixed_permutation(n)
         # Every file is scattered to where the permutation wants it: the splits are slices, and nothing is held twice.
@@ -54,21 +54,21 @@ class ImageNet32(Source):
         place[order] = np.arange(n)
         images = np.empty((n, 3 * 32 * 32), np.uint8)
         first = 0
-        for name, batch_labels in zip(_TRAIN, labels, strict=True):
-            images[place[first : first + len(batch_labels)]] = _read_images(folder / name, batch_labels)
+        for name, batch_labels in zip(TRAIN, labels, strict=True):
+            images[place[first : first + len(batch_labels)]] = read_images(folder / name, batch_labels)
             first += len(batch_labels)
         all_labels = np.concatenate(labels)[order]
         return Splits(
             train=_image_set(images, all_labels),
             val=n // 25,
-            test=_image_set(_read_images(folder / _TEST, test_labels), test_labels),
-            classes=tuple(str(k) for k in range(1, _CLASSES + 1)),
+            test=_image_set(read_images(folder / TEST, test_labels), test_labels),
+            classes=tuple(str(k) for k in range(1, CLASSES + 1)),
             description="images of a fixed permutation of the training files, test = val_data (of Chrabaszcz et al. "
             "2017, box-downsampled; not the version of van den Oord et al. 2016)",
         )
 
 
-def _read(file: Path, key: str) -> np.ndarray:
+def read_array(file: Path, key: str) -> np.ndarray:
     """One array of an npz archive, which reads no others."""
     check_file(file)
     try:
@@ -79,21 +79,23 @@ def _read(file: Path, key: str) -> np.ndarray:
         raise damaged(file, f"cannot read its array '{key}' ({error})", "Get it again") from None
 
 
-def _read_labels(file: Path) -> np.ndarray:
+def read_labels(file: Path) -> np.ndarray:
     """Integers (n,), 1..1000."""
-    labels = _read(file, "labels")
+    labels = read_array(file, "labels")
     fits = labels.ndim == 1 and labels.dtype.kind in "iu"
-    if not fits or not 1 <= labels.min(initial=1) <= labels.max(initial=1) <= _CLASSES:
-        found = f"has labels {labels.dtype} {labels.shape}, expected integers (n,), 1..{_CLASSES}"
+    if not fits or not 1 <= labels.min(initial=1) <= labels.max(initial=1) <= CLASSES:
+        found = f"has labels {labels.dtype} {labels.shape}, expected integers (n,), 1..{CLASSES}"
         raise damaged(file, found, "Get it again")
     return labels
 
 
-def _read_images(file: Path, labels: np.ndarray) -> np.ndarray:
-    """uint8 (n, 3072), checked against the labels of the same file."""
-    data = _read(file, "data")
-    if data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
-        found = f"has data {data.dtype} {data.shape} and {len(labels):,} labels, expected uint8 (n, 3072) and n labels"
+def read_images(file: Path, labels: np.ndarray, side: int = 32) -> np.ndarray:
+    """uint8 (n, 3 * side²), checked against the labels of the same file."""
+    data, numbers = read_array(file, "data"), 3 * side * side
+    if data.dtype != np.uint8 or data.shape != (len(labels), numbers):
+        found = (
+            f"has data {data.dtype} {data.shape} and {len(labels):,} labels, expected uint8 (n, {numbers}) and n labels"
+        )
         raise damaged(file, found, "Get it again")
     return data
 
