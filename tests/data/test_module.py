@@ -256,14 +256,14 @@ def test_the_split_is_the_same_for_ever() -> None:
 def test_every_configuration_builds_its_data(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGO_DATA_DIR", str(tmp_path))
     config = OmegaConf.merge({"seed": 11}, {"data": OmegaConf.load(file)})
-    if file.stem == "folder":
+    if file.stem in ("folder", "stream"):
         config.data.path = str(tmp_path)
     data = instantiate(config.data, _convert_="all")
     assert isinstance(data, ImageDataModule)
     assert data.seed == 11
     assert data.directory == tmp_path
     assert data.flip == (file.stem in ("cifar10", "imagenet32"))
-    assert data.name == (tmp_path.name if file.stem == "folder" else file.stem)
+    assert data.name == (tmp_path.name if file.stem in ("folder", "stream") else file.stem)
 
 
 def test_the_data_directory_is_the_default_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
