@@ -71,6 +71,25 @@ def test_a_run_leaves_its_directory(command, tmp_path: Path) -> None:
     assert str(run.relative_to(tmp_path)) in out
 
 
+def test_an_estimate_starts_nothing_and_leaves_nothing(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imago.training import estimate
+
+    monkeypatch.setattr(estimate, "PROBE", 0.01)
+    code, out, err = command(*SMALL, "estimate=true", "max_images=1000")
+    assert (code, err) == (0, "")
+    assert "1,000 images, 15 updates, until max_images=1,000" in out
+    for row in ("parameters", "arithmetic", "memory", "time", "training", "measuring"):
+        assert re.search(rf"^  {row} .*\d", out, re.MULTILINE), row
+    code, out, _ = command("-m", *SMALL, "estimate=true", "max_images=1000", "seed=1,2")
+    assert code == 0
+    lines = [line for line in out.splitlines() if "training" in line]
+    assert [line.split(":")[0] for line in lines[:2]] == ["gan-digits seed=1", "gan-digits seed=2"]
+    assert lines[2].startswith("2 jobs, one after the other: ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_multirun_jobs_are_apart_also_when_one_fails(command, tmp_path: Path) -> None:
     code, _, err = command(
         "-m", "logger=wandb", *SMALL[3:], "max_images=64", "model=gan,dcgan", "data.batch_size=16,9999"

@@ -31,7 +31,8 @@ REFERENCE = {
     "Metrics": ["imago.evaluation.frechet", "imago.evaluation.kernel", "imago.evaluation.manifold",
                 "imago.evaluation.neighbours", "imago.evaluation.inception_score", "imago.evaluation.likelihood",
                 "imago.measures"],
-    "Training": ["imago.training.compose", "imago.training.callbacks.common", "imago.training.callbacks.ema"],
+    "Training": ["imago.training.compose", "imago.training.estimate", "imago.training.callbacks.common",
+                 "imago.training.callbacks.ema"],
 }  # fmt: skip
 
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
@@ -44,6 +45,7 @@ GUIDE = [
             "configuration.md",
             "runs.md",
             "searches.md",
+            "scaling.md",
             "data.md",
             "metrics.md",
             "figures.md",

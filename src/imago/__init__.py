@@ -7,6 +7,7 @@ __version__ = "0.2.0"
 # What `imago` offers, by the module that defines it: loaded when it is asked for, because most of it needs torch.
 EXPORTS = {
     "compose": "imago.training.compose",
+    "estimate": "imago.training.estimate",
     "load": "imago.checkpoints",
     "Batch": "imago.images",
     "ImageSpec": "imago.images",

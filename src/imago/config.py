@@ -122,6 +122,7 @@ class Settings:
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]]
     logs: Annotated[str, Field(min_length=1)]
     plugins: Sequence[str] = ()
+    estimate: bool = False
 
 
 @dataclass(frozen=True)

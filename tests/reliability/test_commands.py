@@ -361,15 +361,16 @@ def test_the_table_is_long_enough() -> None:
     assert {command[0] for command, _ in TABLE} == {path.stem for path in (ROOT / "src").glob("*.py")}
 
 
+@pytest.mark.parametrize("estimate", ["false", "true"])
 def test_of_a_run_that_cannot_make_its_first_update_nothing_is_left(
-    script: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimate: str
 ) -> None:
     for folder in ("points", "data"):
         Path(folder).mkdir()
     for k in range(6):
         Image.new("L", (1, 1), k).save(f"points/{k}.png")
     given = ["model=dcgan", "data=folder", "data.path=points", f"data.dir={tmp_path / 'data'}", "data.batch_size=1"]
-    code, _, err = script("train", *TINY, *given)
+    code, _, err = script("train", *TINY, *given, f"estimate={estimate}")
     assert code == 2
     assert "error: data.batch_size: too small for batch normalisation" in err.splitlines()[-1]
     assert not Path("logs").exists()

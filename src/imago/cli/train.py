@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -19,8 +20,12 @@ from imago.search import objectives_of, reporter_of
 from imago.sweeps import job_of
 from imago.tables import read_table
 
-# The runs of this process.
+if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
+    from imago.training.estimate import Estimate
+
+# The runs of this process, and what others would cost.
 ran: list[Path] = []
+estimated: list["Estimate"] = []
 
 
 def main(config: DictConfig) -> float | list[float] | None:
@@ -40,6 +45,13 @@ def main(config: DictConfig) -> float | list[float] | None:
     job = job_of(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.overrides.task) if multirun else None
     if job is not None:
         name = job.named(name, choices, own=settings.name is not None)
+    if values.pop("estimate"):  # of the command, not of the runs that it makes
+        from imago.training.estimate import estimate_run
+
+        found = estimate_run(values, name)
+        estimated.append(found)
+        print(found.line() if multirun else found.table(), flush=True)
+        return None
     # After Hydra has composed: mistakes need not wait for torch.
     from imago.runs import Run, closing_words
     from imago.training.continuing import NothingLeftError
@@ -83,7 +95,16 @@ def check(config: DictConfig) -> None:
 
 
 def rank(folder: Path, config: DictConfig) -> None:
-    """Print the ranking of a sweep: of the runs in its folder, and those elsewhere that it has continued."""
+    """Print the ranking of a sweep: of the runs in its folder, and those elsewhere that it has continued.
+
+    Of runs that were only estimated, the sum.
+    """
+    if config.get("estimate"):
+        if estimated:
+            from imago.training.estimate import total
+
+            print(total(estimated))
+        return
     if os.environ.get(WORKER):
         return
     from imago.board.find import find_runs
@@ -101,4 +122,5 @@ def rank(folder: Path, config: DictConfig) -> None:
 def command() -> None:
     """Carry out ``train`` as the command line says."""
     ran.clear()
+    estimated.clear()
     cli.run(main, "train", check, rank)

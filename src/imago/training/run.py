@@ -83,11 +83,7 @@ def train(
         Exception: whatever broke training; the summary says ``failed``.
     """
     settings, began = check(config), time.monotonic()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which accelerators are absent is no news
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-    if not torch.cuda.is_available():
-        # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    prepare_process()
     with Interruption() as interruption, ExitStack() as held:
         seed_everything(settings.seed, verbose=False)
         data: ImageDataModule = build(config["data"], "data")
@@ -139,6 +135,15 @@ def train(
                     trainer.fit(model, datamodule=data, ckpt_path=checkpoint_path, weights_only=True)
                 conclude(run, trainer, model, limits, settings.objective)
     return run
+
+
+def prepare_process() -> None:
+    """Keep Lightning quiet about what is no news, and torch from looking for a GPU that is not there."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which accelerators are absent is no news
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+    if not torch.cuda.is_available():
+        # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def writes() -> bool:
@@ -275,13 +280,8 @@ def begun(run: Run, model: GenerativeModel, new: bool) -> Iterator[None]:
         if model.state.updates:
             error.run_began = True  # type: ignore[union-attr]
             raise
-        if "Expected more than 1 value per channel" in str(error):  # of one image, where a map has shrunk to a point
-            reason = "data.batch_size: too small for batch normalisation, which sees one value; give a larger one"
-        elif exhausted(error):
-            reason = f"{enough(error)}; make the model, data.batch_size or what callbacks draw smaller"
-        elif isinstance(error, UserError):
-            reason = str(error)
-        else:
+        reason = not_possible(error)
+        if reason is None:
             raise
         if new and run.write:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -289,6 +289,15 @@ def begun(run: Run, model: GenerativeModel, new: bool) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # other runs lie there
                     folder.rmdir()
         raise UserError(reason) from error
+
+
+def not_possible(error: BaseException) -> str | None:
+    """Why a run cannot be done as configured, if that is what an error of its first steps means."""
+    if "Expected more than 1 value per channel" in str(error):  # of one image, where a map has shrunk to a point
+        return "data.batch_size: too small for batch normalisation, which sees one value; give a larger one"
+    if exhausted(error):
+        return f"{enough(error)}; make the model, data.batch_size or what callbacks draw smaller"
+    return str(error) if isinstance(error, UserError) else None
 
 
 @contextlib.contextmanager
