@@ -1,5 +1,6 @@
 """The tables of benchmarks/README.md hold the numbers of the committed results."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -52,3 +53,12 @@ def test_a_wrong_digit_is_noticed() -> None:
     assert not agrees("0.23", 0.2231)
     assert agrees("18", 17.6)
     assert not agrees("18", 17.2)
+
+
+def test_the_page_of_costs_holds_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    scaling = importlib.import_module("scaling")
+    content = json.loads((BENCHMARKS / "results" / "scaling.json").read_text())
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+    begin, end = scaling.MARKS
+    assert page.split(begin)[1].split(end)[0].strip() == scaling.tables(content)
