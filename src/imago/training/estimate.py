@@ -343,17 +343,18 @@ def measure(
     try:
         flop = flop_of(lambda: steps.update(least)) / steps.images
         losses = steps.losses / steps.batches
-        size, timing = least, steps.timed(least, 0.0)
-        # Ever larger, because much of a step may not depend on how many images it has.
-        while size < batch_size:
-            larger = min(4 * size, batch_size)
-            if timing.seconds * larger * model.batches_per_update > 2 * PROBE:
+        size = least
+        while True:  # ever larger, because much of a step may not depend on how many images it has
+            forget_peak_memory(device)
+            before = peak_memory_mib(device)
+            timing = steps.timed(size, 0.0)
+            memory = before + (peak_memory_mib(device) - before) * batch_size / size
+            step = timing.seconds * size * model.batches_per_update
+            if size == batch_size or step > PROBE:
                 break
-            size, timing = larger, steps.timed(larger, 0.0)
-        forget_peak_memory(device)
-        before = peak_memory_mib(device)
-        timing = steps.timed(size, PROBE)
-        memory = before + (peak_memory_mib(device) - before) * batch_size / size
+            size = min(4 * size, batch_size)
+        if step < PROBE:
+            timing = steps.timed(size, PROBE)
         sample = flop_per_sample(model)
     except (UserError, ValueError, RuntimeError, MemoryError) as error:
         reason = not_possible(error)
