@@ -103,3 +103,16 @@ def test_the_toy_model_trains_and_samples() -> None:
             optimizer.step()
     assert model.state.updates == 3
     assert model.sample(2, seed=0).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_and_methods_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    ours = [
+        path for folder in ("src", "tests", "tools", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
+    ]
+    code = "".join(path.read_text(encoding="utf-8") for path in ours)
+    files = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text)) - {"my_data/published.py"}  # an example's own
+    assert {name for name in files if not any(path.as_posix().endswith(f"/{name}") for path in ours)} == set()
+    methods = re.findall(r"`[A-Z][A-Za-z]+\.([a-z_]+)(?:\(\))?`", text)
+    assert {name for name in methods if not re.search(rf"\b{name}\b", code)} == set()

@@ -178,6 +178,7 @@ COMMANDS: dict[str, str] = {
     "train hydra/launcher=ray": r"hydra/launcher=ray: .*pip install hydra-ray-launcher",
     "train -m hydra/sweeper=ax": r"hydra/sweeper=ax: .*pip install hydra-ax-sweeper",
     "train -m hydra/sweeper=optuna": r"objective: a search needs the number that it is for: objective=val/bpd",
+    "train -m hydra/sweeper=optuna estimate=true seed=1,2": r"estimate=true: .*leave hydra/sweeper=optuna out$",
     "train -m hydra/sweeper=optuna objective=val/bpd": r"hydra/sweeper=optuna: nothing varies; give KEY=A,B",
     "train -m hydra/sweeper=optuna objective=val/bpd model.latnt=1,2": r"model\.latnt.*did you mean latent",
     "train -m hydra/sweeper=optuna objective=val/bpd seed=1,2 resume=auto": r"resume: a search goes on by itself",

@@ -45,6 +45,10 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
         JobFailed: no trial came to an end.
     """
     config = sweeper.config
+    if config.get("estimate"):
+        raise UserError(
+            "estimate=true: of a search a trial is not known before the last one; leave hydra/sweeper=optuna out"
+        )
     if min(sweeper.n_trials, sweeper.n_jobs) < 1:
         raise UserError("hydra.sweeper: n_trials and n_jobs are numbers of 1 or more")
     overrides = _parsed(sweeper, arguments)
