@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from imago.cli.search import shares
+from imago.cli.jobs import shares
 from imago.errors import UserError
 from imago.figures.searches import draw_search
 from imago.search import Reporter, Search, space_of

@@ -45,6 +45,7 @@ GUIDE = [
             "configuration.md",
             "runs.md",
             "searches.md",
+            "clusters.md",
             "scaling.md",
             "data.md",
             "metrics.md",

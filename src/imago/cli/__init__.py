@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from imago import plugins
 from imago.capacity import enough, exhausted
-from imago.cli import lazy_imports
+from imago.cli import jobs, lazy_imports
 from imago.cli.explain import explain, explain_option
 from imago.cli.streams import make_forgiving
 from imago.config import CONF, quoted, searched, without_hydra
@@ -90,21 +90,27 @@ def run(
         check: gets it before Hydra makes the job's folder, and raises UserError where it cannot be made.
         after_sweep: gets the folder of a multirun whose jobs have had their turn, and the configuration they share.
     """
-    make_forgiving()
-    lazy_imports.install()
+    _prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on instead of printing them and exiting with 1
-    # Deprecations inside libraries are not the user's concern.
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    this, codes = jobs.Command(), [0]
 
     def job(config: DictConfig) -> float | list[float] | None:
         hydra = HydraConfig.get()
+        if not this.is_this_process:
+            _prepare()
         if hydra.mode == RunMode.RUN and not hydra.job.chdir:
             Folders.tidy()  # the run makes it again once it begins, unless it continues elsewhere
         plugins.folders_of(config.get("plugins", []))  # again: a launcher may have begun another process
         returned: list[float | list[float] | None] = []
-        code = report(lambda: returned.append(task(config)), config_name)
-        if code and hydra.mode == RunMode.MULTIRUN and code < 128:
+
+        def act(told: list[str] | None = None) -> int:
+            return report(lambda: returned.append(task(config)), config_name, told)
+
+        code = act() if this.is_this_process else jobs.carry_out(this, config_name, act)
+        if code and hydra.mode == RunMode.MULTIRUN and (code < 128 or not this.is_this_process):
+            if jobs.all_count(hydra):  # Hydra's own sweeper would name the job once more, and leave later batches out
+                codes.append(code)
+                return None
             raise JobFailed(code)
         if code:
             sys.exit(code)
@@ -116,36 +122,65 @@ def run(
             # Beside plugins=, because no setting may stand behind an option such as --cfg job.
             beside = next(k for k, given in enumerate(sys.argv) if given.lstrip("+").startswith("plugins="))
             sys.argv[beside:beside] = searched(folders)
-        Folders.made, Folders.check, Folders.sweep = [], check, None
+        Folders.made, Folders.check, Folders.sweep, Folders.command = [], check, None, this
+        Folders.codes = codes
         try:
-            hydra_main()
+            with ExitStack() as Folders.held:
+                hydra_main()
         except (HydraException, OmegaConfBaseException, JobFailed, UserError):
             raise
         except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
             raise UserError(f"logs: {reason_of(error)}; name a folder with logs=PATH") from None
         except Exception as error:  # Hydra again: what it does not foresee in a command
             said = str(error) or type(error).__name__
+            if type(error).__name__ in jobs.LOST:
+                raise RunError(
+                    f"a job's process is gone: {said.strip().splitlines()[0]}; others may still run. The same command "
+                    f"with resume=auto makes up for it"
+                ) from None
             raise UserError(f"{' '.join(said.split())}; --help and --hydra-help list what can be given") from None
         finally:
             Folders.tidy()
 
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
     code = report(main, config_name)
+    code = code if code >= 128 else max(code, *codes)
     sweep = Folders.sweep
     if after_sweep is not None and sweep is not None and code < 128:
         report(lambda: after_sweep(*sweep), config_name)
     sys.exit(code)
 
 
-def report(action: Callable[[], object], script: str) -> int:
-    """Carry out an action; say what went wrong, in one message where it is the user's to mend; return the exit code."""
+def _prepare() -> None:
+    """What every process of a command begins with."""
+    make_forgiving()
+    lazy_imports.install()
+    # Deprecations inside libraries are not the user's concern.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # On a machine with Slurm, Lightning's advice to every run that is not given to it.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+
+
+def report(action: Callable[[], object], script: str, told: list[str] | None = None) -> int:
+    """Carry out an action; say what went wrong, in one message where it is the user's to mend.
+
+    Args:
+        action: what is to be done.
+        script: in whose words, such as ``train``.
+        told: gets what was said, or of an unforeseen error one line.
+
+    Returns:
+        the exit code.
+    """
+    told = [] if told is None else told
     try:
         action()
     except (UserError, RunError) as error:
-        _say(str(error))
+        told.append(_say(str(error)))
         return 2 if isinstance(error, UserError) else 1
     except (HydraException, OmegaConfBaseException) as error:
-        _say(explain(error, script))
+        told.append(_say(explain(error, script)))
         return 2
     except (JobFailed, Interrupted) as error:
         return error.exit_code
@@ -153,17 +188,19 @@ def report(action: Callable[[], object], script: str) -> int:
         return 130
     except Exception as error:
         if exhausted(error):
-            _say(f"{enough(error)}; make the model, the batch or what is drawn at once smaller")
+            told.append(_say(f"{enough(error)}; make the model, the batch or what is drawn at once smaller"))
             return 1 if getattr(error, "run_began", False) else 2
+        told.append(" ".join(f"{type(error).__name__}: {error}".split())[:300])
         traceback.print_exc()
         return 1
     return 0
 
 
-def _say(text: str) -> None:
-    """One message; of what is too long to be read, such as a value given by mistake, both ends."""
+def _say(text: str) -> str:
+    """Print one message, and return it; of what is too long to be read, such as a value given by mistake, both ends."""
     shown = re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}…{found[0][-50:]}", printable(text))
     print(f"error: {shown}", file=sys.stderr)
+    return shown
 
 
 class Folders(Callback):
@@ -172,6 +209,9 @@ class Folders(Callback):
     made: ClassVar[list[Path]] = []  # the folder of the run or sweep, and those above it that were not there before
     check: ClassVar[Callable[[DictConfig], object] | None] = None
     sweep: ClassVar[tuple[Path, DictConfig] | None] = None
+    command: ClassVar[jobs.Command]
+    codes: ClassVar[list[int]]  # of jobs that failed
+    held: ClassVar[ExitStack]  # until they have had their turn
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes a run's."""
@@ -194,7 +234,15 @@ class Folders(Callback):
                     with flag_override(config, ["struct", "readonly"], False):
                         config.hydra.sweep.dir = str(claimed)
                         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(claimed))}")
-        Folders.sweep = Path(config.hydra.sweep.dir).absolute(), without_hydra(config)
+        sweep = Path(config.hydra.sweep.dir).absolute()
+        Folders.sweep = sweep, without_hydra(config)
+        if not jobs.launched_by(config.hydra, "BasicLauncher"):
+            jobs.make_ready(config)
+            cluster = jobs.launched_by(config.hydra, "SlurmLauncher")
+            waiting = jobs.Waiting(Folders.command.word_in(sweep), Path.cwd(), cluster)
+            if jobs.all_count(config.hydra):
+                Folders.held.callback(lambda: Folders.codes.extend(waiting.codes))
+            Folders.held.enter_context(waiting)
 
     def _begin(self, place: str) -> None:
         folder = Path(place).absolute()

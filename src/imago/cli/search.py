@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from imago import cli
+from imago.cli.jobs import launched_by, shares
 from imago.errors import Interrupted, UserError, printable
 from imago.files import write_text
 from imago.search import PRUNED, Search, check_installed, objectives_of, space_of
@@ -75,7 +76,7 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
                 "give those, or another name"
             )
         if sweeper.n_jobs > 1 and WORKER not in os.environ:
-            watch(search, sweeper.n_jobs, sweeper.n_trials)
+            watch(search, sweeper.n_jobs, sweeper.n_trials, config.hydra)
         else:
             _end_with_parent()
             work(search, sweeper, space, fixed)
@@ -142,6 +143,8 @@ def work(search: Search, sweeper: "OptunaSweeper", space: Mapping[str, Any], fix
         try:
             value = returned.return_value
         except cli.JobFailed as error:
+            if error.exit_code >= 128:  # stopped, to be continued
+                raise
             search.tell(trial.number, None, f"exit code {error.exit_code}")
         except Exception as error:
             search.tell(trial.number, None, " ".join(str(error).split())[:300])
@@ -175,13 +178,14 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def watch(search: Search, count: int, n_trials: int) -> None:
+def watch(search: Search, count: int, n_trials: int, hydra: DictConfig) -> None:
     """Let several processes work; say what comes of each trial, and pass a signal on to them.
 
     Raises:
         UserError: all of the first trials failed.
     """
     known = {trial.number for trial in search.trials if trial.state.is_finished()}
+    cluster = launched_by(hydra, "SlurmLauncher")  # its jobs inherit the environment, and have machines of their own
     print(f"{count} processes search; what each says is in {search.folder}/worker-*.log", flush=True)
     workers = []
     with cli.stoppable():
@@ -192,7 +196,7 @@ def watch(search: Search, count: int, n_trials: int) -> None:
                         subprocess.Popen(
                             [sys.executable, *sys.orig_argv[1:]], stdin=subprocess.DEVNULL, stdout=log,
                             stderr=subprocess.STDOUT, start_new_session=True,
-                            env=os.environ | shares(k, count) | {WORKER: f"{k}:{os.getpid()}"},
+                            env=os.environ | ({} if cluster else shares(k, count)) | {WORKER: f"{k}:{os.getpid()}"},
                         )
                     )  # fmt: skip
             running = True
@@ -214,16 +218,6 @@ def watch(search: Search, count: int, n_trials: int) -> None:
     if broken:
         logs = ", ".join(f"{search.folder}/worker-{k}.log" for k in broken)
         raise UserError(f"{len(broken)} of {count} processes ended with an error: see {logs}")
-
-
-def shares(k: int, count: int) -> dict[str, str]:
-    """What the k-th of several processes on this machine has to work with: of the cores a share, of the GPUs one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // count))}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    devices = found if visible is None else [name for name in visible.split(",") if name.strip()]
-    return own | ({"CUDA_VISIBLE_DEVICES": devices[k % len(devices)]} if devices else {})
 
 
 def _end_with_parent() -> None:

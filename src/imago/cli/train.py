@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from imago import cli
+from imago.cli import jobs
 from imago.cli.search import WORKER
 from imago.config import check as check_values
 from imago.config import check_experiment, check_machine, check_top, experiments, plain
@@ -23,8 +24,7 @@ from imago.tables import read_table
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     from imago.training.estimate import Estimate
 
-# The runs of this process, and what others would cost.
-ran: list[Path] = []
+# What runs of this process would cost.
 estimated: list["Estimate"] = []
 
 
@@ -75,7 +75,7 @@ def main(config: DictConfig) -> float | list[float] | None:
             raise
         print(f"note: {done}")  # a sweep that was stopped is given again: its finished jobs are no mistakes
         run = Run(done.directory, write=False)
-    ran.append(Path(hydra.runtime.cwd, run.path))
+    jobs.ran.append(Path(hydra.runtime.cwd, run.path))
     if run.write:
         print(closing_words(run))
     if settings.objective is None:
@@ -110,7 +110,7 @@ def rank(folder: Path, config: DictConfig) -> None:
     from imago.board.find import find_runs
     from imago.board.ranking import show_ranking
 
-    runs = dict.fromkeys([*(run.absolute() for run in find_runs([str(folder)])[0]), *ran])
+    runs = dict.fromkeys([*(run.absolute() for run in find_runs([str(folder)])[0]), *jobs.ran])
     own = get_args_parser().parse_args(sys.argv[1:]).config_dir
     command = [*cli.program("train").split(), *(["--config-dir", own] if own else [])]
     here = Path.cwd()
@@ -121,6 +121,6 @@ def rank(folder: Path, config: DictConfig) -> None:
 
 def command() -> None:
     """Carry out ``train`` as the command line says."""
-    ran.clear()
+    jobs.ran.clear()
     estimated.clear()
     cli.run(main, "train", check, rank)
