@@ -32,7 +32,7 @@ def _register() -> None:
     for group, name, target, settings in (
         ("sampler", "tpe", "optuna.samplers.TPESampler", {"_partial_": True}),
         ("sampler", "random", "optuna.samplers.RandomSampler", {"_partial_": True}),
-        ("pruner", "median", "optuna.pruners.MedianPruner", {"n_startup_trials": 5, "n_warmup_steps": 8}),
+        ("pruner", "median", "optuna.pruners.MedianPruner", {"n_startup_trials": 5, "n_warmup_steps": 4}),
         ("pruner", "hyperband", "optuna.pruners.HyperbandPruner", {}),
         ("pruner", "none", "optuna.pruners.NopPruner", {}),
     ):

@@ -76,7 +76,8 @@ def _history(axes: "Axes", trials: "Sequence[FrozenTrial]", objective: str, maxi
     axes.set_ylim(*_limits([value for _, value in done], maximised))
     low, high = axes.get_ylim()
     within = [min(max(value, low), high) for value in ends]
-    axes.scatter([trial.number for trial in pruned], within, s=18, color="0.6", marker="x", label="pruned")
+    if pruned:
+        axes.scatter([trial.number for trial in pruned], within, s=18, color="0.6", marker="x", label="pruned")
     failed = [trial.number for trial in trials if trial.state.name == "FAIL"]
     if failed:
         axes.scatter(failed, [high] * len(failed), s=30, color="C3", marker="|", label="failed")
@@ -96,7 +97,7 @@ def _courses(axes: "Axes", trials: "Sequence[FrozenTrial]", objective: str) -> N
             ends.append(steps[-1][1])
     if ends:
         worst = max(ends) if min(ends) <= 0 else max(3 * min(ends), sorted(ends)[len(ends) // 2])
-        axes.set_ylim(top=min(axes.get_ylim()[1], worst))
+        axes.set_ylim(min(ends) - 0.05 * (worst - min(ends)), min(axes.get_ylim()[1], worst))
     axes.set(title="courses, pruned ones gray", xlabel="measurement", ylabel=objective)
 
 
