@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_the_syntax_of_the_command_line_is_optunas_space(given: str, distributio
     assert space_of(parsed("seed=1", given)) == {"x": distribution}
 
 
-@pytest.mark.parametrize("given", ["x=interval(2,1)", "x=tag(log,interval(0,1))"])
+@pytest.mark.parametrize("given", ["x=interval(2,1)", "x=tag(log,interval(0,1))", "x=interval(0,inf)"])
 def test_an_interval_of_nothing_is_refused(given: str) -> None:
     with pytest.raises(UserError, match=r"^x=.*; give another interval$"):
         space_of(parsed(given))
@@ -121,7 +122,7 @@ def test_a_line_that_was_cut_short_is_no_harm(tmp_path: Path) -> None:
         assert search.claim({"lr": LR}, 9) is not None
     assert len(search_in(tmp_path).trials) == 1
     (tmp_path / "study.log").write_text("nonsense\n" * 3)
-    with pytest.raises(UserError, match=r"study\.log: cannot be used .*; move it away, and the search starts anew$"):
+    with pytest.raises(UserError, match=r"study\.log: cannot be used .*; move the folder away, and"):
         search_in(tmp_path)
 
 
@@ -204,6 +205,39 @@ def test_the_same_command_goes_on(script) -> None:  # type: ignore[no-untyped-de
     code, _, err = script("train", *SEARCH, name, "max_seconds=5", "seed=1,2")
     assert code == 2
     assert "that search has other settings (model=fvbn " in err
+    study = folder / "study.log"
+    for damaged, told in (
+        (b"\0damaged", f"{study}: cannot be used (it is no study); move the folder away, and the search starts anew"),
+        (None, f"{folder}: holds runs of a search whose study.log is gone; move the folder away"),
+    ):
+        kept = study.read_bytes()
+        study.write_bytes(damaged) if damaged else study.unlink()
+        code, _, err = script("train", *SEARCH, "hydra.sweeper.n_trials=3", "seed=1,2")
+        assert code == 2
+        assert err.startswith(f"error: {told}")
+        assert damaged is None or study.read_bytes() == damaged
+        study.write_bytes(kept)
+    for varied, told in (
+        (["seed=2,3"], "seed: the search in logs/sweeps/NAME has other choices for it; give what it varies"),
+        ([], "seed: the search in logs/sweeps/NAME varies it"),
+        (["seed=1,2", "conditional=true,false"], "conditional: the search in logs/sweeps/NAME keeps it"),
+    ):
+        code, _, err = script("train", *SEARCH, name, *varied)
+        assert code == 2
+        assert err.startswith(f"error: {told.replace('NAME', folder.name)}")
+
+
+def test_a_name_is_any_text(script) -> None:  # type: ignore[no-untyped-def]
+    name = "it's, [x]=1"
+    for count in (1, 2):
+        given = ["tags=['a, b']", "hydra.sweeper.study='it\\'s, [x]=1'", f"hydra.sweeper.n_trials={count}"]
+        code, out, err = script("train", *SEARCH[:-1], *given, "seed=1,1")
+        assert code == 0, err
+        assert f"{count} trials: {count} complete\n" in out
+    (best,) = yaml.safe_load(Path("logs/sweeps", name, "best.yaml").read_text())
+    assert shlex.split(best["command"])[-2:] == ["tags=['a, b']", "seed=1"]
+    assert sorted(path.name for path in Path("logs/sweeps").glob("*/[0-9]-*")) == ["0-fvbn-digits", "1-fvbn-digits"]
+    assert [path.name for path in Path("logs/sweeps").iterdir()] == [name]
 
 
 def test_trials_are_pruned_where_they_are_measured(script) -> None:  # type: ignore[no-untyped-def]
@@ -226,6 +260,34 @@ def test_a_search_that_always_fails_ends(script) -> None:  # type: ignore[no-unt
     assert code == 2
     assert out.count("failed (exit code 2)") == 3
     assert "error: the first 3 trials failed" in err
+
+
+VARIED = "model.optimizer.net.lr=1e-3,1e-2"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["objective=val/bpd"], "-m hydra/sweeper=optuna: nothing varies; give KEY=A,B or 'KEY=interval(A,B)'"),
+        (["seed=interval(1,8)"], "seed: takes whole numbers; give 'seed=int(interval(1,8))'"),
+        (["seed=1,x"], 'seed="x": input should be a valid integer'),
+        ([VARIED, "model=fvbn,gan"], f"{VARIED}: not all of these combinations have this setting"),
+        ([VARIED, "data=folder"], "data.path is missing"),
+        ([VARIED, "estimate=true"], "estimate=true: of a search a trial is not known"),
+        ([VARIED, "objective=3"], "objective=3: input should be"),
+        ([VARIED, "objective=[]"], "objective: a search needs the number that it is for"),
+        ([VARIED, "objective=[val/bpd,val/bpd]"], "objective=[val/bpd,val/bpd]: names a number twice"),
+        ([VARIED, "hydra.sweeper.study=../x"], "hydra.sweeper.study=../x: names a folder inside logs/sweeps"),
+        ([VARIED, "hydra.sweeper.study="], "hydra.sweeper.study=: names a folder inside logs/sweeps"),
+        ([VARIED, "hydra.sweeper.n_trials=x"], "hydra.sweeper.n_trials=x: Value 'x' of type 'str' could not be conv"),
+    ],
+)
+def test_mistakes_are_told_before_the_first_trial(script, given: list[str], told: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = script("train", "-m", "hydra/sweeper=optuna", *SMALL, *given)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1
+    assert not Path("logs").exists()
 
 
 def environment() -> dict[str, str]:

@@ -64,7 +64,7 @@ class OptunaSweeper(Sweeper):
         pruner: DictConfig,
         params: dict[str, str] | None = None,
     ) -> None:
-        self.n_trials, self.n_jobs = n_trials, n_jobs
+        self.study, self.n_trials, self.n_jobs = study, n_trials, n_jobs
         self.sampler, self.pruner = sampler, pruner
         self.params = params or {}
 

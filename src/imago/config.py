@@ -221,20 +221,20 @@ def check(config: Mapping[str, Any], *, imported: bool = True) -> Settings:
     return settings
 
 
-def check_name(name: str) -> None:
-    """Refuse a run's name that is no name of a folder inside ``logs``.
+def check_name(name: str, key: str = "name", place: str = "logs") -> None:
+    """Refuse a run's name that is no name of a folder inside ``logs``, or another's inside another place.
 
     Raises:
         UserError: it leads elsewhere, would be hidden or taken for an option, or is too long.
     """
     if not name.strip() or "/" in name or "\\" in name:
         raise UserError(
-            f"name={name}: names a folder inside logs; give a name without slashes, and logs=PATH beside it"
+            f"{key}={name}: names a folder inside {place}; give a name without slashes, and logs=PATH beside it"
         )
     if name.startswith((".", "-")) or name != name.strip():
-        raise UserError(f"name={name}: begins with a dot, a dash or a space, or ends with one; begin with a letter")
+        raise UserError(f"{key}={name}: begins with a dot, a dash or a space, or ends with one; begin with a letter")
     if len(name.encode()) > LONGEST_NAME:
-        raise UserError(f"name={name}: {len(name.encode())} bytes; give a name of at most {LONGEST_NAME}")
+        raise UserError(f"{key}={name}: {len(name.encode())} bytes; give a name of at most {LONGEST_NAME}")
 
 
 def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), key: str = "") -> S:

@@ -7,6 +7,7 @@ trial whose process was killed is taken up by whoever comes next, from its last 
 
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -55,18 +56,23 @@ def folder_name(*, _root_: Any) -> str | None:
 OmegaConf.register_new_resolver("search_folder", folder_name)
 
 
-def objectives_of(named: str | Sequence[str] | None) -> list[str]:
+def objectives_of(named: object) -> list[str]:
     """What the setting ``objective`` names: one number or several.
 
     Raises:
-        UserError: none.
+        UserError: none, or one of them twice.
     """
-    names = [] if named is None else [named] if isinstance(named, str) else list(named)
+    if isinstance(named, Sequence) and not isinstance(named, str):
+        names = [str(name) for name in named]
+    else:
+        names = [] if named is None else [str(named)]
     if not names:
         raise UserError(
             "objective: a search needs the number that it is for: objective=val/bpd for models with a likelihood, "
             "objective=val/fd_classifier for any, or several as objective=[val/bpd,val/fd_classifier]"
         )
+    if len(set(names)) < len(names):
+        raise UserError(f"objective=[{','.join(names)}]: names a number twice; give each once")
     return names
 
 
@@ -91,6 +97,8 @@ def space_of(overrides: Iterable[Override]) -> "dict[str, BaseDistribution]":
                 low, high = sweep.start, sweep.end
                 assert low is not None
                 assert high is not None
+                if not (math.isfinite(low) and math.isfinite(high)):
+                    raise ValueError("the ends must be finite numbers")
                 kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
                 space[key] = kind(low, high, log="log" in sweep.tags)  # type: ignore[arg-type]
             elif isinstance(sweep, RangeSweep) and not sweep.shuffle:
@@ -155,13 +163,15 @@ def storage_of(folder: Path) -> "JournalStorage":
         return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
     except (OSError, ValueError, KeyError, AssertionError) as error:
         told = " ".join(str(error).split())
-        raise UserError(f"{file}: cannot be used ({told}); move it away, and the search starts anew") from None
+        raise UserError(f"{file}: cannot be used ({told}); move the folder away, and the search starts anew") from None
 
 
 def _drop_unfinished_line(file: Path) -> None:
     """What a power cut left of a last line would spoil the next one."""
     with suppress(FileNotFoundError), locked(file.with_name(f".{STUDY}.lock")), file.open("r+b") as stream:
         content = stream.read()
+        if content and not content.startswith(b"{"):
+            raise ValueError("it is no study")
         if content and not content.endswith(b"\n"):
             stream.truncate(content.rfind(b"\n") + 1)
 

@@ -24,6 +24,7 @@ from imago.config import (
     without_hydra,
 )
 from imago.errors import UserError
+from imago.untrusted import first_line
 
 # Hydra's own groups are extended by packages.
 PLUGINS = {
@@ -76,6 +77,8 @@ def explain(error: Exception, script: str) -> str:
     if several:
         key, _, value = several[1].partition("=")
         return f"{several[1]}: several values; a run for each takes -m, a list is written {key}=[{value}]"
+    if text.startswith("Error merging override") and isinstance(error.__cause__, Exception):
+        return f"{text.removeprefix('Error merging override ')}: {first_line(error.__cause__)}; give another value"
     found = re.search(r"(?:Could not override|config group) '([^']+)'", text)
     if not found:
         return text
@@ -142,6 +145,8 @@ def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str
         return (
             "an epoch is one pass over the training images, and a run ends after max_images, max_updates or max_seconds"
         )
+    if key in same:  # it is there without the settings that are swept
+        return "not all of these combinations have this setting; give those that have it a command of their own"
     if same:
         return f"no such setting; did you mean {' or '.join(f'{other}={value}' for other in same[:4])}?"
     return None

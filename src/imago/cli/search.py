@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from imago import cli
 from imago.cli.jobs import launched_by, shares
+from imago.config import check_name, quoted, without_hydra
 from imago.errors import Interrupted, UserError, printable
 from imago.files import write_text
-from imago.search import PRUNED, Search, check_installed, objectives_of, space_of
+from imago.search import PRUNED, STUDY, Search, check_installed, objectives_of, space_of
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from hydra_plugins.imago_optuna import OptunaSweeper
@@ -52,6 +55,8 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
         )
     if min(sweeper.n_trials, sweeper.n_jobs) < 1:
         raise UserError("hydra.sweeper: n_trials and n_jobs are numbers of 1 or more")
+    if sweeper.study is not None:
+        check_name(sweeper.study, "hydra.sweeper.study", "logs/sweeps")
     overrides = _parsed(sweeper, arguments)
     fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     if any(override.key_or_group == "resume" for override in overrides):
@@ -62,11 +67,17 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
     space = space_of(overrides)
     if not space:
         raise UserError("-m hydra/sweeper=optuna: nothing varies; give KEY=A,B or 'KEY=interval(A,B)'")
-    _check_composes(sweeper, overrides)
+    if WORKER not in os.environ:
+        _check_space(sweeper, space, fixed)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "multirun.yaml").exists():
         write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
     with _search(sweeper, folder, objectives) as search:
+        if not search.trials and any(folder.glob("[0-9]*-*")):
+            raise UserError(
+                f"{folder}: holds runs of a search whose {STUDY} is gone; move the folder away, or give another name "
+                "with hydra.sweeper.study=NAME"
+            )
         known = search.study.user_attrs.get("overrides")
         if known is None:
             search.study.set_user_attr("overrides", fixed)
@@ -75,11 +86,13 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
                 f"hydra.sweeper.study={folder.name}: that search has other settings ({' '.join(known)}); "
                 "give those, or another name"
             )
+        _check_same_space(search, space)
         if sweeper.n_jobs > 1 and WORKER not in os.environ:
-            watch(search, sweeper.n_jobs, sweeper.n_trials, config.hydra)
+            broken = watch(search, sweeper.n_jobs, sweeper.n_trials, config.hydra)
         else:
             _end_with_parent()
             work(search, sweeper, space, fixed)
+            broken = None
         if WORKER in os.environ:
             return []
         finished = [trial for trial in search.trials if trial.state.is_finished()]
@@ -87,6 +100,10 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
         if left:
             print(f"note: other processes are at work on trials {left}; the same command shows what came of them")
         show(search, folder, len(finished))
+        if broken is not None and len(finished) < sweeper.n_trials:
+            raise UserError(broken)
+        if broken is not None:
+            print(f"note: {broken}")
         if not search.study.best_trials:
             raise cli.JobFailed(1)
     return []
@@ -108,22 +125,49 @@ def _search(sweeper: "OptunaSweeper", folder: Path, objectives: Sequence[str]) -
         raise UserError(f"hydra.sweeper: {reason}; see Optuna's samplers and pruners") from None
 
 
-def _check_composes(sweeper: "OptunaSweeper", overrides: Sequence[Override]) -> None:
-    """Mistakes in keys and choices show before the first trial; each category is tried."""
-    first = {}
-    for override in overrides:
-        if override.is_sweep_override():
-            start = getattr(override.value(), "start", None)
-            value: Any = next(iter(override.sweep_string_iterator())) if start is None else start
-        else:
-            value = override.get_value_element_as_str()
-        first[override.get_key_element()] = value
-    for override in overrides:
-        choices = override.sweep_string_iterator() if override.is_choice_sweep() else ()
-        for choice in choices:
-            tried = first | {override.get_key_element(): choice}
-            sweeper.validate_batch_is_legal([[f"{key}={value}" for key, value in tried.items()]])
-    sweeper.validate_batch_is_legal([[f"{key}={value}" for key, value in first.items()]])
+def _check_space(sweeper: "OptunaSweeper", space: "Mapping[str, BaseDistribution]", fixed: Sequence[str]) -> None:
+    """Mistakes in keys and values show before the first trial; each category and both ends of each range are tried."""
+    from imago.cli.train import checked
+
+    tried = {key: _some_of(distribution) for key, distribution in space.items()}
+    first = {key: values[0] for key, values in tried.items()}
+    others = [(key, value) for key, values in tried.items() for value in values[1:]]
+    load = sweeper.hydra_context.config_loader.load_sweep_config
+    for key, value in [(next(iter(first)), first[next(iter(first))]), *others]:
+        config = load(sweeper.config, [*fixed, *(f"{k}={v}" for k, v in (first | {key: value}).items())])
+        try:
+            checked(without_hydra(config), config.hydra.runtime.choices)
+        except UserError as error:
+            wrong = next((k for k in space if str(error).startswith(f"{k}=") and "valid integer" in str(error)), None)
+            real: Any = space.get(wrong or "")
+            if not hasattr(real, "high"):
+                raise
+            raise UserError(
+                f"{wrong}: takes whole numbers; give '{wrong}=int(interval({real.low:g},{real.high:g}))'"
+            ) from None
+
+
+def _check_same_space(search: Search, space: "Mapping[str, BaseDistribution]") -> None:
+    """A search may be given wider ranges when it goes on, and no other keys or categories."""
+    from optuna.distributions import check_distribution_compatibility
+
+    before = search.trials[0].distributions if search.trials else space
+    remedy = f"give what it varies ({', '.join(before)}), or another name with hydra.sweeper.study=NAME"
+    for key in [*space, *before]:
+        try:
+            check_distribution_compatibility(before[key], space[key])
+        except (KeyError, ValueError):
+            told = "has other choices for" if key in before and key in space else "varies" if key in before else "keeps"
+            raise UserError(f"{key}: the search in {search.folder} {told} it; {remedy}") from None
+
+
+def _some_of(distribution: "BaseDistribution") -> list[Any]:
+    """All categories; the ends of a range of numbers, and of real ones first another one between them."""
+    known: Any = distribution
+    if hasattr(known, "choices"):
+        return list(known.choices)
+    between = [0.6 * known.low + 0.4 * known.high + 1e-3 * (known.high - known.low)] if known.step is None else []
+    return [*between, known.low, known.high]
 
 
 def work(search: Search, sweeper: "OptunaSweeper", space: Mapping[str, Any], fixed: Sequence[str]) -> None:
@@ -134,11 +178,11 @@ def work(search: Search, sweeper: "OptunaSweeper", space: Mapping[str, Any], fix
     """
     while (trial := search.claim(space, sweeper.n_trials)) is not None:
         # The folder is named by this command, which a job is not.
-        place = f"hydra.sweep.dir='{search.folder}'"
+        place = f"hydra.sweep.dir={quoted(str(search.folder))}"
         overrides = [place, *fixed, *(f"{key}={value}" for key, value in trial.params.items())]
         run = search.run_of(trial.number)
         if run is not None:
-            overrides.append(f"resume='{run}'")
+            overrides.append(f"resume={quoted(str(run))}")
         returned = sweeper.launcher.launch([overrides], initial_job_idx=trial.number)[0]
         try:
             value = returned.return_value
@@ -178,11 +222,11 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def watch(search: Search, count: int, n_trials: int, hydra: DictConfig) -> None:
+def watch(search: Search, count: int, n_trials: int, hydra: DictConfig) -> str | None:
     """Let several processes work; say what comes of each trial, and pass a signal on to them.
 
-    Raises:
-        UserError: all of the first trials failed.
+    Returns:
+        which of them ended with an error, if any did; the others have done what they could.
     """
     known = {trial.number for trial in search.trials if trial.state.is_finished()}
     cluster = launched_by(hydra, "SlurmLauncher")  # its jobs inherit the environment, and have machines of their own
@@ -215,9 +259,8 @@ def watch(search: Search, count: int, n_trials: int, hydra: DictConfig) -> None:
                 worker.wait()
             raise
     broken = [k for k, worker in enumerate(workers) if worker.returncode]
-    if broken:
-        logs = ", ".join(f"{search.folder}/worker-{k}.log" for k in broken)
-        raise UserError(f"{len(broken)} of {count} processes ended with an error: see {logs}")
+    logs = ", ".join(f"{search.folder}/worker-{k}.log" for k in broken)
+    return f"{len(broken)} of {count} processes ended with an error: see {logs}" if broken else None
 
 
 def _end_with_parent() -> None:
@@ -240,13 +283,15 @@ def show(search: Search, folder: Path, finished: int) -> None:
     best = search.study.best_trials
     if not best:
         return
-    command = " ".join([cli.program("train"), *search.study.user_attrs["overrides"]])
+    if len(search.objectives) == 1:  # Optuna names all that are equally good
+        best = [search.study.best_trial]
+    command = cli.program("train").split() + search.study.user_attrs["overrides"]
     found = [
         {
             "trial": trial.number,
             **dict(zip(search.objectives, trial.values, strict=True)),
             "params": dict(trial.params),
-            "command": " ".join([command, *(f"{key}={value}" for key, value in trial.params.items())]),
+            "command": shlex.join([*command, *(f"{key}={value}" for key, value in trial.params.items())]),
             "run": str(next(iter(sorted(folder.glob(f"{trial.number}-*"))), "")),
         }
         for trial in best

@@ -2,19 +2,20 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from imago import cli
 from imago.cli import jobs
 from imago.cli.search import WORKER
+from imago.config import Settings, check_experiment, check_machine, check_top, experiments, plain
 from imago.config import check as check_values
-from imago.config import check_experiment, check_machine, check_top, experiments, plain
 from imago.errors import UserError
 from imago.paths import check_folder_place, images_place, run_to_resume
 from imago.search import objectives_of, reporter_of
@@ -32,14 +33,9 @@ def main(config: DictConfig) -> float | list[float] | None:
     """One job; returns what a sweeper optimises, where ``objective`` names it."""
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
-    check_experiment(choices.get("experiment"), choices["model"])
-    values = plain(config)
-    settings = check_values(values, imported=False)
-    check_machine(values["trainer"])
+    values, settings = checked(config, choices)
     if settings.resume is not None and settings.resume != "auto":
         run_to_resume(settings.resume)
-    if values["data"]["_target_"] in ("imago.data.folder_data", "imago.data.stream_data"):
-        images_place(values["data"].get("path"))
     name = settings.name or f"{choices['model']}-{choices['data']}"
     multirun = hydra.mode == RunMode.MULTIRUN
     job = job_of(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.overrides.task) if multirun else None
@@ -89,6 +85,25 @@ def main(config: DictConfig) -> float | list[float] | None:
     return reached[0] if isinstance(settings.objective, str) else reached
 
 
+def checked(config: DictConfig, choices: Mapping[str, Any]) -> tuple[dict[str, Any], Settings]:
+    """The values of a job and its settings, after whatever can be told of them without torch.
+
+    Args:
+        config: of the job, without Hydra's own.
+        choices: Hydra's, by group.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    check_experiment(choices.get("experiment"), choices["model"])
+    values = plain(config)
+    settings = check_values(values, imported=False)
+    check_machine(values["trainer"])
+    if values["data"]["_target_"] in ("imago.data.folder_data", "imago.data.stream_data"):
+        images_place(values["data"].get("path"))
+    return values, settings
+
+
 def check(config: DictConfig) -> None:
     """What decides where the run will be."""
     check_folder_place(Path(check_top(plain(config)).logs), "logs")
@@ -110,13 +125,14 @@ def rank(folder: Path, config: DictConfig) -> None:
     from imago.board.find import find_runs
     from imago.board.ranking import show_ranking
 
-    runs = dict.fromkeys([*(run.absolute() for run in find_runs([str(folder)])[0]), *jobs.ran])
+    runs = dict.fromkeys(run.resolve() for run in [*find_runs([str(folder)])[0], *jobs.ran])
     own = get_args_parser().parse_args(sys.argv[1:]).config_dir
     command = [*cli.program("train").split(), *(["--config-dir", own] if own else [])]
     here = Path.cwd()
     shown = [run.relative_to(here) if here in run.parents else run for run in runs]
     objective = config.get("objective")
-    show_ranking(shown, objective if objective is None or isinstance(objective, str) else objective[0], command)
+    first = next(iter(objective), None) if OmegaConf.is_list(objective) else objective
+    show_ranking(shown, first if isinstance(first, str) else None, command)
 
 
 def command() -> None:
