@@ -98,6 +98,15 @@ def test_a_trial_is_of_one_process_until_that_ends(tmp_path: Path) -> None:
     assert [t.state for t in third.trials] == [TrialState.FAIL, TrialState.RUNNING, TrialState.COMPLETE]
 
 
+def test_a_trial_without_all_its_settings_is_not_taken_up(tmp_path: Path) -> None:
+    with search_in(tmp_path) as search:
+        search.study.ask()  # and no more: its process is killed
+        taken = search.claim({"lr": LR}, 9)
+        assert taken is not None
+        assert (taken.number, set(taken.params)) == (1, {"lr"})
+        assert search.trials[0].state is TrialState.FAIL
+
+
 def test_a_search_proposes_the_same_whoever_asks(tmp_path: Path) -> None:
     """A process that begins in the middle goes on with the sampler's numbers, and does not begin them anew."""
     proposals = []

@@ -240,6 +240,9 @@ class Search:
             trials = self.trials
             for trial in trials:
                 if not trial.state.is_finished() and not self._worked_on(trial):
+                    if set(trial.params) != set(space):
+                        self.tell(trial.number, None, "its process was killed while it was proposed")
+                        continue
                     self._take(trial.number)
                     return self.trials[trial.number]
             if len(trials) >= n_trials:

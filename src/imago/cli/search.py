@@ -73,7 +73,7 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
     if not (folder / "multirun.yaml").exists():
         write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
     with _search(sweeper, folder, objectives) as search:
-        if not search.trials and any(folder.glob("[0-9]*-*")):
+        if any(folder.glob("[0-9]*-*")) and not search.trials:
             raise UserError(
                 f"{folder}: holds runs of a search whose {STUDY} is gone; move the folder away, or give another name "
                 "with hydra.sweeper.study=NAME"
@@ -149,9 +149,13 @@ def _check_space(sweeper: "OptunaSweeper", space: "Mapping[str, BaseDistribution
 
 def _check_same_space(search: Search, space: "Mapping[str, BaseDistribution]") -> None:
     """A search may be given wider ranges when it goes on, and no other keys or categories."""
-    from optuna.distributions import check_distribution_compatibility
+    from optuna.distributions import check_distribution_compatibility, distribution_to_json, json_to_distribution
 
-    before = search.trials[0].distributions if search.trials else space
+    kept = search.study.user_attrs.get("space")
+    if kept is None:
+        search.study.set_user_attr("space", {key: distribution_to_json(value) for key, value in space.items()})
+        return
+    before = {key: json_to_distribution(text) for key, text in kept.items()}
     remedy = f"give what it varies ({', '.join(before)}), or another name with hydra.sweeper.study=NAME"
     for key in [*space, *before]:
         try:
