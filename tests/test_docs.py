@@ -71,6 +71,7 @@ def test_the_command_of_a_board_record_means_what_was_recorded(record: Path, mon
     # What runs of 0.1 did, without a setting for it: measure evenly, whatever it takes.
     as_before = (
         r"(every|callbacks\.\w+)\.halvings: None there, 0 now|callbacks\.checkpoints\.seconds: None there, 600 now"
+        r"|compile: None there, False now"
     )
     assert [said for said in differences(recorded, config) if not re.fullmatch(as_before, said)] == []
 

@@ -22,6 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The rooms of imago from the bottom up. A room may import itself and the floors below it, nothing beside or above it.
 FLOORS = [
     {"errors", "files"},
+    {"processes"},
     {"untrusted", "capacity", "measures", "legacy", "progress", "signatures"},
     {
         "images",

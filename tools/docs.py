@@ -44,6 +44,7 @@ GUIDE = [
         "Use": [
             "configuration.md",
             "runs.md",
+            "devices.md",
             "searches.md",
             "clusters.md",
             "scaling.md",

@@ -92,6 +92,10 @@ LoggedName = Annotated[str, Field(pattern="^(train|val|test|time)/.")]
 S = TypeVar("S")
 
 
+# Whether networks are compiled, or by which of torch's backends.
+Compile = bool | Literal["inductor", "cudagraphs", "aot_eager", "eager"]
+
+
 @dataclass(frozen=True)
 class Every:
     """Intervals in training images."""
@@ -123,6 +127,7 @@ class Settings:
     logs: Annotated[str, Field(min_length=1)]
     plugins: Sequence[str] = ()
     estimate: bool = False
+    compile: Compile = False
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,8 @@ class TrainerSettings:
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: int | Literal["auto"] | Annotated[list[int], Field(min_length=1)] = 1
-    num_nodes: PositiveInt = 1
-    strategy: Annotated[str, Field(pattern=r"^(auto|ddp\w*)$")] | None = None
+    num_nodes: PositiveInt | None = None
+    strategy: Annotated[str, Field(pattern=r"^(auto|ddp|ddp_find_unused_parameters_(true|false))$")] | None = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     benchmark: bool | None = None
     deterministic: bool | Literal["warn"] | None = None
@@ -279,9 +284,9 @@ def _check_trainer(node: Mapping[str, Any]) -> None:
     given = {name: value for name, value in node.items() if name != "_target_"}
     settings = check_settings(given, TrainerSettings, key="trainer")
     devices = settings.devices
-    if settings.accelerator == "cpu" and (not isinstance(devices, int) or devices < 1):
+    if settings.accelerator == "cpu" and devices != "auto" and (not isinstance(devices, int) or devices < 1):
         raise UserError(f"trainer.devices={devices}: of a CPU give the number of processes, 1 or more")
-    if settings.num_nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
+    if (settings.num_nodes or 1) > 1 and not any(name in os.environ for name in LAUNCHERS):
         raise UserError(
             f"trainer.num_nodes={settings.num_nodes}: nothing says where the other machines are; start the command by "
             "a cluster's launcher (srun, torchrun), or leave num_nodes out"

@@ -29,8 +29,10 @@ TARGETS = {
 }
 _OLD = re.compile("|".join(f"{re.escape(old)}{'' if old.endswith('.') else '$'}" for old in TARGETS))
 
-# Arguments of a class, by its name of today.
-ARGUMENTS = {"imago.models.diffusion.Diffusion": {"noise": "noise_schedule"}}
+# Arguments of a class, by its name of today, and what they are called now; ``None``: there is none any more.
+ARGUMENTS: dict[str, dict[str, str | None]] = {
+    "imago.models.diffusion.Diffusion": {"noise": "noise_schedule", "compile": None}
+}
 
 
 def today(content: Any) -> Any:
@@ -49,5 +51,6 @@ def today(content: Any) -> Any:
     kind = renamed.get("_target_")
     for old, new in ARGUMENTS.get(kind, {}).items() if isinstance(kind, str) else ():
         if old in renamed:
-            renamed[new] = renamed.pop(old)
+            value = renamed.pop(old)
+            renamed |= {} if new is None else {new: value}
     return renamed

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import Progress as Bars
 
 from imago.errors import printable
+from imago.processes import launched_rank
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as work goes on."""
@@ -17,7 +18,13 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(description: str, line_seconds: float = 15.0) -> Iterator[Progress]:
-    """Show a bar on standard error, or lines; the function it gives is called with (done, total)."""
+    """Show a bar on standard error, or lines; the function it gives is called with (done, total).
+
+    Of several processes the first one shows it.
+    """
+    if launched_rank():
+        yield lambda done, total: None
+        return
     console, description = Console(stderr=True), printable(description)  # which may hold the name of somebody's folder
     if not console.is_terminal:
         yield lines(description, line_seconds)

@@ -329,18 +329,6 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         make(spec, "model.steps=20", "model.sampler.steps=50")
 
 
-@pytest.mark.slow
-def test_a_compiled_network_is_the_same_network() -> None:
-    """In place: the same names of weights, the same answers."""
-    spec = ImageSpec(1, 8, 8)
-    plain, compiled = make(spec), make(spec, "model.compile=true")
-    assert list(plain.state_dict()) == list(compiled.state_dict())
-    compiled.load_state_dict(plain.state_dict())
-    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.3])
-    with torch.no_grad():
-        torch.testing.assert_close(compiled.eval()(x, t, None), plain.eval()(x, t, None))
-
-
 # --- guidance and chains ---------------------------------------------------------------------------------------------
 
 

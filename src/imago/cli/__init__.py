@@ -5,6 +5,7 @@ message; 130 and 143 after Ctrl-C and SIGTERM. In a multirun every job has its o
 them.
 """
 
+import logging
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 # Let idle OpenMP threads sleep: spinning costs up to six times where cores are shared. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -41,6 +42,7 @@ from imago.cli.streams import make_forgiving
 from imago.config import CONF, quoted, searched, without_hydra
 from imago.errors import Interrupted, RunError, UserError, printable, reason_of
 from imago.files import claim_folder
+from imago.processes import agreed_devices, launch, launched_rank, started
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
     import torch
@@ -122,6 +124,8 @@ def run(
             # Beside plugins=, because no setting may stand behind an option such as --cfg job.
             beside = next(k for k, given in enumerate(sys.argv) if given.lstrip("+").startswith("plugins="))
             sys.argv[beside:beside] = searched(folders)
+        if launched_rank() and not {"-m", "--multirun"}.intersection(sys.argv):
+            sys.argv.append("hydra.run.dir=.")  # the first process makes the run's
         Folders.made, Folders.check, Folders.sweep, Folders.command = [], check, None, this
         Folders.codes = codes
         try:
@@ -339,6 +343,44 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def devices(name: str | None, count: int | Literal["auto"]) -> Iterator["torch.device"]:
+    """Inside, as many processes as devices, which share work; the device of this one.
+
+    Args:
+        name: see :func:`device`.
+        count: of each machine; ``auto``: every GPU, or as many as a launcher has started processes.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    import torch
+
+    own, found = device(name), launch()
+    there = torch.cuda.device_count() if own.type == "cuda" else 1
+    each: int
+    each, machines = agreed_devices(there if count == "auto" and found is None else count, None, "devices")
+    if each == 1 == machines:
+        yield own
+        return
+    if own.type not in ("cpu", "cuda") or ":" in (name or ""):
+        raise UserError(f"device={name}: one device, and devices={count}; give device=cuda or cpu, or devices=1")
+    if own.type == "cuda" and each > there:
+        raise UserError(f"devices={each}: there are {there} GPUs; give devices={there}, or auto")
+    from lightning import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    for told in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(told).setLevel(logging.WARNING)  # which processes and accelerators there are is no news
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    plugins: list[Any] = [LightningEnvironment()] if found is None else []  # also inside a job of Slurm
+    with started(each):
+        fabric = Fabric(accelerator=own.type, devices=each, num_nodes=machines, strategy="ddp", plugins=plugins)
+        fabric.launch()
+        yield fabric.device
+        torch.distributed.destroy_process_group()
 
 
 def device(name: str | None) -> "torch.device":

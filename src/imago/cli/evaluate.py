@@ -20,14 +20,17 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from imago import cli
 from imago.capacity import Drawn
-from imago.config import build, check_has, check_node, check_settings, plain
+from imago.config import Compile, build, check_has, check_node, check_settings, plain
 from imago.errors import RunError, UserError, printable
 from imago.files import locked, write_text
 from imago.legacy import today
 from imago.measures import Measurement, Protocol
 from imago.paths import checkpoint_file, folder_of
+from imago.processes import first_process
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    import torch
+
     from imago.evaluation import SampleQuality
 
 
@@ -49,6 +52,8 @@ class Settings:
     dir: str | None
     path: str | None
     device: str | None
+    devices: PositiveInt | Literal["auto"]
+    compile: Compile
 
 
 def main(config: DictConfig) -> None:
@@ -67,13 +72,15 @@ def measure_all(values: dict[str, Any]) -> None:
     if isinstance(settings.checkpoint, str):
         checkpoint_file(settings.checkpoint)
         check_node(metrics, "metrics")
-        evaluate(settings.checkpoint, settings, metrics)
+        with cli.devices(settings.device, settings.devices) as device:
+            evaluate(settings.checkpoint, settings, metrics, device)
         return
     # What is no file is said before torch is loaded and the others are measured.
     found = [checkpoint for checkpoint in settings.checkpoint if carried_out(checkpoint_file, checkpoint)]
     if found:
         check_node(metrics, "metrics")
-    measured = [checkpoint for checkpoint in found if carried_out(evaluate, checkpoint, settings, metrics)]
+    with cli.devices(settings.device, settings.devices) as device:
+        measured = [checkpoint for checkpoint in found if carried_out(evaluate, checkpoint, settings, metrics, device)]
     failed = [checkpoint for checkpoint in settings.checkpoint if checkpoint not in measured]
     if failed:
         raise UserError(f"checkpoint: {len(failed)} of {len(settings.checkpoint)} not measured: {', '.join(failed)}")
@@ -92,8 +99,8 @@ def carried_out(action: Callable[..., object], checkpoint: str, *arguments: obje
     return True
 
 
-def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any]) -> None:
-    """Measure one checkpoint, print a table, and keep the results in evaluation.json."""
+def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any], device: "torch.device") -> None:
+    """Measure one checkpoint; the first of several processes prints a table and keeps results in evaluation.json."""
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
@@ -106,7 +113,6 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
 
     path = checkpoint_file(checkpoint_path)
     checkpoint = read(path)
-    device = cli.device(settings.device)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     check_has(model, Variational, "importance", settings.importance, "importance-weighted bound")
@@ -115,15 +121,20 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
     metrics: SampleQuality = build(metrics_node, "metrics")
     metrics.prepare(data, device)
-    for notice in metrics.notices:
+    if settings.compile:
+        model.compile_networks("inductor" if settings.compile is True else settings.compile)
+    for notice in metrics.notices if first_process() else ():
         print(f"note: {notice}")
     likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
     if not metrics.names and not likelihood_too:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
-    results = Results(path)
-    print(f"{path}: {model.state.images:,} images seen")
+    results = Results(path) if first_process() else None
+    if results is not None:
+        print(f"{path}: {model.state.images:,} images seen")
 
     def conclude(measurements: list[Measurement], began: float) -> None:
+        if results is None:
+            return
         made_at = {"checkpoint": path.name, "images_seen": model.state.images, "updates": model.state.updates}
         made_at |= {"changes": settings.model} if settings.model else {}
         print("\n".join(table(measurements)), flush=True)
@@ -160,7 +171,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         finally:
             if repeated:  # also where it is stopped
                 conclude(over_seeds(repeated), began)
-    if results.lost is not None:
+    if results is not None and results.lost is not None:
         raise RunError(f"{results.path}: cannot be written ({results.lost.strerror}); results are printed alone")
 
 

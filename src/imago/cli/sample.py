@@ -6,18 +6,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago import cli
 from imago.capacity import available_memory
-from imago.config import check_has, check_settings, plain
+from imago.config import Compile, check_has, check_settings, plain
 from imago.errors import Interrupted, UserError
 from imago.paths import check_sample_place, checkpoint_file, folder_of
+from imago.processes import by_first, first_process, launched_rank, shared
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
+    import torch
     from torch import Tensor
 
     from imago.models.base import GenerativeModel
@@ -38,6 +40,8 @@ class Settings:
     batch_size: PositiveInt
     overwrite: bool
     device: str | None
+    devices: PositiveInt | Literal["auto"]
+    compile: Compile
 
 
 def main(config: DictConfig) -> None:
@@ -50,9 +54,11 @@ def main(config: DictConfig) -> None:
     if settings.out is None:
         check_sample_place(out, settings.overwrite)
     try:
-        with cli.stoppable():
-            draw(settings, checkpoint, out)
+        with cli.stoppable(), cli.devices(settings.device, settings.devices) as device:
+            draw(settings, checkpoint, out, device)
     except (KeyboardInterrupt, Interrupted):
+        if launched_rank():
+            raise
         if out.suffix:
             left = "nothing was kept, because the file is written at the end; out=FOLDER keeps every image"
         else:
@@ -62,10 +68,11 @@ def main(config: DictConfig) -> None:
         raise
 
 
-def draw(settings: Settings, file: Path, out: Path) -> None:
+def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> None:
     """Draw ``n`` images of a checkpoint file and write them to ``out``; those that are there already are left."""
     # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
     import torch
+    from torch import Tensor
 
     from imago.checkpoints import average_of, changed, model_of, read
     from imago.cli.outputs import OUTPUTS
@@ -74,7 +81,6 @@ def draw(settings: Settings, file: Path, out: Path) -> None:
     from imago.progress import progress_bar
     from imago.rng import PerImageGenerator
 
-    device = cli.device(settings.device)
     checkpoint = read(file)
     spec = ImageSpec(**checkpoint["spec"])
     if spec.kind != "pixels" and out.suffix != ".npz":
@@ -110,24 +116,34 @@ def draw(settings: Settings, file: Path, out: Path) -> None:
     }
     del checkpoint  # the optimisers' states
     model = model.to(device)
-    missing = output.begin(depends_on, model.spec, settings.n, labels)
+    if settings.compile:
+        model.compile_networks("inductor" if settings.compile is True else settings.compile)
+    missing = by_first(lambda: output.begin(depends_on, model.spec, settings.n, labels))
     done, there = 0, settings.n - len(missing)
     began = time.perf_counter()
     with progress_bar("Sampling") as progress:
-        for numbers in in_batches(missing, settings.batch_size):
+
+        def images_of(numbers: list[int]) -> Tensor:
             generator = PerImageGenerator(settings.seed, first=numbers[0], device=device)
             if given is None and model.conditional:
                 model.draw_labels(len(numbers), generator)  # the labels above: the first number of each stream
             base, count = there + done, len(numbers)
 
-            def report(step: int, steps: int, base: int = base, count: int = count) -> None:
+            def report(step: int, steps: int) -> None:
                 progress(base * steps + count * step, settings.n * steps)  # steps of images
 
             chosen = None if labels is None else labels[numbers]
             images = model.sample(count, labels=chosen, generator=generator, progress=report)
-            output.add(numbers, to_bytes(images, spec.levels) if spec.kind == "pixels" else images)
-            done += count
+            return (to_bytes(images, spec.levels) if spec.kind == "pixels" else images).cpu()
+
+        batches = list(in_batches(missing, settings.batch_size))
+        for numbers, images in zip(batches, shared(images_of, batches), strict=True):
+            if first_process():
+                output.add(numbers, images)
+            done += len(numbers)
             progress(there + done, settings.n)
+    if not first_process():
+        return
     output.end()
     seconds = time.perf_counter() - began
     rate = done / seconds

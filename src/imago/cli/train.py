@@ -18,6 +18,7 @@ from imago.config import Settings, check_experiment, check_machine, check_top, e
 from imago.config import check as check_values
 from imago.errors import UserError
 from imago.paths import check_folder_place, images_place, run_to_resume
+from imago.processes import launched_rank
 from imago.search import objectives_of, reporter_of
 from imago.sweeps import job_of
 from imago.tables import read_table
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> float | list[float] | None:
 
     if multirun and "strategy" in config.trainer:
         raise UserError("trainer=ddp with -m: each process would start the sweep anew; give one combination at a time")
-    if not (multirun or choices.get("experiment") or settings.resume):
+    if not (multirun or choices.get("experiment") or settings.resume or launched_rank()):
         sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
         if own := experiments(sources, choices["model"], choices["data"]):
             print(f"experiments for model={choices['model']} data={choices['data']}: {', '.join(own)}")
@@ -74,7 +75,7 @@ def main(config: DictConfig) -> float | list[float] | None:
     jobs.ran.append(Path(hydra.runtime.cwd, run.path))
     if run.write:
         print(closing_words(run))
-    if settings.objective is None:
+    if settings.objective is None or not run.write:
         return None
     last = read_table(run.metrics).last
     for objective in objectives_of(settings.objective):

@@ -20,6 +20,7 @@ from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
 from imago.models.variational import Variational
+from imago.processes import shared
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
@@ -73,7 +74,8 @@ def measure_likelihood(
 ) -> list[Measurement]:
     """The mean negative log-likelihood of images that are what training saw: the same levels, the same binarisation.
 
-    The global random generators are left as they were; a bound that is estimated with noise gets the same noise for an
+    A group of processes calls it together: each measures a share, and all get the numbers of one. The global random
+    generators are left as they were; a bound that is estimated with noise gets the same noise for an
     image every time.
 
     Args:
@@ -115,20 +117,27 @@ def measure_likelihood(
             bound_terms = model.bound_terms
         torch.manual_seed(0)
         metrics: dict[str, NegativeLogLikelihood] = {}
-        for first in range(0, count, batch_size):
+
+        def measured_from(first: int) -> dict[str, Tensor]:
             few = part.part(slice(first, min(first + batch_size, count)))
 
-            def tell(share: float, first: int = first, n: int = len(few)) -> None:
+            def tell(share: float) -> None:
                 if progress is not None:
-                    progress(first + int(share * n), count)
+                    progress(first + int(share * len(few)), count)
                 before_batch()
 
             before_batch()
-            for name, nats in _nats(model, few, first, importance, tell).items():
+            nats = _nats(model, few, first, importance, tell)
+            return {name: values.cpu() for name, values in nats.items()}  # not every device has float64
+
+        done = 0
+        for found in shared(measured_from, range(0, count, batch_size)):
+            for name, nats in found.items():
                 metric = metrics.setdefault(name, NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False))
-                metric.update(nats.cpu())  # not every device has float64
+                metric.update(nats)
+            done += len(found["nats"])
             if progress is not None:
-                progress(first + len(few), count)
+                progress(done, count)
     protocol = Protocol(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,
@@ -146,10 +155,10 @@ def measure_likelihood(
         if name not in ("nats", "iw/nats"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
-        found = {key: float(value) for key, value in metric.compute().items()}
+        values = {key: float(value) for key, value in metric.compute().items()}
         measured += [
-            Measurement(bits, found["bpd"], replace(told, standard_error=found["bpd_error"])),
-            Measurement(name, found["nats"], replace(told, standard_error=found["nats_error"])),
+            Measurement(bits, values["bpd"], replace(told, standard_error=values["bpd_error"])),
+            Measurement(name, values["nats"], replace(told, standard_error=values["nats_error"])),
         ]
     return measured
 

@@ -22,6 +22,7 @@ from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics, batches_of_features
 from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
+from imago.processes import by_first, shared
 from imago.progress import Progress, progress_bar
 
 Sampler = Callable[[int, int], Tensor]
@@ -237,6 +238,8 @@ class SampleQuality:
     ) -> list[Measurement]:
         """Draw samples and compare them with the training split; the global random generators are left as they were.
 
+        A group of processes calls it together: each draws a share, and all get the numbers of one.
+
         Args:
             sample: ``sample(n, first)`` gives the images first..first+n-1, uint8 (n, C, H, W) with values 0..levels-1.
             progress: called with (samples so far, samples in all).
@@ -246,18 +249,26 @@ class SampleQuality:
         if extractor is None:
             return []
         spec = spec or self._spec
+
+        def drawn(first: int) -> tuple[Tensor, Tensor]:
+            """The images from this one on that make a batch, and their features."""
+            n = min(self.batch_size, self.samples - first)
+            images = sample(n, first)
+            spec.check(images)
+            if len(images) != n:
+                raise ValueError(f"{len(images)} samples where {n} were asked for")
+            return images.cpu(), self.features(images, spec.levels)
+
         try:
             with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-                for first in range(0, self.samples, self.batch_size):
-                    n = min(self.batch_size, self.samples - first)
-                    images = sample(n, first)
-                    spec.check(images)
-                    if len(images) != n:
-                        raise ValueError(f"{len(images)} samples where {n} were asked for")
-                    self._metrics.update(self.features(images, spec.levels), real=False, originals=images)
+                done = 0
+                for images, features in shared(drawn, range(0, self.samples, self.batch_size)):
+                    self._metrics.update(features, real=False, originals=images)
+                    done += len(images)
                     if progress is not None:
-                        progress(first + n, self.samples)
-            found = {_suffixed(name, extractor): float(value) for name, value in self._metrics.compute().items()}
+                        progress(done, self.samples)
+            numbers = by_first(lambda: {name: float(value) for name, value in self._metrics.compute().items()})
+            found = {_suffixed(name, extractor): value for name, value in numbers.items()}
         finally:
             self._metrics.reset()
         deviation = found.pop("inception_score_std" + extractor.suffix, None)

@@ -319,6 +319,25 @@ class GenerativeModel(LightningModule, ABC):
                 group["lr"] = factor * group["initial_lr"]
         optimizer.step()
 
+    def compile_networks(self, backend: str = "inductor") -> None:
+        """Let torch.compile translate the networks at their next call, in place.
+
+        The names of the weights stay, so checkpoints fit with and without.
+
+        Args:
+            backend: of torch.compile.
+        """
+
+        def compile_parts(module: nn.Module) -> None:
+            if isinstance(module, nn.ModuleDict | nn.ModuleList):  # which hold what is called
+                for part in module.children():
+                    compile_parts(part)
+            else:
+                module.compile(backend=backend)
+
+        for network in self.networks.values():
+            compile_parts(network)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser for each network, in the order of :attr:`networks` (Lightning's hook)."""
         networks = self.networks

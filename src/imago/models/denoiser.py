@@ -51,7 +51,6 @@ class DenoiserSettings(Common, total=False):
         guidance: weight w of classifier-free guidance (Ho & Salimans 2022, eq. 6), conditional models with
             ``p_uncond`` only: (1 + w) ε(x, label) − w ε(x). 0 for none.
         p_uncond: share of training images whose label is hidden, so that the network knows ε(x) too.
-        compile: let torch.compile translate the network, in place: minutes before the first step, repaid on a GPU only.
     """
 
     network: Callable[[ImageSpec, int, int], nn.Module]
@@ -60,7 +59,6 @@ class DenoiserSettings(Common, total=False):
     sampler: Sampler | None
     guidance: NonNegativeFloat
     p_uncond: Annotated[float, Field(ge=0, le=1)]
-    compile: bool
 
 
 class Denoiser(GenerativeModel):
@@ -79,7 +77,7 @@ class Denoiser(GenerativeModel):
 
     likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
     ema = ("net",)
-    inference_settings = ("sampler", "guidance", "variance", "compile")
+    inference_settings = ("sampler", "guidance", "variance")
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels", "points")
 
     def __init__(
@@ -93,7 +91,6 @@ class Denoiser(GenerativeModel):
         sampler: Sampler | None = None,
         guidance: NonNegativeFloat = 0.0,
         p_uncond: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        compile: bool = False,
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("gradient_clip", 1.0)
@@ -116,8 +113,6 @@ class Denoiser(GenerativeModel):
         self.p_uncond = p_uncond
         # A label more stands for none.
         self.net = network(spec, 1 + self.variance.learned, self.classes + bool(p_uncond))
-        if compile:  # in place: the names of the weights stay, and checkpoints fit with and without
-            self.net.compile()
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -92,6 +92,12 @@ class PixelRNN(Autoregressive):
             classes=self.classes,
         )
 
+    def compile_networks(self, backend: str = "inductor") -> None:
+        """See :meth:`GenerativeModel.compile_networks`; the recurrences stay, which would be unrolled line by line."""
+        for layer in self.net.layers:
+            layer.forward = torch.compiler.disable(layer.forward)
+        super().compile_networks(backend)
+
 
 class PixelRNNNet(AutoregressiveNet):
     """Mask A convolution, recurrent layers, 1x1 convolutions.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imago.capacity import Width
 from imago.images import ImageSpec, Labels, Normalized
+from imago.nets.together import Dropout
 
 Widths = Annotated[Sequence[Width], Field(min_length=1)]
 
@@ -29,7 +30,7 @@ class _MLP(nn.Module):
         self.embed = nn.Embedding(classes, hidden[0]) if classes else None
         layers: list[nn.Module] = []
         for wide, next_wide in pairwise([*hidden, outputs]):
-            layers += [activation, *([nn.Dropout(dropout)] if dropout else []), nn.Linear(wide, next_wide)]
+            layers += [activation, *([Dropout(dropout)] if dropout else []), nn.Linear(wide, next_wide)]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, labels: Labels | None = None) -> Tensor:

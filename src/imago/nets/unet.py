@@ -22,6 +22,7 @@ from imago.capacity import Width
 from imago.errors import UserError
 from imago.images import ImageSpec, Labels, Normalized
 from imago.nets.dcgan import size_ladder
+from imago.nets.together import Dropout
 
 Maps = Float[Tensor, "n channels height width"]
 NewMaps = Float[Tensor, "n new_channels height width"]
@@ -129,7 +130,7 @@ class ResidualBlock(nn.Module):
         self.norm_in = NormSiLU(inputs)
         self.conv_in = convolution(inputs, outputs, 3)
         self.norm_out = NormSiLU(outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = convolution(outputs, outputs, 3, SMALL)
         self.skip = convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -31,6 +32,7 @@ from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.loggers import Dashboard
 from imago.models.base import GenerativeModel
+from imago.processes import agreed_devices, launch, of_first
 from imago.runs import (
     CSVLogger,
     Run,
@@ -52,6 +54,8 @@ from imago.training.callbacks.limits import Limits
 from imago.training.callbacks.log import TrainingLog
 from imago.training.callbacks.pruning import Pruning
 from imago.training.continuing import find_checkpoint, find_run, take_up
+from imago.training.devices import SyncBatchNorms, batch_norm_of, together
+from imago.untrusted import first_line
 
 FLOAT = 4  # bytes of a number
 
@@ -92,16 +96,21 @@ def train(
         model.managed, data.endless = True, True
         trainer = build_trainer(config)
         forget_peak_memory(trainer.strategy.root_device)
-        continued = find_run(settings, config, data, job)
-        if continued is not None and writes():
+        continued = find_run(settings, config, data, job) if writes() else None
+        if continued is not None:
             held.enter_context(alone_in(continued))
         stopped = None if continued is None else find_checkpoint(continued, settings, config, data)
-        checkpoint_path = None if stopped is None else stopped.checkpoint
         metrics: SampleQuality = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
         # Nothing is written before this line: whatever was wrong with the command has been said.
-        run = Run(continued, write=writes()) if continued is not None else open_run(directory, held)
-        with begun(run, model, new=continued is None), concluded(run, interruption):
+        held.enter_context(together(trainer))
+        run = Run(continued) if continued is not None else open_run(directory, held) if writes() else None
+        place, stopped = of_first((None if run is None else run.path, stopped))
+        if run is None:
+            assert place is not None
+            run = Run(place, write=False)
+        checkpoint_path = None if stopped is None else stopped.checkpoint
+        with begun(run, model, new=stopped is None), concluded(run, interruption):
             if stopped is not None and run.write:
                 take_up(run, stopped)
             if job is None and settings.name is None and isinstance(given := run.summary.get("name"), str):
@@ -116,6 +125,11 @@ def train(
                 run.update(sweep=job.recorded)
             if run.write:
                 announce_start(run, data, checkpoint_path)
+            if settings.compile:
+                backend = "inductor" if settings.compile is True else settings.compile
+                model.compile_networks(backend)
+                if run.write:
+                    print(f"compiles the networks with {backend}: the first steps and measurements wait for it")
             group = None if job is None else job.folder.name
             with connected(trainer, run, config, settings, name, group):
                 ends = (settings.max_images, settings.max_updates, settings.max_seconds, settings.max_wall_seconds)
@@ -140,6 +154,7 @@ def train(
 def prepare_process() -> None:
     """Keep Lightning quiet about what is no news, and torch from looking for a GPU that is not there."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which accelerators are absent is no news
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # nor which processes there are
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     if not torch.cuda.is_available():
         # Without a GPU, a CUDA build of torch looks for one at every optimiser step (0.2 ms) unless told there is none.
@@ -161,8 +176,6 @@ def open_run(directory: Path, held: ExitStack) -> Run:
     Raises:
         UserError: it cannot be made.
     """
-    if not writes():
-        return Run(directory, write=False)
     try:
         directory = claim(directory)
         held.enter_context(alone_in(directory))
@@ -209,13 +222,18 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
     Raises:
         UserError: the machine has not what is asked for, or several processes without a strategy.
     """
+    node = dict(config["trainer"])
+    node["devices"], node["num_nodes"] = agreed_devices(node.get("devices", 1), node.get("num_nodes"))
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins += [SyncBatchNorms()] if node.get("sync_batchnorm") else []
+    plugins += [LightningEnvironment()] if launch() is None else []  # also inside a job of Slurm, without its srun
     try:
         warnings.filterwarnings("ignore", message="The `srun` command is available")  # on login nodes: no news
         trainer: Trainer = build(
-            config["trainer"],
+            node,
             "trainer",
             logger=False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=plugins,
             default_root_dir=os.devnull,  # where Lightning looks for a Slurm checkpoint of its own
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -230,8 +248,8 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
         raise UserError(f"trainer: {str(error).splitlines()[0]} Choose trainer=cpu, or other devices.") from None
     # Lightning would end SIGTERM with exit code 0 and requeue a Slurm job at SIGUSR1: signals belong to Interruption.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    if trainer.world_size > 1 and config["trainer"].get("strategy") is None:
-        raise UserError(f"trainer.devices={config['trainer']['devices']}: for several processes choose trainer=ddp")
+    if trainer.world_size > 1 and node.get("strategy") is None:
+        raise UserError(f"trainer.devices={node['devices']}: for several processes choose trainer=ddp")
     return trainer
 
 
@@ -252,6 +270,7 @@ def describe(
         "batch_size": data.batch_size,
         "parameters": {**parameters, "total": sum(parameters.values())},
         "device": device_name(trainer.strategy.root_device),
+        **batch_norm_of(model, trainer),
         **environment(),
     }
 
@@ -291,12 +310,14 @@ def begun(run: Run, model: GenerativeModel, new: bool) -> Iterator[None]:
         raise UserError(reason) from error
 
 
-def not_possible(error: BaseException) -> str | None:
+def not_possible(error: Exception) -> str | None:
     """Why a run cannot be done as configured, if that is what an error of its first steps means."""
     if "Expected more than 1 value per channel" in str(error):  # of one image, where a map has shrunk to a point
         return "data.batch_size: too small for batch normalisation, which sees one value; give a larger one"
     if exhausted(error):
         return f"{enough(error)}; make the model, data.batch_size or what callbacks draw smaller"
+    if type(error).__module__.startswith("torch._dynamo") or "torch.compile" in str(error):
+        return f"compile: the networks cannot be translated ({first_line(error)}); compile=false trains without"
     return str(error) if isinstance(error, UserError) else None
 
 

@@ -9,6 +9,7 @@ from lightning import LightningModule, Trainer
 
 from imago.measures import Measurement, Protocol, better, is_better
 from imago.models.base import GenerativeModel
+from imago.processes import of_first_process
 from imago.runs import Run, differences
 from imago.training.callbacks.common import find, log_row, publish
 from imago.training.callbacks.ema import sampling_weights
@@ -30,7 +31,7 @@ class Measuring(Paced, ABC):
 
     Attributes:
         doing: what the progress bar says meanwhile.
-        latest: the last numbers by the names under which they are logged, on the first of several processes.
+        latest: the last numbers by the names under which they are logged.
         comparison_keys: what numbers must share to be compared with these.
     """
 
@@ -54,7 +55,7 @@ class Measuring(Paced, ABC):
 
     @abstractmethod
     def seconds_each(self, trainer: Trainer, model: GenerativeModel) -> float:
-        """Seconds that measuring takes for an image."""
+        """Seconds that measuring takes for an image in one process; several call it together."""
 
     @abstractmethod
     def measure(
@@ -66,7 +67,7 @@ class Measuring(Paced, ABC):
         progress: Callable[[int, int], None] | None,
         before_batch: Callable[[], None],
     ) -> list[Measurement]:
-        """Measure; called where there is a :meth:`headline`, on the first of several processes.
+        """Measure; called where there is a :meth:`headline`, by all processes, of which each does a share.
 
         Args:
             trainer: whose data may be needed.
@@ -113,31 +114,27 @@ class Measuring(Paced, ABC):
         publish(trainer, model, self.latest)
 
     def _measure(self, trainer: Trainer, model: GenerativeModel, untrained: bool = False) -> list[Measurement]:
-        interruption, progress = find(trainer, Interruption), find(trainer, Progress)
+        interruption = find(trainer, Interruption)
+        progress = find(trainer, Progress) if trainer.is_global_zero else None
 
         def stop_if_requested() -> None:
             if interruption is not None:
                 interruption.stop_if_requested()
 
-        measurements: list[Measurement] = []
-        abandoned = False
-        if trainer.is_global_zero:
-            with model.state.paused(), sampling_weights(trainer, model) as averaged, self.run.beside(self.doing):
-                report = None
-                try:
-                    stop_if_requested()
-                    amount, seconds = self._amount(trainer, model, untrained)
-                    if amount:
-                        told = f"{self.doing}, about {seconds:.0f} s" if seconds >= 1 else self.doing
-                        report = None if progress is None else progress.subtask(told)
-                        measurements = self.measure(trainer, model, amount, averaged, report, stop_if_requested)
-                except Abandoned:
-                    abandoned = True
-                finally:
-                    if progress is not None:
-                        progress.end_subtask()
-        if trainer.strategy.broadcast(abandoned):  # the others wait here for the one that measures
+        if interruption is not None and interruption.agreed(trainer):
             raise Abandoned
+        measurements: list[Measurement] = []
+        of_first_process(model.buffers())
+        with model.state.paused(), sampling_weights(trainer, model) as averaged, self.run.beside(self.doing):
+            try:
+                amount, seconds = self._amount(trainer, model, untrained)
+                if amount:
+                    told = f"{self.doing}, about {seconds:.0f} s" if seconds >= 1 else self.doing
+                    report = None if progress is None else progress.subtask(told)
+                    measurements = self.measure(trainer, model, amount, averaged, report, stop_if_requested)
+            finally:
+                if progress is not None:
+                    progress.end_subtask()
         self.latest = {f"val/{m.name}": m.value for m in measurements}
         self.comparison_keys = {f"val/{m.name}": m.protocol.comparison_key for m in measurements}
         if self.latest:
@@ -151,11 +148,11 @@ class Measuring(Paced, ABC):
             return amounts[0], self.cost
         if self.amount:
             return self.amount, self.cost
-        each = self.seconds_each(trainer, model)
+        each = self.seconds_each(trainer, model) / trainer.world_size
         if untrained:
             return (amounts[0] if amounts[0] * each <= CHEAP else 0), amounts[0] * each
         amount = self.choose(trainer, model, amounts, lambda: each)
-        if amount < amounts[0] and self._told != amount:
+        if amount < amounts[0] and self._told != amount and trainer.is_global_zero:
             self._told = amount
             least = amount or amounts[-1]
             told = f"with {amount:,} images" if amount else f"is put off: {least:,} images"

@@ -9,6 +9,7 @@ from lightning import Trainer
 from pydantic import Field
 
 from imago.models.base import GenerativeModel
+from imago.processes import in_all, of_first
 from imago.training.callbacks.common import Periodic, find
 from imago.training.callbacks.limits import Limits
 
@@ -70,6 +71,8 @@ class Paced(Periodic):
     def choose(self, trainer: Trainer, model: GenerativeModel, amounts: list[int], each: Callable[[], float]) -> int:
         """The amount of an action: the largest that leaves room for several in this run; 0 where none does.
 
+        All processes choose together, and the first one decides.
+
         Args:
             trainer: whose limits say how long the run will be.
             model: in training.
@@ -83,7 +86,7 @@ class Paced(Periodic):
             seconds = model.state.seconds if limits is None else limits.expected_seconds(model)
             room = (CREDIT + self.portion * self.share * seconds) / FEWEST_ACTIONS
             price = each()
-            self.amount = next((amount for amount in amounts if amount * price <= room), 0)
+            self.amount = of_first(next((amount for amount in amounts if amount * price <= room), 0))
         return self.amount
 
     def _act(self, trainer: Trainer, model: GenerativeModel) -> None:
@@ -118,12 +121,19 @@ def amounts_up_to(whole: int, least: int) -> list[int]:
 
 
 def seconds_of(work: Callable[[int], object], most: int) -> float:
-    """Seconds that ``work`` takes for an image, from ever more images at a time, until it takes a second."""
+    """Seconds that ``work`` takes for an image, from ever more images at a time, until it takes a second.
+
+    All processes of a group work; the first one's clock counts.
+    """
     images, enough = 1, 5.0  # the first time is of a cold start
     while True:
-        began = time.perf_counter()
-        work(images)
-        seconds = time.perf_counter() - began
+        seconds = in_all(lambda n=images: _seconds(work, n))[0]  # type: ignore[misc]
         if seconds > enough or images == most:
             return seconds / images
         images, enough = min(4 * images, most), 1.0
+
+
+def _seconds(work: Callable[[int], object], images: int) -> float:
+    began = time.perf_counter()
+    work(images)
+    return time.perf_counter() - began

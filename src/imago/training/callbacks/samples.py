@@ -12,6 +12,8 @@ from imago.images import to_bytes
 from imago.models.base import GenerativeModel
 from imago.models.variational import Variational
 from imago.pictures import picture_of, write_png
+from imago.processes import of_first_process, shared
+from imago.rng import PerImageGenerator
 from imago.runs import Run
 from imago.training.callbacks.common import Halvings, find, show_picture
 from imago.training.callbacks.ema import sampling_weights
@@ -55,15 +57,17 @@ class SampleGrid(Paced):
         self.seed = seed
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
-        """Draw and write the grid."""
-        if not trainer.is_global_zero or model.spec.kind == "points":
+        """Draw the grid, each process a part of it, and write it."""
+        if model.spec.kind == "points":
             return
+        of_first_process(model.buffers())
         classes = model.classes
         row = (
             torch.tensor(model.spec.trained)[torch.arange(self.columns) % len(model.spec.trained)] if classes else None
         )
         told = "" if row is None else f"; columns: {', '.join(map(model.spec.class_name, row.tolist()))}"
-        progress, interruption = find(trainer, Progress), find(trainer, Interruption)
+        progress = find(trainer, Progress) if trainer.is_global_zero else None
+        interruption = find(trainer, Interruption)
 
         def draw(rows: int, report: Callable[[int, int], None] | None = None) -> Tensor:
             def step(done: int, total: int) -> None:
@@ -72,8 +76,16 @@ class SampleGrid(Paced):
                 if interruption is not None:
                     interruption.stop_if_requested()
 
-            labels = None if row is None else row.repeat(rows)
-            return model.sample(rows * self.columns, labels=labels, seed=self.seed, progress=step)
+            labels, count = None if row is None else row.repeat(rows), rows * self.columns
+            size = -(-count // trainer.world_size)
+
+            def part(first: int) -> Tensor:
+                n = min(size, count - first)
+                generator = PerImageGenerator(self.seed, first, device=model.device)
+                given = None if labels is None else labels[first : first + n]
+                return model.sample(n, labels=given, generator=generator, progress=step).cpu()
+
+            return torch.cat(list(shared(part, range(0, count, size))))
 
         with model.state.paused(), self.run.beside("sample grid"), sampling_weights(trainer, model):
             rows = self.choose(trainer, model, amounts_up_to(self.rows, 1), lambda: seconds_of(draw, 1)) or 1
@@ -88,6 +100,8 @@ class SampleGrid(Paced):
             finally:
                 if progress is not None:
                     progress.end_subtask()
+            if not trainer.is_global_zero:
+                return
             picture = picture_of(to_bytes(images, model.spec.levels), self.columns)
             self.run.samples.mkdir(exist_ok=True)
             write_png(picture, self.run.samples / f"images-{model.state.images:010d}.png")
