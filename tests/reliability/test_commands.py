@@ -271,7 +271,7 @@ MISTAKES = [
         r"model\.schedule: end=10: must be larger",
     ),
     (["metrics=inception", "metrics.weights=nowhere.pth"], r"nowhere\.pth"),
-    (["trainer=gpu"], r"trainer\.accelerator=gpu: this machine has no GPU; choose trainer=cpu or auto"),
+    (["trainer=gpu"], r"trainer\.accelerator=gpu: this machine has no GPU; choose trainer=cpu or trainer=auto"),
     (["trainer=cpu", "trainer.devices=2"], r"trainer\.devices=2: for several processes choose trainer=ddp"),
     (["trainer.devices=0"], r"trainer\.devices=0: of a CPU give the number of processes"),
     (["+trainer.limit_train_batches=3"], r"trainer\.limit_train_batches: no such setting; known are"),
