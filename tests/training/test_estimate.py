@@ -160,7 +160,7 @@ def test_a_batch_that_would_take_long_is_measured_in_part(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("short")
 def test_several_processes_share_a_batch() -> None:
-    config = configuration("model=gan", "data=digits", "trainer=ddp", "trainer.accelerator=cpu", *TINY["gan"])
+    config = configuration("model=gan", "data=digits", "trainer=ddp_cpu", *TINY["gan"])
     config.pop("estimate")
     found = estimate_run(config, "gan")
     weights = sum(found.cost.parameters.values())
@@ -213,7 +213,7 @@ def test_what_measuring_adds_follows_from_its_share() -> None:
     ("overrides", "told"),
     [
         (["resume=auto"], "leave resume out"),
-        (["data.batch_size=63", "trainer=ddp", "trainer.accelerator=cpu"], "divided between 2"),
+        (["data.batch_size=63", "trainer=ddp_cpu"], "divided between 2"),
     ],
 )
 def test_mistakes(overrides: list[str], told: str) -> None:

@@ -77,10 +77,11 @@ def measure_all(values: dict[str, Any]) -> None:
         return
     # What is no file is said before torch is loaded and the others are measured.
     found = [checkpoint for checkpoint in settings.checkpoint if carried_out(checkpoint_file, checkpoint)]
+    measured = []
     if found:
         check_node(metrics, "metrics")
-    with cli.devices(settings.device, settings.devices) as device:
-        measured = [checkpoint for checkpoint in found if carried_out(evaluate, checkpoint, settings, metrics, device)]
+        with cli.devices(settings.device, settings.devices) as device:
+            measured = [name for name in found if carried_out(evaluate, name, settings, metrics, device)]
     failed = [checkpoint for checkpoint in settings.checkpoint if checkpoint not in measured]
     if failed:
         raise UserError(f"checkpoint: {len(failed)} of {len(settings.checkpoint)} not measured: {', '.join(failed)}")
