@@ -115,14 +115,16 @@ def read_table(path: Path) -> Table:
 
 
 def _chosen(lines: list[str], clock: int | None) -> list[str]:
-    """All measurements and evenly chosen rows of training, those that say the time; the last row always."""
+    """All measurements and evenly chosen rows of training, those that say the time; of both the last row always."""
     stride = -(-len(lines) // ROWS)
     if stride <= 1:
         return lines
+    trained = range(len(lines) - 1, -1, -1)
+    last = next((k for k in trained if clock is None or not _is_blank(lines[k], clock)), 0)
     return [
         line
         for k, line in enumerate(lines)
-        if k % stride == 0 or len(lines) - k <= 2 or (clock is not None and _is_blank(line, clock))
+        if k % stride == 0 or k == last or len(lines) - k <= 2 or (clock is not None and _is_blank(line, clock))
     ]
 
 

@@ -283,6 +283,15 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+def test_the_last_row_of_training_stands_before_many_measurements(tmp_path: Path) -> None:
+    lines = ["images_seen,updates,val/nats,train/nats,time/training_seconds"]
+    lines += [f"{k},{k},,{k},{k / 10}" for k in range(1, 2004)]
+    lines += [f"2003,2003,{k},," for k in range(5)]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    last = read_table(tmp_path / "metrics.csv").last
+    assert (last["train/nats"], last["val/nats"]) == (2003, 4)
+
+
 def test_a_long_table_is_thinned_but_keeps_every_measurement_and_the_end(tmp_path: Path) -> None:
     lines = ["images_seen,updates,val/nats,train/nats,time/training_seconds"]
     for k in range(1, 20_001):
