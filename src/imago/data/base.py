@@ -224,6 +224,28 @@ class Splits:
     levels: int = 256
     tokens: bool = False
 
+    @classmethod
+    def of_own_images(cls, shuffled: Dataset, classes: Sequence[str], place: Path, told: str) -> "Splits":
+        """Splits of images that no publisher has split: the last tenth is for the test, as many before it are held out.
+
+        Args:
+            shuffled: all images, in the order of the fixed permutation.
+            classes: names of the classes.
+            place: where the images are.
+            told: more of the description.
+
+        Raises:
+            UserError: there are too few.
+        """
+        n = len(shuffled)
+        if n < 3:
+            raise UserError(f"data.path={place}: {n} images; training, validation and test need one each. Add some.")
+        held = max(1, n // 10)
+        description = (
+            f"of a fixed permutation of the {n:,} images of {place} without its last {held:,}, test = those, {told}"
+        )
+        return cls(shuffled.part(slice(-held)), held, shuffled.part(slice(-held, None)), classes, description)
+
     def cut(self, name: str, val: int | None) -> tuple[Dataset, Dataset, str]:
         """Training and validation images, and a sentence that says which they are.
 

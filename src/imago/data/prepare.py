@@ -32,7 +32,7 @@ from imago.data.listing import displayable, natural
 from imago.data.named import read_npz
 from imago.data.shards import INDEX, PLAN, Index, Shard, arrow, check_shard, write_shard
 from imago.data.sources import imagenet32
-from imago.data.sources.folder import Folder, Size
+from imago.data.sources.folder import Folder, Size, sides_of
 from imago.errors import UserError, printable
 from imago.files import one_at_a_time, remove_litter, write_text
 from imago.paths import check_folder_place, images_place, writing_to
@@ -340,8 +340,7 @@ def prepare(
         UserError: the images cannot be read, or ``out`` holds something else.
     """
     arrow()
-    pair = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
-    treatment = Treatment(pair, fit, channels, on_bad)
+    treatment = Treatment(sides_of(size), fit, channels, on_bad)
     check_folder_place(out)
     _check_out(out)
     origin = origin_of(images_place(path), treatment)

@@ -67,6 +67,11 @@ class _Labels:
     notices: tuple[str, ...] = ()
 
 
+def sides_of(size: Size | None) -> tuple[int, int] | None:
+    """Height and width that a setting means: of one number a square."""
+    return None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 class Folder(Source):
     """Any folder, zip file or tar file of images, or folder of tar files.
 
@@ -93,7 +98,7 @@ class Folder(Source):
         on_bad: Literal["refuse", "skip"] = "refuse",
     ) -> None:
         self.path = images_place(path)
-        self.size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.size = sides_of(size)
         self.fit: Fit = fit
         self.channels = channels
         self.on_bad = on_bad
@@ -102,20 +107,7 @@ class Folder(Source):
     def load(self, directory: Path) -> Splits:
         """Lists the images, decodes them into DIRECTORY/cache unless that was done before, and maps the result."""
         everything, classes, lost, origin = self.read(directory)
-        n = len(everything)
-        if n < 3:
-            raise UserError(
-                f"data.path={self.path}: {n} images; training, validation and test need one each. Add some."
-            )
-        n_held = max(1, n // 10)
-        return Splits(
-            train=everything.part(slice(-n_held)),
-            val=n_held,
-            test=everything.part(slice(-n_held, None)),
-            classes=classes,
-            description=f"of a fixed permutation of the {n:,} images of {self.path} without its last "
-            f"{n_held:,}, test = those, {lost}{origin}",
-        )
+        return Splits.of_own_images(everything, classes, self.path, f"{lost}{origin}")
 
     def read(self, directory: Path) -> tuple[ImageSet, tuple[str, ...], str, str]:
         """All images, in the order of the permutation.

@@ -6,7 +6,6 @@ import torch
 
 from imago.data.base import Source, Splits, fixed_permutation
 from imago.data.shards import ShardedImages
-from imago.errors import UserError
 from imago.paths import images_place
 
 
@@ -42,16 +41,4 @@ class Shards(Source):
                 index.classes,
                 f"of a fixed permutation of the {among} in {self.path}, test = the publisher's, {lost}{index.labels}",
             )
-        if n < 3:
-            raise UserError(
-                f"data.path={self.path}: {n} images; training, validation and test need one each. Prepare more."
-            )
-        held = max(1, n // 10)
-        return Splits(
-            train=shuffled.part(slice(-held)),
-            val=held,
-            test=shuffled.part(slice(-held, None)),
-            classes=index.classes,
-            description=f"of a fixed permutation of the {n:,} images of {self.path} without its last "
-            f"{held:,}, test = those, {lost}{index.labels}",
-        )
+        return Splits.of_own_images(shuffled, index.classes, self.path, f"{lost}{index.labels}")
