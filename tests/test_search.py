@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from imago.cli.jobs import shares
 from imago.errors import UserError
-from imago.figures.searches import draw_search
+from imago.figures.searches import draw_search, importances_of
 from imago.search import Reporter, Search, space_of
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +167,18 @@ def test_a_picture_for_one_objective_and_for_several(tmp_path: Path) -> None:
                 search.tell(trial.number, None if k == 3 else values, "broke")
         draw_search(search.study, search.objectives, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_importance_is_the_share_of_the_variance(tmp_path: Path) -> None:
+    """Functional analysis of variance: of a sum, each part's own variance; Optuna's default measures something else."""
+    with search_in(tmp_path) as search:
+        for _ in range(60):
+            trial = search.claim({"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}, 60)
+            assert trial is not None
+            search.tell(trial.number, [2 * trial.params["a"] + trial.params["b"]])
+    (shares,) = importances_of(search.study, ["val/bpd"]).values()
+    assert shares["a"] == pytest.approx(4 / 5, abs=0.1)
+    assert shares["b"] == pytest.approx(1 / 5, abs=0.1)
 
 
 def test_processes_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

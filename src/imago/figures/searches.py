@@ -38,17 +38,17 @@ def draw_search(study: "Study", objectives: Sequence[str], path: Path) -> None:
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     figure = Figure(figsize=(12, 8), layout="constrained")
     parts: Any = figure.subfigures(2, 1)
-    left, middle, right = parts[0].subplots(1, 3, width_ratios=(1, 1, 0.8))
+    widths = (1, 1, 0.8) if len(objectives) == 1 else (2, 0.8)
+    *panels, right = parts[0].subplots(1, len(widths), width_ratios=widths)
     below = parts[1].subplots()
     if len(objectives) == 1:
         maximised = study.direction.name == "MAXIMIZE"
-        _history(left, trials, objectives[0], maximised)
-        _courses(middle, trials, objectives[0])
+        _history(panels[0], trials, objectives[0], maximised)
+        _courses(panels[1], trials, objectives[0])
         _importances(right, study, objectives)
         _coordinates(below, done, [trial.values[0] for trial in done], objectives[0], maximised)
     else:
-        _front(left, study, done, objectives)
-        middle.set_axis_off()
+        _front(panels[0], study, done, objectives)
         _importances(right, study, objectives)
         first = [trial.values[0] for trial in done]
         _coordinates(below, done, first, objectives[0], study.directions[0].name == "MAXIMIZE")
@@ -101,17 +101,27 @@ def _courses(axes: "Axes", trials: "Sequence[FrozenTrial]", objective: str) -> N
     axes.set(title="courses, pruned ones gray", xlabel="measurement", ylabel=objective)
 
 
-def _importances(axes: "Axes", study: "Study", objectives: Sequence[str]) -> None:
-    """Of each setting, with respect to each objective."""
-    from optuna.importance import get_param_importances
+def importances_of(study: "Study", objectives: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By objectives, the share of each setting in the variance of the trials' values.
 
-    names = short_names({key: None for trial in study.get_trials(deepcopy=False) for key in trial.params})
+    Functional analysis of variance of a random forest: Hutter, Hoos & Leyton-Brown 2014, "An efficient approach for
+    assessing hyperparameter importance". Nothing where there are too few trials, or all are alike.
+    """
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     shares: dict[str, dict[str, float]] = {}
     with warnings.catch_warnings(), suppress(ValueError, RuntimeError, ZeroDivisionError):
-        warnings.simplefilter("ignore")  # of too few trials, or all alike, there is nothing to tell
+        warnings.simplefilter("ignore")
         for k, objective in enumerate(objectives):
             target: Any = None if len(objectives) == 1 else (lambda trial, k=k: trial.values[k])
-            shares[objective] = get_param_importances(study, target=target)
+            shares[objective] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
+    return shares
+
+
+def _importances(axes: "Axes", study: "Study", objectives: Sequence[str]) -> None:
+    """Of each setting, with respect to each objective."""
+    names = short_names({key: None for trial in study.get_trials(deepcopy=False) for key in trial.params})
+    shares = importances_of(study, objectives)
     if not shares:
         axes.set_axis_off()
         return
@@ -121,7 +131,7 @@ def _importances(axes: "Axes", study: "Study", objectives: Sequence[str]) -> Non
         axes.barh(places, [found.get(key, 0.0) for key in names], height, label=objective)
     axes.set_yticks([row + 0.3 - height / 2 for row in range(len(names))], [printable(name) for name in names.values()])
     axes.set_ylim(max(len(names), 4) - 0.3, -0.5)
-    axes.set(title="importance", xlabel="share of the variance (fANOVA)")
+    axes.set(title="importance", xlabel="share of the variance (fANOVA)", xlim=(0, None))
     if len(shares) > 1:
         axes.legend(fontsize=8)
 
