@@ -98,7 +98,9 @@ def test_jobs_in_processes_of_their_own(
 ) -> None:
     """One continues an earlier sweep's, one fails, one begins; each speaks into a file, and a line says of its fate."""
     env = request.getfixturevalue("cluster") if launcher == "submitit_slurm" else environment()
-    shutil.copytree(in_one_process[0] / "logs/first/0-fvbn-digits", tmp_path / "logs/first/0-fvbn-digits")
+    shutil.copytree(
+        in_one_process[0] / "logs/first/0-fvbn-digits", tmp_path / "logs/first/0-fvbn-digits", symlinks=True
+    )
     given = ["-m", f"hydra/launcher={launcher}", *SWEEP, "max_updates=4", "hydra.sweep.dir=logs/second"]
     code, out, err = train(tmp_path, *given, env=env)
     assert code == 1, err
@@ -204,7 +206,7 @@ def test_a_batch_job_whose_time_is_up_begins_again_and_goes_on(
     subprocess.run(["scancel", "--signal=USR1", job], env=cluster, check=True)
     (run,) = tmp_path.glob(f"logs/{job}/*/*/")
     wait_for(lambda: summary_of(run)["status"] == "interrupted", f"the job in {run} does not stop", 60)
-    shutil.copytree(run, other)  # newer, and not this job's
+    shutil.copytree(run, other, symlinks=True)  # newer, and not this job's
     wait_for(lambda: summary_of(run)["status"] == "completed", f"the job in {run} does not end", 120)
     said = (tmp_path / f"slurm-{job}.out").read_text()
     assert said.count("SIGUSR1: stopping after this step and writing a checkpoint") == 1

@@ -307,6 +307,11 @@ def check_command(arguments: Sequence[str], script: str) -> list[Override]:
         if not (override.is_delete() or isinstance(value, str | list | QuotedString | Sweep)) and group.is_dir():
             known = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
             raise UserError(f"{override.input_line}: names no choice; choose one of {known}")
+        of_many = re.match(r"hydra[./](launcher|sweeper)\b", override.key_or_group)
+        if of_many and not (given.multirun or given.cfg or given.info):
+            raise UserError(
+                f"{override.input_line}: is for several runs; put -m behind the command's name, or leave it out"
+            )
     if given.multirun and os.environ.get("WANDB_SWEEP_ID"):
         raise UserError("-m: a W&B agent gives one combination at a time; leave -m out of the sweep's command")
     if given.multirun:
