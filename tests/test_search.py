@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from imago.cli import check_command
 from imago.cli.jobs import shares
 from imago.errors import UserError
 from imago.figures.searches import draw_search, importances_of
@@ -167,6 +168,13 @@ def test_a_picture_for_one_objective_and_for_several(tmp_path: Path) -> None:
                 search.tell(trial.number, None if k == 3 else values, "broke")
         draw_search(search.study, search.objectives, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_search_may_be_among_more_combinations_than_a_sweep_may_run() -> None:
+    many = ["-m", "seed=range(0,200)", "model.latent=range(1,200)"]
+    with pytest.raises(UserError, match=r"^-m: 39,800 runs are more than the 10,000 of one command"):
+        check_command(many, "train")
+    assert len(check_command([*many, "hydra/sweeper=optuna"], "train")) == 3
 
 
 def test_importance_is_the_share_of_the_variance(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def test_the_columns_of_the_table_are_in_the_summary(runs: dict[str, Run]) -> No
         assert absent == (set() if run.summary["likelihood"] != "none" else {"val/bpd", "val/nats"})
 
 
+def test_what_a_search_is_for_is_in_the_summary() -> None:
+    assert facts_of({"objective": {"val/bpd": 3.0, "val/fid": 9.0}}) == {
+        "objective/val/bpd": 3.0,
+        "objective/val/fid": 9.0,
+    }
+
+
 def test_a_report_has_the_same_panels_over_tables_of_the_runs() -> None:
     import wandb_workspaces.reports.v2 as wr
 

@@ -214,6 +214,7 @@ def test_what_measuring_adds_follows_from_its_share() -> None:
     [
         (["resume=auto"], "leave resume out"),
         (["data.batch_size=63", "trainer=ddp_cpu"], "divided between 2"),
+        (["model=two_stage"], r"TwoStage is trained in stages, each of another cost; not estimated$"),
     ],
 )
 def test_mistakes(overrides: list[str], told: str) -> None:

@@ -320,7 +320,8 @@ def check_command(arguments: Sequence[str], script: str) -> list[Override]:
             runs *= _sweeps_over(override)
             if not runs:
                 raise UserError(f"{override.input_line}: no values, so there is nothing to run; give at least one")
-        if runs > MOST_RUNS:
+        searched = any(override.key_or_group == "hydra/sweeper" for override in overrides)  # not all combinations
+        if runs > MOST_RUNS and not searched:
             raise UserError(f"-m: {runs:,} runs are more than the {MOST_RUNS:,} of one command; give fewer at once")
     return list(overrides)
 

@@ -332,6 +332,8 @@ def measure(
     Raises:
         UserError: what was given cannot be trained.
     """
+    if model.stages:
+        raise UserError(f"estimate: {type(model).__name__} is trained in stages, each of another cost; not estimated")
     device = model.device
     model.train()
     model.configure_optimizers()

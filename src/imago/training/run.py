@@ -228,7 +228,6 @@ def build_trainer(config: Mapping[str, Any]) -> Trainer:
     plugins += [SyncBatchNorms()] if node.get("sync_batchnorm") else []
     plugins += [LightningEnvironment()] if launch() is None else []  # also inside a job of Slurm, without its srun
     try:
-        warnings.filterwarnings("ignore", message="The `srun` command is available")  # on login nodes: no news
         trainer: Trainer = build(
             node,
             "trainer",
