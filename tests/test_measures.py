@@ -56,7 +56,8 @@ def test_entries_of_other_versions_and_of_other_types_are_kept_and_not_believed(
 
 
 def test_a_protocol_tells_relation_and_error() -> None:
-    assert [Protocol(likelihood=kind).relation for kind in ("exact", "lower_bound", "part", None)] == ["=", "≤", "", ""]
+    kinds = ("exact", "lower_bound", "estimate", "part", None)
+    assert [Protocol(likelihood=kind).relation for kind in kinds] == ["=", "≤", "≈", "", ""]
     assert Protocol(standard_error=0.5, deviation=2).error == 0.5
     assert Protocol(standard_error=math.nan, deviation=2).error == 2
     assert Protocol(repeats=4, splits=10, deviation=2).error == 1, "of the mean over seeds"

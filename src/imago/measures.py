@@ -6,6 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 Better = Literal["low", "high"] | None
+# What a model can say about p(x), and how its −log p(x) is read: = is the value, ≤ an upper bound of it, ≈ an estimate
+# that may err to either side.
+Likelihood = Literal["exact", "lower_bound", "estimate", "none"]
+RELATIONS = {"exact": "=", "lower_bound": "≤", "estimate": "≈"}
 
 # What is measured, in the order of a board's columns: by the beginnings of the names, which an extractor's may follow,
 # which way is better, a title, and what the number is. Of the last ones neither way is better: held-out images say what
@@ -53,7 +57,9 @@ class Protocol:
         data: data set and split that a likelihood is of, such as "mnist test".
         data_fingerprint: digest of that data set's training images.
         images: number of images that a likelihood is the mean of.
-        likelihood: "exact", "lower_bound", or "part" for a part of a bound.
+        likelihood: "exact", "lower_bound", "estimate", which compares with estimates alone, or "part" for a part of a
+            bound.
+        estimator: how an estimate was made, such as "AIS, 100 chains, 10,000 temperatures".
         binarization: how the images were binarised; "none" for gray and colours.
         conditional: whether a likelihood is log p(x | label).
         classes: from which distribution the classes of conditional samples were drawn.
@@ -76,7 +82,8 @@ class Protocol:
         held_out_images: their number.
         held_out_value: the metric's value for them.
         weights: "averaged" or "last".
-        standard_error: of the mean over images.
+        standard_error: of the mean over images; of an estimate with the error that all images share.
+        common_error: of an estimate the standard error of what all images share, in the unit of the number: of log Z.
         seed: of the random streams of the samples.
         nfe: network evaluations that drawing one sample takes.
         sampler: how samples were drawn, where there is a choice.
@@ -90,6 +97,7 @@ class Protocol:
     data_fingerprint: str | None = _compared()
     images: int | None = _compared()
     likelihood: str | None = None
+    estimator: str | None = None
     binarization: str | None = _compared()
     conditional: bool | None = _compared()
     classes: str | None = _compared()
@@ -113,6 +121,7 @@ class Protocol:
     held_out_value: float | None = _outcome()
     weights: str | None = None
     standard_error: float | None = _outcome()
+    common_error: float | None = _outcome()
     seed: int | None = None
     nfe: int | None = None
     sampler: str | None = None
@@ -143,8 +152,13 @@ class Protocol:
 
     @property
     def compared(self) -> dict[str, Any]:
-        """The entries that two numbers of one name must share to be compared."""
-        return self._entries("compared")
+        """The entries that two numbers of one name must share to be compared.
+
+        That it is an estimate is one of them: exact values and bounds rank together, because a bound that leads is
+        better whatever its true value; of an estimate nobody knows on which side of the truth it lies.
+        """
+        estimate = {"likelihood": "estimate"} if self.likelihood == "estimate" else {}
+        return self._entries("compared") | estimate
 
     @property
     def comparison_key(self) -> str:
@@ -158,8 +172,8 @@ class Protocol:
 
     @property
     def relation(self) -> str:
-        """``=`` for an exact likelihood, ``≤`` for a bound, else nothing."""
-        return {"exact": "=", "lower_bound": "≤"}.get(self.likelihood or "", "")
+        """``=`` for an exact likelihood, ``≤`` for a bound, ``≈`` for an estimate, else nothing."""
+        return RELATIONS.get(self.likelihood or "", "")
 
     @property
     def error(self) -> float | None:

@@ -140,8 +140,8 @@ def build_report(entity: str, project: str, name: str) -> "Report":
         blocks += [wr.H1(title), wr.PanelGrid(runsets=[runs], panels=panels)]
     return wr.Report(
         entity=entity, project=project, title=name, width="fluid", blocks=blocks,
-        description="Exact likelihoods and bounds are told apart by the column `likelihood`; `protocol/...` in a run's "
-        "summary says how each number came about.",
+        description="Exact likelihoods, bounds and estimates are told apart by the column `likelihood`; `protocol/...` "
+        "in a run's summary says how each number came about.",
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """By what the runs of a sweep are ranked."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imago.board.ranking import show_ranking
 
-from .conftest import MakeRun, quality, rows
+from .conftest import MakeRun, likelihood, quality, rows
 
 
 def order(capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str], str]:
@@ -48,6 +49,29 @@ def test_a_sweepers_objective_ranks(
     show_ranking(runs, objective, ["imago", "train"])
     found = order(capsys)
     assert (found[0].split()[1], found[1]) == (title, places)
+
+
+@pytest.mark.parametrize("exact", ["exact", "lower_bound"])
+def test_estimates_are_ranked_apart_and_it_is_said(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], exact: str
+) -> None:
+    """However small an estimate is: more runs have an exact value or a bound, so these come first."""
+
+    def run(name: str, value: float, kind: str) -> Path:
+        measured = {"name": "test/nats", "value": value, "protocol": likelihood("test", kind)}
+        return make_run(name, config={"x": name}, evaluation=[measured], metrics=None)
+
+    worse, better, estimate = run("worse", 90.0, exact), run("better", 80.0, "lower_bound"), run("low", 1.0, "estimate")
+    show_ranking([worse, better, estimate], "test/nats", ["imago", "train"])
+    told = capsys.readouterr().out
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    assert [line.split()[1] for line in lines[2:5]] == ["better", "worse", "low"]
+    assert "≈ 1.00 ± 0.25 test 10k" in lines[4]
+    assert "≈ is an estimate, which may err to either side: it is ranked apart from = and ≤" in lines
+    show_ranking([worse, better], "test/nats", ["imago", "train"])
+    assert "estimate" not in capsys.readouterr().out
+    show_ranking([estimate, run("lower", 0.5, "estimate")], "test/nats", ["imago", "train"])
+    assert "ranked apart" not in capsys.readouterr().out
 
 
 def test_without_a_number_it_is_said(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Classes as the training split has them: rare ones rarely, those without training images never."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from imago.errors import UserError
 from imago.evaluation import ClassifierExtractor, SampleQuality, choices, measure_likelihood
 from imago.evaluation.network import ClassifierNetwork
 from imago.images import Batch, Images, ImageSpec
+from imago.measures import Likelihood
 from imago.models.base import GenerativeModel, Loss
 from imago.rng import BatchGenerator, PerImageGenerator
 from imago.training.callbacks.quality import measure
@@ -47,7 +48,7 @@ class Twenty(Source):
 class Perfect(GenerativeModel):
     """Knows everything: a sample is a training image of its class."""
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
+    likelihood: Likelihood = "none"
     ema: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ImageSpec, train: ImageSet) -> None:

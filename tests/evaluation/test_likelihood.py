@@ -1,7 +1,7 @@
 """Likelihood: values that are known from theory, and what the protocol says of them."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +14,13 @@ from imago.data.sources import Bars, Digits
 from imago.errors import UserError
 from imago.evaluation import measure_likelihood
 from imago.images import Images, ImageSpec
+from imago.measures import Likelihood
 
 
 class Noisy(Pixels):
     """Estimates a bound with a random number."""
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "lower_bound"
+    likelihood: Likelihood = "lower_bound"
 
     def log_prob(self, images: Images, labels: Tensor | None) -> Tensor:
         return super().log_prob(images, labels) - torch.rand(len(images))
@@ -108,6 +109,34 @@ def test_the_protocol_says_how() -> None:
     data = digits()
     protocol = measure_likelihood(Pixels(data.spec), data, "test", averaged=False, images=999)[0].protocol
     assert (protocol.images, protocol.caveat, protocol.binarization) == (180, "none", "none")
+
+
+class Weighed(Pixels):
+    """Knows p(x) but for a factor, whose logarithm it estimates with an error of 3 nats."""
+
+    likelihood: Likelihood = "estimate"
+    estimator = "AIS, 2 chains"
+    common_error = 3.0
+
+
+def test_what_the_estimates_of_all_images_share_is_part_of_their_error() -> None:
+    """Var(mean of (a_i + c)) = Var(a)/n + Var(c): no number of images takes the error of log Z away."""
+    data = digits()
+    exact, model = Pixels(data.spec), Weighed(data.spec)
+    nn.init.normal_(exact.table.weight)
+    model.load_state_dict(exact.state_dict())
+    alone = measure_likelihood(exact, data, "val", averaged=False)
+    shared = measure_likelihood(model, data, "val", averaged=False)
+    for single, told, unit in zip(alone, shared, (64 * math.log(2), 1), strict=True):
+        protocol, error = told.protocol, single.protocol.standard_error
+        assert told.value == single.value
+        assert error is not None
+        assert error > 0
+        assert protocol.standard_error == pytest.approx(math.hypot(error, 3 / unit))
+        assert (protocol.likelihood, protocol.estimator) == ("estimate", "AIS, 2 chains")
+        assert protocol.common_error == pytest.approx(3 / unit)
+        assert protocol.caveat == "an estimate of the likelihood: the true value may be smaller or larger"
+        assert protocol.comparison_key == f"{single.protocol.comparison_key}; likelihood estimate"
 
 
 def test_a_part_is_the_first_images() -> None:

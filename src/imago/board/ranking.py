@@ -48,6 +48,8 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
             seconds = "" if r.training_seconds is None else f"{r.training_seconds:,.0f}"
             table.add_row(Text(named(r, rows)), Text(number.strip()), Text(seconds))
         console.print(table)
+        if {"estimate"} < {kind for row in rows if (kind := _kind(cells[id(row)]))}:
+            console.print("≈ is an estimate, which may err to either side: it is ranked apart from = and ≤")
         best = rows[0]
         if math.isnan(cells[id(best)].value):
             console.print("no number ranks these runs; choose metrics=classifier, or name one with objective=")
@@ -87,7 +89,15 @@ def _logged(row: Row, name: str) -> Cell:
     return Cell(fmean(values), f"{fmean(values):.4g}{error}")
 
 
+def _kind(cell: Cell) -> str | None:
+    """Of a likelihood whether it is exact, a bound or an estimate."""
+    return None if cell.source is None else cell.source.protocol.likelihood
+
+
 def _place(cell: Cell, sign: int) -> tuple[bool, int, float]:
-    """Numbers of other protocols behind those of the first, and runs without a number last."""
+    """Numbers of other protocols behind those of the first, and runs without a number last.
+
+    Estimates of a likelihood are of another protocol than exact values and bounds (``Protocol.comparison_key``).
+    """
     missing = math.isnan(cell.value)
     return missing, cell.block, 0.0 if missing else sign * cell.value

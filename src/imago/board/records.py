@@ -14,7 +14,7 @@ from imago.board.checkpoint import peek
 from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
-from imago.measures import Protocol
+from imago.measures import RELATIONS, Protocol
 from imago.sweeps import in_short
 from imago.tables import Table, read_table
 from imago.untrusted import read_json, read_yaml, shortened
@@ -54,7 +54,7 @@ class Measured:
 
     @property
     def relation(self) -> str:
-        """``=`` for an exact likelihood, ``≤`` for a bound, else nothing: parts of a bound are neither."""
+        """``=`` for an exact likelihood, ``≤`` for a bound, ``≈`` for an estimate, nothing for a part."""
         likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd")
         return self.protocol.relation if likelihood else ""
 
@@ -140,7 +140,7 @@ class Record:
         data: what it was trained on.
         status: "completed", "running", "interrupted", "failed", or "unknown".
         seed: of the run.
-        likelihood: its kind, "exact", "lower_bound" or "none"; "unknown" where no summary says it.
+        likelihood: its kind, "exact", "lower_bound", "estimate" or "none"; "unknown" where no summary says it.
         parameters: learned numbers by player, and their "total".
         images_seen: so far.
         training_seconds: so far, without measuring, drawing and writing.
@@ -324,7 +324,7 @@ def _in_training(record: Record, summary: Mapping[str, Any]) -> Iterator[Measure
         if _is_number(_mapping(result).get("value"), finite=False):
             known.add(_bare(name))
             yield _measured(name, "val", result)
-    kind = {"likelihood": record.likelihood} if record.likelihood in ("exact", "lower_bound") else {}
+    kind = {"likelihood": record.likelihood} if record.likelihood in RELATIONS else {}
     for name, value in record.table.last.items():
         untrained = record.table.last_at[name] == 0 and record.images_seen
         if name.startswith("val/") and _bare(name) not in known and not untrained:

@@ -195,11 +195,12 @@ def _table(
 
 MEANS = "mean ± standard error over seeds"
 READING = (
-    "= is an exact likelihood and ≤ a bound: the negative log-likelihood is at most that; ± is the standard error of a "
-    "mean: of a likelihood over images, of samples over the seeds that drew them (an Inception score of one seed: over "
-    "its splits), and where `n seeds` stands over n runs that differ in their seed alone. `test` and `val` are splits "
-    "of the data with the number of images; `eval` marks samples that evaluate.py drew and `val` those of the last "
-    "measurement in training, with their number. Bold leads among numbers of one protocol. † has a caveat."
+    "= is an exact likelihood, ≤ a bound: the negative log-likelihood is at most that, and ≈ an estimate, which may "
+    "err to either side and is ranked with estimates alone; ± is the standard error of a mean: of a likelihood over "
+    "images, of samples over the seeds that drew them (an Inception score of one seed: over its splits), and where `n "
+    "seeds` stands over n runs that differ in their seed alone. `test` and `val` are splits of the data with the "
+    "number of images; `eval` marks samples that evaluate.py drew and `val` those of the last measurement in "
+    "training, with their number. Bold leads among numbers of one protocol. † has a caveat."
 )
 
 

@@ -236,7 +236,7 @@ def table(measurements: list[Measurement]) -> list[str]:
 
 
 def number_of(measurement: Measurement) -> str:
-    """A measurement with its error, = or ≤, what held-out images have, and a † if there is a caveat."""
+    """A measurement with its error, =, ≤ or ≈, what held-out images have, and a † if there is a caveat."""
     name, value, protocol = measurement.name, measurement.value, measurement.protocol
     doubt = " †" if protocol.doubtful else ""
     if protocol.likelihood is None:

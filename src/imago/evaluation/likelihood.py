@@ -1,4 +1,4 @@
-"""The likelihood of a split of the data under a model that knows it, exactly or by a bound."""
+"""The likelihood of a split of the data under a model that knows it: exactly, by a bound, or by an estimate."""
 
 import math
 from collections.abc import Callable
@@ -94,7 +94,8 @@ def measure_likelihood(
     Returns:
         ``bpd``, bits per dimension, nats / (dimensions ln 2), and ``nats`` per image; lower is better. Where a bound
         has parts, each in nats, and as ``<name>_bpd``. With ``importance`` also ``iw/bpd``, ``iw/nats`` and
-        ``elbo/gap``, the nats between the two bounds. Protocols have the standard error of the mean over the images.
+        ``elbo/gap``, the nats between the two bounds. Protocols have the standard error of the mean over the images,
+        those of an estimate with what all images share (:attr:`imago.models.base.ExplicitModel.common_error`).
 
     Raises:
         UserError: images or labels that the model was not made for, none that it knows the class of, or importance
@@ -143,23 +144,27 @@ def measure_likelihood(
         data_fingerprint=data.fingerprint,
         images=count,
         likelihood=model.likelihood,
+        estimator=model.estimator or None,
         binarization=_BINARIZATION[data.binarize],
         conditional=model.conditional,
         bound_terms=bound_terms,
         weights="averaged" if averaged else "last",
         caveat=_caveat(model, data, count, len(part), len(whole) - len(part)),
     )
-    measured = []
+    measured: list[Measurement] = []
+    bits_of = model.spec.dimensions * math.log(2)
     for name, metric in metrics.items():
         told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
         if name not in ("nats", "iw/nats"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         values = {key: float(value) for key, value in metric.compute().items()}
-        measured += [
-            Measurement(bits, values["bpd"], replace(told, standard_error=values["bpd_error"])),
-            Measurement(name, values["nats"], replace(told, standard_error=values["nats_error"])),
-        ]
+        for key, measure in ((bits, "bpd"), (name, "nats")):
+            error, common = values[f"{measure}_error"], None
+            if told.likelihood == "estimate":
+                common = model.common_error / (bits_of if measure == "bpd" else 1)
+                error = math.hypot(error, common)
+            measured.append(Measurement(key, values[measure], replace(told, standard_error=error, common_error=common)))
     return measured
 
 
@@ -202,6 +207,8 @@ def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: 
     said = []
     if model.likelihood == "lower_bound":
         said.append("from a lower bound of the likelihood: the true value is smaller or equal")
+    if model.likelihood == "estimate":
+        said.append("an estimate of the likelihood: the true value may be smaller or larger")
     if isinstance(model, Diffusion) and model.guidance:
         said.append("of the model without guidance, which samples have")
     if count < available:

@@ -45,6 +45,7 @@ from imago.images import (
     as_labels,
     bits_per_dim,
 )
+from imago.measures import Likelihood
 from imago.rng import BatchGenerator, PerImageGenerator
 from imago.schedules import Schedule
 
@@ -137,7 +138,7 @@ class GenerativeModel(LightningModule, ABC):
         common: see :class:`Common`.
 
     Attributes:
-        likelihood: ``exact``, ``lower_bound`` or ``none``: what the model can say about p(x).
+        likelihood: ``exact``, ``lower_bound``, ``estimate`` or ``none``: what the model can say about p(x).
         ema: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
         inference_settings: settings that say how a trained model is used. They alone may be changed once it is trained.
         kinds: of data that it can learn: pixels, tokens of a codebook, points in R^d.
@@ -154,7 +155,7 @@ class GenerativeModel(LightningModule, ABC):
         managed: whether a run of ``train.py`` keeps log and progress; without it, they go to Lightning's logger.
     """
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]]
+    likelihood: Likelihood
     ema: ClassVar[tuple[str, ...]]
     inference_settings: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels",)
@@ -612,9 +613,25 @@ def _seconds_of_log(checkpoint: Mapping[str, Any]) -> float:
 
 
 class ExplicitModel(GenerativeModel, ABC):
-    """A model that can say how likely an image is: exactly, or by a lower bound (:attr:`likelihood` says which)."""
+    """A model that can say how likely an image is: exactly, by a lower bound, or by an estimate.
+
+    Attribute :attr:`likelihood` says which of them.
+    """
 
     _images_measured = 0
+
+    @property
+    def estimator(self) -> str:
+        """How an ``estimate`` is made, for the protocol of what is measured."""
+        return ""
+
+    @property
+    def common_error(self) -> float:
+        """Standard error in nats of what the estimates of all images share, such as log Z: no mean lowers it.
+
+        What differs from image to image is no part of it: the deviation over images has that.
+        """
+        return 0.0
 
     def log_prob(self, images: Images, labels: Tensor | None) -> Float[Tensor, " n"]:
         """log p(x) of each image in nats, differentiable, in any mode: what models write that know it.

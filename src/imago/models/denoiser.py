@@ -18,7 +18,7 @@ bound of the likelihood.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Annotated, ClassVar, Literal, Unpack
+from typing import Annotated, ClassVar, Unpack
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ from imago.diffusion.schedules import NoiseSchedule, Times, column
 from imago.diffusion.variances import FixedSmall, Variance
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Kind, Normalized, normalize, quantize
+from imago.measures import Likelihood
 from imago.models.base import Common, GenerativeModel, Loss
 from imago.nets.unet import UNet
 from imago.rng import BatchGenerator, PerImageGenerator
@@ -75,7 +76,7 @@ class Denoiser(GenerativeModel):
         UserError: guidance of a model that it cannot be had from, or a sampler that cannot walk in this schedule.
     """
 
-    likelihood: ClassVar[Literal["exact", "lower_bound", "none"]] = "none"
+    likelihood: Likelihood = "none"
     ema = ("net",)
     inference_settings = ("sampler", "guidance", "variance")
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels", "points")
