@@ -31,6 +31,7 @@ GROUPS = {
 WITH = {
     "model/distribution": "pixelcnn",
     "model/loss": "ddpm",
+    "model/network": "ddpm",
     "model/noise_schedule": "ddpm",
     "model/optimizer/net": "vae",
     "model/prediction": "ddpm",

@@ -52,7 +52,12 @@ ALLOWED["callbacks"] += ("lightning.pytorch.callbacks.",)
 ALLOWED["logger"] = ("lightning.pytorch.loggers.",)
 ALLOWED["trainer"] = ("lightning.pytorch.profilers.",)
 ALLOWED_BY_NAME = {
-    "data": ("imago.data.folder_data", "imago.data.stream_data"),
+    "data": (
+        "imago.data.folder_data",
+        "imago.data.stream_data",
+        "imago.data.toy1d_data",
+        "imago.data.toy2d_data",
+    ),
     "trainer": ("lightning.Trainer",),
     "logger": tuple(f"imago.loggers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")),
 }

@@ -136,6 +136,19 @@ class ImageSpec:
                 "choose other data or another model"
             )
 
+    def require_picture(self, network: str, instead: str) -> None:
+        """Refuse points in R^d, which have no neighbours, for a convolutional network.
+
+        Args:
+            network: what it is called.
+            instead: what to choose.
+
+        Raises:
+            UserError: naming both.
+        """
+        if self.kind == "points":
+            raise UserError(f"model: {network} is convolutional, and these are {self}; choose {instead}")
+
     def check(self, images: Tensor) -> None:
         """Refuse images that are not of this specification.
 

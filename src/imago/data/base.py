@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from imago.data.shapes import Shape
 from imago.errors import UserError
-from imago.images import Batch, ImageSpec
+from imago.images import Batch, Images, ImageSpec, Labels
 from imago.models.base import GenerativeModel
 
 DEFAULT_DIRECTORY = "data"
@@ -273,10 +275,19 @@ class Splits:
 class Source(ABC):
     """A data set in its publisher's format. One file per format in :mod:`imago.data.sources`.
 
-    ``name`` is how tables and run directories call it.
+    ``name`` is how tables and run directories call it. ``shape`` is the distribution that points are drawn from, where
+    it is known.
     """
 
     name: str
+    shape: Shape | None = None
+
+    def log_prob(self, images: Images, labels: Labels | None = None) -> Float64[Tensor, " n"] | None:
+        """log p(x), or log p(x | label), of the distribution that the data are drawn from, in nats.
+
+        ``None`` where nobody knows it, as of all data that were not made.
+        """
+        return None
 
     @abstractmethod
     def load(self, directory: Path) -> Splits:

@@ -19,6 +19,7 @@ from imago.data.decode import Fit
 from imago.data.loaders import Epoch, OnePass
 from imago.data.sources.folder import Folder, Size
 from imago.data.sources.shards import Shards
+from imago.data.sources.toy import InPlane, Levels, OnLine, Toy
 from imago.data.stream import BatchStream, black_and_white, check_batch_size
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
@@ -306,6 +307,21 @@ def stream_data(path: str | None, **settings: Unpack[Settings]) -> ImageDataModu
         UserError: there is no path, or nothing at it.
     """
     return ImageDataModule(Shards(str(images_place(path))), **settings)
+
+
+def toy2d_data(shape: InPlane, *, levels: Levels | None = None, **settings: Unpack[Settings]) -> ImageDataModule:
+    """An :class:`ImageDataModule` over points in the plane, with the settings of both on one level.
+
+    Args:
+        shape, levels: see :class:`imago.data.sources.Toy`.
+        settings: see :class:`ImageDataModule`.
+    """
+    return ImageDataModule(Toy(shape, levels), **settings)
+
+
+def toy1d_data(shape: OnLine, *, levels: Levels | None = None, **settings: Unpack[Settings]) -> ImageDataModule:
+    """As :func:`toy2d_data`, of points on the line."""
+    return ImageDataModule(Toy(shape, levels), **settings)
 
 
 def _binarized(part: Dataset, below: np.ndarray) -> ImageSet:

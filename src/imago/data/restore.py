@@ -8,7 +8,7 @@ from imago.config import build, check_node, is_of_plugin, target
 from imago.data import sources
 from imago.data.base import DEFAULT_DIRECTORY
 from imago.data.identity import check_same_data
-from imago.data.module import ImageDataModule, folder_data, stream_data
+from imago.data.module import ImageDataModule, folder_data, stream_data, toy1d_data, toy2d_data
 from imago.data.places import known
 from imago.errors import UserError, printable
 from imago.untrusted import check_plain, shortened
@@ -89,7 +89,7 @@ def _described(stored: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
         named = target(source.get("_target_"), "data.source")
         if named not in SOURCES and not is_of_plugin(named):
             raise UserError(f"data.source._target_={source['_target_']}: is no source of data")
-    elif kind not in (folder_data, stream_data):
+    elif kind not in (folder_data, stream_data, toy1d_data, toy2d_data):
         raise UserError(f"data._target_={node['_target_']}: is no data that a model can be trained on")
     for part in (node, source or {}):
         for name, value in part.items():

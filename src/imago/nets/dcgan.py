@@ -87,6 +87,7 @@ class DCGANGenerator(nn.Module):
         depth: PositiveInt | None = None,
     ) -> None:
         super().__init__()
+        spec.require_picture("DCGANGenerator", "model=gan, which is fully connected")
         self.sizes = size_ladder(spec, depth)
         channels = [width * 2**k for k in reversed(range(len(self.sizes) - 1))]
         height, base_width = self.sizes[0]
@@ -145,6 +146,7 @@ class DCGANDiscriminator(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
+        spec.require_picture("DCGANDiscriminator", "model=gan, which is fully connected")
         sizes = size_ladder(spec, depth)
         channels = [width * 2**k for k in range(len(sizes) - 1)]
         self.plane = nn.Embedding(classes, spec.height * spec.width) if classes else None

@@ -61,6 +61,7 @@ class ResidualEncoder(nn.Module):
         depth: PositiveInt | None = None,
     ) -> None:
         super().__init__()
+        spec.require_picture("ResidualEncoder", "model=vae, which is fully connected")
         sizes = size_ladder(spec, depth)[::-1]
         channels = channels_of(width, widest, len(sizes))
         self.first = nn.Conv2d(spec.channels, channels[0], 3, padding=1)
@@ -106,6 +107,7 @@ class ResidualDecoder(nn.Module):
         depth: PositiveInt | None = None,
     ) -> None:
         super().__init__()
+        spec.require_picture("ResidualDecoder", "model=vae, which is fully connected")
         self.sizes = size_ladder(spec, depth)
         self.spec = spec
         channels = channels_of(width, widest, len(self.sizes))[::-1]

@@ -230,6 +230,7 @@ class UNet(nn.Module):
         depth: NonNegativeInt | None = None,
     ) -> None:
         super().__init__()
+        spec.require_picture("UNet", "model/network=mlp")
         height, breadth = -(-spec.height // patch), -(-spec.width // patch)
         if depth is None:
             depth = min(len(multipliers) - 1, max(0, round(math.log2(min(height, breadth) / 4))))

@@ -7,5 +7,6 @@ from imago.data.sources.folder import Folder
 from imago.data.sources.imagenet32 import ImageNet32
 from imago.data.sources.mnist import MNIST, FashionMNIST
 from imago.data.sources.shards import Shards
+from imago.data.sources.toy import Toy
 
-__all__ = ["CIFAR10", "MNIST", "Bars", "Digits", "FashionMNIST", "Folder", "ImageNet32", "Shards"]
+__all__ = ["CIFAR10", "MNIST", "Bars", "Digits", "FashionMNIST", "Folder", "ImageNet32", "Shards", "Toy"]
