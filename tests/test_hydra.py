@@ -204,9 +204,13 @@ def test_a_sweeper_gets_the_last_value_of_what_it_optimises(
         with (tmp_path / f"s/{job}-gan-digits/metrics.csv").open() as file:
             assert value == float(list(csv.DictReader(file))[-1]["train/d_x"])
     assert len(set(returned)) == 2
-    code, _, err = script("train", *TINY, "objective=val/bpd")
+    code, _, err = script("train", *TINY, "objective=train/bpd")
     assert code == 2
-    assert "error: objective=val/bpd: the run never measured it; it has train/loss/discriminator, " in err
+    assert "error: objective=train/bpd: the run never measured it; it has train/loss/discriminator, " in err
+    code, out, err = script("train", *TINY, "objective=val/bpd")
+    assert code == 2
+    assert "error: objective=val/bpd: this run would not measure it; its metrics and callbacks measure nothing" in err
+    assert "writes to" not in out
     assert script("train", *TINY, "objective=hinge")[0] == 2
 
 

@@ -149,9 +149,9 @@ def test_joblib_has_as_many_workers_as_there_are_gpus(monkeypatch: pytest.Monkey
 
 
 def test_a_search_by_another_launcher(tmp_path: Path) -> None:
-    given = ["hydra/sweeper=optuna", "hydra/launcher=submitit_local", "hydra.sweeper.n_trials=2"]
-    given += ["hydra.sweeper.n_jobs=2", "objective=train/nats", "max_updates=3"]
-    code, out, err = train(tmp_path, "-m", *given, *TINY, "model.optimizer.net.lr=tag(log,interval(1e-4,1e-1))")
+    given = ["hydra/sweeper=optuna", "hydra/launcher=submitit_local", "hydra/sweeper/pruner=hyperband"]
+    given += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "objective=train/nats", "max_updates=3"]
+    code, out, err = train(tmp_path, "-m", *given, *TINY, "model.optimizer.net.lr=tag(log, interval(1e-4, 1e-1))")
     assert code == 0, out + err
     assert "2 trials: 2 complete\n" in out
     (folder,) = tmp_path.glob("logs/sweeps/search-*")

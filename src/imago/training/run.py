@@ -31,7 +31,8 @@ from imago.evaluation import SampleQuality
 from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.loggers import Dashboard
-from imago.models.base import GenerativeModel
+from imago.measures import better
+from imago.models.base import ExplicitModel, GenerativeModel
 from imago.processes import agreed_devices, launch, of_first
 from imago.runs import (
     CSVLogger,
@@ -102,6 +103,7 @@ def train(
         stopped = None if continued is None else find_checkpoint(continued, settings, config, data)
         metrics: SampleQuality = build(config["metrics"], "metrics")
         metrics.prepare(data, trainer.strategy.root_device)
+        check_objective(settings.objective, config["callbacks"], model, metrics)
         # Nothing is written before this line: whatever was wrong with the command has been said.
         held.enter_context(together(trainer))
         run = Run(continued) if continued is not None else open_run(directory, held) if writes() else None
@@ -149,6 +151,26 @@ def train(
                     trainer.fit(model, datamodule=data, ckpt_path=checkpoint_path, weights_only=True)
                 conclude(run, trainer, model, limits, settings.objective)
     return run
+
+
+def check_objective(
+    objective: str | list[str] | None, callbacks: Mapping[str, Any], model: GenerativeModel, metrics: SampleQuality
+) -> None:
+    """Refuse to train for a measure that the run would never have; of callbacks that are not imago's nothing is known.
+
+    Raises:
+        UserError: naming what will be measured.
+    """
+    targets = [str(node.get("_target_")) for node in callbacks.values() if node is not None]
+    if objective is None or not all(target.startswith("imago.") for target in targets):
+        return
+    likelihood = ["bpd", "nats"] if isinstance(model, ExplicitModel) else []
+    measures = {"MeasureLikelihood": likelihood, "MeasureQuality": metrics.names}
+    measured = [f"val/{name}" for target in targets for name in measures.get(target.rpartition(".")[2], [])]
+    for name in objectives_of(objective):
+        if name.startswith("val/") and better(name) is not None and name not in measured:
+            told = f"it measures {', '.join(measured)}" if measured else "its metrics and callbacks measure nothing"
+            raise UserError(f"objective={name}: this run would not measure it; {told}")
 
 
 def prepare_process() -> None:
