@@ -23,7 +23,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS = [
     {"errors", "files"},
     {"processes"},
-    {"untrusted", "capacity", "measures", "legacy", "progress", "signatures"},
+    {"untrusted", "capacity", "measures", "legacy", "progress", "signatures", "taxonomy"},
     {
         "images",
         "distributions",

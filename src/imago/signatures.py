@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,26 @@ def arguments_of(name: str) -> Arguments | None:
         constructor = _constructor(owner, definition)
         return ({}, [], False) if constructor is None else _arguments(*constructor, skip=1)
     except Unreadable:
+        return None
+
+
+@cache
+def attribute_of(name: str, attribute: str) -> Any:
+    """The value of a class attribute that is written as a literal, in the class or the first of its bases that has it.
+
+    Args:
+        name: full name of the class.
+        attribute: its name.
+
+    Returns:
+        the value; ``None`` where the source text does not tell.
+    """
+    source, _, kind = name.rpartition(".")
+    if not _is_read(source):
+        return None
+    try:
+        return _attribute(*module(source).find(kind), attribute)
+    except (Unreadable, ValueError):
         return None
 
 
@@ -155,6 +176,24 @@ def _constructor(owner: Module, definition: ast.stmt) -> tuple[Module, ast.Funct
             constructor = _constructor(*owner.find(name))
             if constructor is not None:
                 return constructor
+    return None
+
+
+def _attribute(owner: Module, definition: ast.stmt, attribute: str) -> Any:
+    if not isinstance(definition, ast.ClassDef):
+        return None
+    for statement in definition.body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=found)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as value)
+            ) if found == attribute:
+                return ast.literal_eval(value)
+    for base in definition.bases:
+        with suppress(Unreadable):
+            value = _attribute(*owner.find(ast.unparse(base).partition("[")[0]), attribute)
+            if value:
+                return value
     return None
 
 

@@ -69,7 +69,12 @@ def write_page(board: Board, path: Path) -> None:
 def write_html(path: Path, template: str, **parts: Any) -> None:
     """Write a page from a template of :data:`PARTS`, where whatever is no markup of its own becomes text."""
     style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    write_text(path, _pages().get_template(template).render(parts, style=style, script=script, hash=_hash))
+    write_text(path, rendered(template, **parts, style=style, script=script, hash=_hash))
+
+
+def rendered(template: str, **parts: Any) -> str:
+    """A template of :data:`PARTS` filled in, where whatever is no markup of its own becomes text."""
+    return _pages().get_template(template).render(parts)
 
 
 @cache

@@ -15,6 +15,7 @@ from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
 from imago.measures import RELATIONS, Protocol
+from imago.signatures import attribute_of
 from imago.sweeps import in_short
 from imago.tables import Table, read_table
 from imago.untrusted import read_json, read_yaml, shortened
@@ -141,6 +142,7 @@ class Record:
         status: "completed", "running", "interrupted", "failed", or "unknown".
         seed: of the run.
         likelihood: its kind, "exact", "lower_bound", "estimate" or "none"; "unknown" where no summary says it.
+        leaf: of the taxonomy, a key of :data:`imago.taxonomy.LEAVES`; empty where it is not known.
         parameters: learned numbers by player, and their "total".
         images_seen: so far.
         training_seconds: so far, without measuring, drawing and writing.
@@ -166,6 +168,7 @@ class Record:
     status: str = "unknown"
     seed: int | None = None
     likelihood: str = "unknown"
+    leaf: str = ""
     parameters: dict[str, int] = field(default_factory=dict)
     images_seen: int | None = None
     training_seconds: float | None = None
@@ -249,6 +252,7 @@ def _read_into(record: Record) -> None:
     record.model = _model(config, summary)
     record.seed = _whole(summary.get("seed", config.get("seed")))
     record.likelihood = str(summary.get("likelihood", "unknown"))
+    record.leaf = str(summary.get("leaf") or attribute_of(_made(config, summary), "leaf") or "")
     record.settings = dict(flat(config)) | _classes(spec)
     record.choices = {group: str(choice) for group, choice in _mapping(summary.get("choices")).items()}
     sweep = _mapping(summary.get("sweep"))
@@ -436,12 +440,16 @@ def _model(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     chosen = _mapping(summary.get("choices")).get("model")
     if isinstance(chosen, str) and chosen:
         return chosen
-    node = _mapping(config.get("model"))
-    made = str(node.get("_target_") or summary.get("model") or "unknown")
-    settings, choices = dict(flat(node)), _choices(made)
+    made = _made(config, summary)
+    settings, choices = dict(flat(_mapping(config.get("model")))), _choices(made)
     if not choices:
         return made.rsplit(".", 1)[-1]
     return max(choices, key=lambda name: sum(settings.get(key) == value for key, value in choices[name].items()))
+
+
+def _made(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The full name of the class."""
+    return str(_mapping(config.get("model")).get("_target_") or summary.get("model") or "unknown")
 
 
 @cache

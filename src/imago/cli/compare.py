@@ -19,11 +19,11 @@ class Settings:
 
     runs: str | Annotated[list[str], Field(min_length=1)]
     out: Annotated[str, Field(min_length=1)]
-    report: Literal["board", "claims"]
+    report: Literal["board", "claims", "tree"]
 
 
 def main(config: DictConfig) -> None:
-    """Read the runs, print the board, and write it to ``out``; with ``report=claims`` what they say of the lecture."""
+    """Read the runs, print the board, and write it to ``out``; with ``report`` claims or the tree too."""
     settings = check_settings(plain(config), Settings)
     out = Path(settings.out)
     check_folder_place(out)
@@ -34,6 +34,7 @@ def main(config: DictConfig) -> None:
     from imago.board.page import write_page
     from imago.board.records import read_record
     from imago.board.text import show, write_csv, write_markdown
+    from imago.board.tree import write_tree
 
     places = [settings.runs] if isinstance(settings.runs, str) else settings.runs
     runs, empty = find_runs(places)
@@ -52,13 +53,16 @@ def main(config: DictConfig) -> None:
         if claims:
             write_claims_page(claims, out / "claims.html")
             write_claims_markdown(claims, out / "claims.md")
+        if settings.report == "tree":
+            write_tree(board, out / "tree.html", out / "tree.svg")
     except OSError as error:
         raise UserError(f"out={out}: {reason_of(error)}; choose another folder") from None
     show(board)
     show_claims(claims)
     for line in empty:
         print(f"runs: {line}")
-    for name in ("board.html", "board.csv", "board.md", *["claims.html", "claims.md"] * bool(claims)):
+    written = {"board": [], "claims": ["claims.html", "claims.md"] * bool(claims), "tree": ["tree.html", "tree.svg"]}
+    for name in ("board.html", "board.csv", "board.md", *written[settings.report]):
         print(out / name)
 
 

@@ -42,6 +42,7 @@ class Autoencoder(EncodingModel):
     """
 
     likelihood = "none"
+    leaf = "none"
     ema = ("net",)
     inference_settings = ("fitted",)
     code_sums: Tensor

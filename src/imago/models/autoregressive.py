@@ -57,6 +57,7 @@ class Autoregressive(ExplicitModel, ABC):
     """
 
     likelihood = "exact"
+    leaf = "chain_rule"
     ema = ("net",)
     net: AutoregressiveNet
 

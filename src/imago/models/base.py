@@ -139,6 +139,7 @@ class GenerativeModel(LightningModule, ABC):
 
     Attributes:
         likelihood: ``exact``, ``lower_bound``, ``estimate`` or ``none``: what the model can say about p(x).
+        leaf: its place in the taxonomy of generative models, a key of :data:`imago.taxonomy.LEAVES`; may be empty.
         ema: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
         inference_settings: settings that say how a trained model is used. They alone may be changed once it is trained.
         kinds: of data that it can learn: pixels, tokens of a codebook, points in R^d.
@@ -156,6 +157,7 @@ class GenerativeModel(LightningModule, ABC):
     """
 
     likelihood: Likelihood
+    leaf: ClassVar[str] = ""
     ema: ClassVar[tuple[str, ...]]
     inference_settings: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels",)

@@ -77,6 +77,7 @@ class Denoiser(GenerativeModel):
     """
 
     likelihood: Likelihood = "none"
+    leaf = "diffusion"
     ema = ("net",)
     inference_settings = ("sampler", "guidance", "variance")
     kinds: ClassVar[tuple[Kind, ...]] = ("pixels", "points")

@@ -81,6 +81,7 @@ class Variational(ExplicitModel, EncodingModel, ABC):
     net: nn.ModuleDict
 
     likelihood = "lower_bound"
+    leaf = "variational"
     ema = ("net",)
     inference_settings = ("observation_noise",)
 

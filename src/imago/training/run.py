@@ -283,6 +283,7 @@ def describe(
         "name": name,
         "model": config["model"]["_target_"],
         "likelihood": model.likelihood,
+        "leaf": model.leaf,
         "data": data.name,
         "split": data.description,
         "splits": data.splits,
