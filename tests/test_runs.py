@@ -103,6 +103,24 @@ def test_a_process_that_does_not_write_does_not(tmp_path: Path) -> None:
     assert not run.path.exists()
 
 
+def test_a_directory_that_another_process_tidies_up_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does whose run has a number: it leaves the empty folder that Hydra had made for it."""
+    made: list[Path] = []
+    make = Path.mkdir
+
+    def mkdir(path: Path, *arguments: Any, **named: Any) -> None:
+        make(path, *arguments, **named)
+        made.append(path)
+        if len(made) < 3:
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert claim(tmp_path / "run") == tmp_path / "run"
+    assert len(made) == 3
+
+
 def test_a_directory_is_claimed_once(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "run"
     path.mkdir(parents=True)  # as Hydra does it for a sweep

@@ -8,7 +8,6 @@ import csv
 import gc
 import importlib.metadata
 import io
-import itertools
 import json
 import math
 import os
@@ -169,7 +168,8 @@ def claim(path: Path) -> Path:
     Raises:
         OSError: nothing can be made there.
     """
-    for count in itertools.count(1):
+    count, vanished = 1, 0
+    while True:
         candidate = path if count == 1 else path.with_name(f"{path.name}-{count}")
         try:
             candidate.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,12 @@ def claim(path: Path) -> Path:
         except FileExistsError:
             if not os.path.lexists(candidate):
                 raise
-    raise AssertionError
+        except FileNotFoundError:  # another process, which had made the folder too, has just tidied it up: once more
+            vanished += 1
+            if vanished == 100:
+                raise
+            continue
+        count += 1
 
 
 @contextmanager
