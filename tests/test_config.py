@@ -29,6 +29,7 @@ GROUPS = {
 
 # A model that has the group, where the default one has not.
 WITH = {
+    "model/dequantization": "glow",
     "model/distribution": "pixelcnn",
     "model/loss": "ddpm",
     "model/network": "ddpm",

@@ -64,7 +64,8 @@ class Protocol:
         conditional: whether a likelihood is log p(x | label).
         classes: from which distribution the classes of conditional samples were drawn.
         bound_terms: how many terms of a diffusion's bound were evaluated for each image.
-        draws: draws of the latent variable per image, of an importance-weighted bound.
+        draws: draws of what an image does not show, per image, of an importance-weighted bound.
+        dequantization: which noise makes real numbers of integers, of a flow's bound: "uniform" or "variational".
         extractor: name of the feature extractor.
         extractor_fingerprint: digest of its weights.
         dimensions: length of a feature vector.
@@ -103,6 +104,7 @@ class Protocol:
     classes: str | None = _compared()
     bound_terms: int | None = None
     draws: int | None = _compared()
+    dequantization: str | None = None
     extractor: str | None = _compared()
     extractor_fingerprint: str | None = _compared()
     dimensions: int | None = None

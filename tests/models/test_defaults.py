@@ -15,10 +15,13 @@ from imago.models.diffusion import Diffusion
 from imago.models.fvbn import FVBN
 from imago.models.gan import GAN
 from imago.models.gated_pixelcnn import GatedPixelCNN
+from imago.models.glow import Glow
 from imago.models.hvae import HierarchicalVAE
 from imago.models.made import MADE
+from imago.models.maf import MAF
 from imago.models.pixelcnn import PixelCNN
 from imago.models.pixelrnn import PixelRNN
+from imago.models.realnvp import RealNVP
 from imago.models.vae import VAE
 from imago.training.run import build_model
 from models.test_laws import MODELS
@@ -30,9 +33,12 @@ CLASSES: dict[str, type[GenerativeModel]] = {
     "fvbn": FVBN,
     "gan": GAN,
     "gated_pixelcnn": GatedPixelCNN,
+    "glow": Glow,
     "hvae": HierarchicalVAE,
     "made": MADE,
+    "maf": MAF,
     "pixelcnn": PixelCNN,
+    "realnvp": RealNVP,
     "vae": VAE,
 }
 SPEC = ImageSpec(1, 8, 8)

@@ -61,6 +61,10 @@ CASES: dict[str, list[str]] = {
     # bounds
     "vae beta": ["model.beta=2", "model.kl_warmup=150", "model.free_bits=0.1"],
     "hvae skip": ["model.kl_warmup=150", "model.free_bits=0.1", "model.gradient_skip=5"],
+    # noise that makes real numbers of integers
+    "glow variational": ["model/dequantization=variational", "conditional=true"],
+    "realnvp rgb": [],
+    "maf binary": ["data.binarize=dynamic"],
     # diffusion
     **{f"ddpm {name}": [f"model/noise_schedule={name}"] for name in ("quadratic", "sigmoid", "cosine")},
     **{f"ddpm {name}": [f"model/prediction={name}"] for name in ("x0", "v")},

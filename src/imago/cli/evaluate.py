@@ -108,7 +108,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.evaluation import measure_likelihood
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
-    from imago.models.variational import Variational
+    from imago.models.importance import ImportanceWeighted
     from imago.progress import progress_bar
     from imago.training.callbacks.quality import measure
 
@@ -116,7 +116,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     checkpoint = read(path)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
-    check_has(model, Variational, "importance", settings.importance, "importance-weighted bound")
+    check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
     check_has(model, Diffusion, "bound_steps", settings.bound_steps, "sum over steps")
     data = data_of(checkpoint, settings.dir, settings.path)
     model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
@@ -214,6 +214,7 @@ SHOWN = {
     "neighbours": "k = {}",
     "draws": "{:,} draws",
     "bound_terms": "{} terms",
+    "dequantization": "{} dequantisation",
 }
 
 

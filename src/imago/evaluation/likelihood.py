@@ -19,7 +19,8 @@ from imago.errors import UserError
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
 from imago.models.diffusion import Diffusion
-from imago.models.variational import Variational
+from imago.models.flow import NormalizingFlow
+from imago.models.importance import ImportanceWeighted
 from imago.processes import shared
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
@@ -86,7 +87,8 @@ def measure_likelihood(
         averaged: whether the model has averaged weights; for the protocol.
         batch_size: images at a time; changes no number beyond rounding.
         images: take the first ones only; ``None`` takes all. (Splits are cut from a permutation: the first are random.)
-        importance: also the importance-weighted bound with so many draws of z for each image, for variational models.
+        importance: also the importance-weighted bound with so many draws for each image: of z, or of the noise that
+            makes real numbers of integers.
         bound_steps: of a diffusion's bound only so many terms for each image, drawn at random; ``None`` for all.
         progress: called with (images so far, images in all).
         before_batch: called before each batch; may raise to abandon the measurement.
@@ -101,7 +103,7 @@ def measure_likelihood(
         UserError: images or labels that the model was not made for, none that it knows the class of, or importance
             weights of a model without them.
     """
-    check_has(model, Variational, "importance", importance, "importance-weighted bound")
+    check_has(model, ImportanceWeighted, "importance", importance, "importance-weighted bound")
     whole = data.split(split)
     part = seen_by(model, whole)
     if not len(part):
@@ -148,6 +150,7 @@ def measure_likelihood(
         binarization=_BINARIZATION[data.binarize],
         conditional=model.conditional,
         bound_terms=bound_terms,
+        dequantization=model.dequantization_name if isinstance(model, NormalizingFlow) else None,
         weights="averaged" if averaged else "last",
         caveat=_caveat(model, data, count, len(part), len(whole) - len(part)),
     )
@@ -183,7 +186,7 @@ def _nats(
         progress=lambda done, total: tell(done / total / steps),
     )
     values = {"nats": sum_of(terms)} | (terms if len(terms) > 1 else {})
-    if importance is not None and isinstance(model, Variational):
+    if importance is not None and isinstance(model, ImportanceWeighted):
         bound = model.importance_weighted(
             part.images,
             labels,
@@ -195,7 +198,7 @@ def _nats(
     return values
 
 
-PARTS = {"elbo/gap": "the distance of two bounds: KL(q(z|x) || p(z|x)) is as large or larger"}
+PARTS = {"elbo/gap": "the distance of two bounds: KL(q || p) of what is drawn for an image is as large or larger"}
 _BINARIZATION = {
     None: "none",
     "threshold": "white above 127",

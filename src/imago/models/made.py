@@ -28,6 +28,7 @@ from itertools import pairwise
 from typing import Annotated, Unpack, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,7 +39,7 @@ from imago.images import ImageSpec, Labels, Normalized
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import Common
 from imago.models.fvbn import reach_of_values
-from imago.nets.masked import MaskedLinear, OrderedIncremental, OrderedNet, check_size, stripes_of
+from imago.nets.masked import MaskedLinear, Ordered, OrderedIncremental, OrderedNet, check_size, stripes_of
 
 Widths = Annotated[Sequence[Width], Field(min_length=1)]
 
@@ -110,19 +111,22 @@ class MADENet(OrderedNet):
 
     def forward(self, x: Normalized, labels: Labels | None = None) -> Tensor:
         """(n, channels, height, width) → (n, channels, height, width, parameters)."""
-        values = self.ordered(x)
+        return self.as_image(self.of_values(self.ordered(x), labels))
+
+    def of_values(self, values: Ordered, labels: Labels | None = None) -> Float[Tensor, "n outputs"]:
+        """The same of any real numbers in order, (n, values) → (n, values * parameters)."""
         h = values
         for layer in self.hidden:
             h = F.relu(layer(h, labels), inplace=True)
         y = self.output(h, labels)
-        return self.as_image(y if self.direct is None else y + self.direct(values))
+        return y if self.direct is None else y + self.direct(values)
 
-    def incremental(self, blank: Normalized, labels: Labels | None) -> "_Units":
+    def incremental(self, blank: Tensor, labels: Labels | None) -> "Units":
         """Every hidden unit once, as soon as all that it may know is known."""
-        return _Units(self, len(blank), labels)
+        return Units(self, len(blank), labels)
 
 
-class _Units(OrderedIncremental):
+class Units(OrderedIncremental):
     """Activations so far: with i values known, the units of degree up to i are final, and all that x_{i+1} needs."""
 
     def __init__(self, net: MADENet, n: int, labels: Labels | None) -> None:
@@ -136,7 +140,10 @@ class _Units(OrderedIncremental):
 
     def predict(self, row: int, column: int, channel: int) -> Tensor:
         """The units of one degree in every layer, then one value's outputs."""
-        known = self.value(row, column, channel)  # so many values
+        return self.after(self.value(row, column, channel))
+
+    def after(self, known: int) -> Tensor:
+        """The outputs for the value that so many come before."""
         source = self.values
         for layer, into, degrees in zip(self.hidden, self.activations, self.net.degrees[1:], strict=True):
             start, end = bisect_left(degrees, known), bisect_right(degrees, known)

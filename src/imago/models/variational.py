@@ -9,15 +9,14 @@ first two are a lower bound of log p(x), the ELBO. With k draws from q a tighter
 
     log p(x) ≥ E[log 1/k Σ_i w_i],   w_i = p(x, z_i) / q(z_i|x)                                              (2)
 
-(Burda et al. 2016, eq. 8), which grows to log p(x) with k: its distance to the ELBO estimates the third term, from
-below. Where a lower bound b(x, z) stands for log p(x|z), as for the dequantised values of a
-:class:`~imago.distributions.Gaussian`, both are bounds of log ∫ p(z) exp b(x, z) dz: that is where (2) grows to, and it
-stays below log p(x) however many draws there are.
+(Burda et al. 2016, eq. 8; :mod:`imago.models.importance`), which grows to log p(x) with k: its distance to the ELBO
+estimates the third term, from below. Where a lower bound b(x, z) stands for log p(x|z), as for the dequantised values
+of a :class:`~imago.distributions.Gaussian`, both are bounds of log ∫ p(z) exp b(x, z) dz: that is where (2) grows to,
+and it stays below log p(x) however many draws there are.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +28,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from imago.distributions import DistributionFactory, LogisticMixture, Parameters, distribution_of, sampling_dtype
-from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, bits_per_dim, normalize
-from imago.models.base import Common, ExplicitModel, Loss, Normal, Terms, evaluating, sum_of
+from imago.images import Batch, Images, ImageSpec, Labels, Normalized, bits_per_dim, normalize
+from imago.models.base import Common, Loss, Normal, Terms, sum_of
+from imago.models.importance import ImportanceWeighted, LogWeights
 from imago.models.latent import EncodingModel, Latents
 from imago.rng import BatchGenerator, PerImageGenerator
 
@@ -68,7 +68,7 @@ class VariationalSettings(Common, total=False):
     observation_noise: bool
 
 
-class Variational(ExplicitModel, EncodingModel, ABC):
+class Variational(ImportanceWeighted, EncodingModel, ABC):
     """A model with an approximate posterior: the ELBO, its importance-weighted refinement, the training objective.
 
     Its settings are those of :class:`VariationalSettings`.
@@ -160,54 +160,19 @@ class Variational(ExplicitModel, EncodingModel, ABC):
         """−ELBO in its two parts (equation 1), with one z for each image and the KL in closed form."""
         return self._elbo(self._posterior_sample(images, labels, normal), images)
 
-    @torch.no_grad()
-    def importance_weighted(
-        self,
-        images: ImagesLike,
-        labels: LabelsLike | None = None,
-        *,
-        k: int,
-        generator: PerImageGenerator,
-        rows: int = 512,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Float[Tensor, " n"]:
-        """Equation 2: log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x), a bound of log p(x) in nats, in evaluation mode.
+    def log_weights(self, images: Images, labels: Tensor | None) -> LogWeights:
+        """Weights of equation 2: log p(x|z) + log p(z) − log q(z|x)."""
+        observed = self.encoder_features(normalize(images, self.spec.levels), labels)
 
-        Args:
-            images: uint8 (n, channels, height, width).
-            labels: int64 (n,), for conditional models.
-            k: draws for each image.
-            generator: their noise.
-            rows: how many draws are decoded at a time; the memory needed does not depend on k.
-            progress: called with (draws so far, draws in all).
+        def draw(count: int, normal: Normal) -> Tensor:
+            def repeated(tensor: Tensor) -> Tensor:
+                return tensor.repeat_interleave(count, 0)
 
-        Raises:
-            UserError: images or labels that the model was not made for.
-        """
-        images, labels = self.checked(images, labels)
-        n = len(images)
-        total = torch.full((n,), -math.inf, dtype=torch.float64)  # on the CPU: not every device has float64
-        with evaluating(self):
-            observed = self.encoder_features(normalize(images, self.spec.levels), labels)
-            at_once = max(1, rows // max(1, n))
-            for first in range(0, k, at_once):
-                count = min(at_once, k - first)
+            sample = self.rsample([repeated(t) for t in observed], None if labels is None else repeated(labels), normal)
+            log_prob = self.distribution.log_prob(sample.parameters, repeated(images)).flatten(1).sum(1)
+            return log_prob - sample.log_ratio
 
-                def repeated(tensor: Tensor, count: int = count) -> Tensor:
-                    return tensor.repeat_interleave(count, 0)
-
-                def normal(m: int, *shape: int, count: int = count) -> Tensor:
-                    return generator.normal(m // count, count, *shape).flatten(0, 1).to(self.device)
-
-                draw = self.rsample(
-                    [repeated(t) for t in observed], None if labels is None else repeated(labels), normal
-                )
-                log_prob = self.distribution.log_prob(draw.parameters, repeated(images)).flatten(1).sum(1)
-                weights = (log_prob - draw.log_ratio).cpu().double().view(n, count)
-                total = torch.logaddexp(total, weights.logsumexp(1))
-                if progress is not None:
-                    progress(first + count, k)
-        return (total - math.log(k)).float().to(self.device)
+        return draw
 
     # --- samples ------------------------------------------------------------------------------------------------------
 
