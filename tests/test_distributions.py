@@ -16,6 +16,7 @@ from imago.distributions import (
     Distribution,
     Gaussian,
     LogisticMixture,
+    Normal,
     distribution_of,
     sampling_dtype,
 )
@@ -126,6 +127,21 @@ def test_the_coldest_samples_are_the_likeliest_value(case: str, dtype: torch.dty
     for uniform in (1e-7, 0.5, 1 - 1e-7):
         value = distribution.sample(parameters[None], torch.tensor([uniform], dtype=dtype), temperature)
         assert int(value) == int(probability.argmax())
+
+
+def test_coordinates_have_a_normal_density() -> None:
+    distribution = distribution_of(LogisticMixture, 0)
+    assert isinstance(distribution, Normal)
+    parameters = torch.tensor([[0.3, -1.0], [-2.0, 0.5], [0.0, -50.0]])
+    x, mean = torch.tensor([0.1, -3.0, 0.001]), parameters[:, 0]
+    assert torch.equal(distribution.mean(parameters), mean)
+    scale = distribution.sample(parameters, torch.special.ndtr(torch.ones(3, dtype=torch.float64))) - mean
+    # exp of the second number, but never below a thousandth
+    assert scale.tolist() == pytest.approx([math.exp(-1) * 1.0027, math.exp(0.5) * 1.0006, 1e-3], rel=1e-3)
+    expected = torch.distributions.Normal(mean, scale).log_prob(x)
+    torch.testing.assert_close(distribution.log_prob(parameters, x), expected, rtol=1e-4, atol=1e-4)
+    cold = distribution.sample(parameters, torch.full((3,), 0.9), temperature=0.0)
+    torch.testing.assert_close(cold, mean)
 
 
 def test_two_levels_are_always_bernoulli() -> None:

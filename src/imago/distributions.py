@@ -2,7 +2,8 @@
 
 A *value* is an integer 0..levels-1 of one channel of one pixel. A distribution object says how many numbers a network
 must put out for each value, and turns them into log-probabilities and samples. All but the :class:`Gaussian`, which has
-a bound, are normalised over the levels: log-likelihoods are of the integer image whichever is chosen.
+a bound, are normalised over the levels: log-likelihoods are of the integer image whichever is chosen. Coordinates of
+points have no levels, and one distribution: :class:`Normal`.
 """
 
 import math
@@ -264,12 +265,54 @@ class Gaussian(Distribution):
         return ((z + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).long()
 
 
+class Normal(Distribution):
+    """A normal density with learned mean and variance: of a coordinate of points in R^d, where log p is of a density.
+
+    Its log-probabilities may be positive, and grow without end around a point that is a certain one; so the standard
+    deviation has a smallest value, as that of :class:`Gaussian`.
+    """
+
+    levels = 0
+    parameters = 2
+    smallest = math.log(1e-3)
+
+    def _normal(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        mean, log_scale = parameters.float().unbind(-1)
+        return mean, self.smallest + F.softplus(log_scale - self.smallest)
+
+    def logits(self, parameters: Parameters) -> LevelLogits:
+        """There are no levels."""
+        raise NotImplementedError("a density has no levels")
+
+    def log_prob(self, parameters: Parameters, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """log N(value; μ, σ²)."""
+        return log_normal(*self._normal(parameters), values)
+
+    def mean(self, parameters: Parameters) -> Float[Tensor, "*shape"]:
+        """μ."""
+        return self._normal(parameters)[0]
+
+    def sample(
+        self, parameters: Parameters, uniform: Float[Tensor, "*shape"], temperature: float = 1.0
+    ) -> Float[Tensor, "*shape"]:
+        """μ + σ √temperature Φ⁻¹(uniform)."""
+        mean, log_scale = self._normal(parameters)
+        return (mean + torch.exp(log_scale) * math.sqrt(temperature) * torch.special.ndtri(uniform)).float()
+
+
 DistributionFactory = Callable[..., Distribution]
 
 
 def distribution_of(factory: DistributionFactory, levels: int) -> Distribution:
-    """The chosen distribution for so many levels; two levels are a :class:`Bernoulli` whatever was chosen."""
-    return Bernoulli() if levels == 2 else factory(levels=levels)
+    """The chosen distribution for so many levels; two are a :class:`Bernoulli`, none a :class:`Normal`, in any case."""
+    return Normal() if not levels else Bernoulli() if levels == 2 else factory(levels=levels)
+
+
+def log_normal(
+    mean: Float[Tensor, "*shape"], log_scale: Float[Tensor, "*shape"], values: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """log N(values; mean, scale²), in nats."""
+    return -0.5 * ((values - mean) * torch.exp(-log_scale)).square() - log_scale - 0.5 * math.log(2 * math.pi)
 
 
 def discretised_normal(

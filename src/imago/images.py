@@ -131,9 +131,10 @@ class ImageSpec:
             UserError: naming both.
         """
         if self.kind not in kinds:
+            fitting = " (those of points: docs/data.md)" if self.kind == "points" else ""
             raise UserError(
                 f"data: {model} is a model of {' or '.join(kinds)}, these are {self.kind} ({self}); "
-                "choose other data or another model"
+                f"choose other data or another model{fitting}"
             )
 
     def require_picture(self, network: str, instead: str) -> None:

@@ -17,6 +17,10 @@ RELATIONS = {"exact": "=", "lower_bound": "≤", "estimate": "≈"}
 MEASURES: dict[str, tuple[Better, str, str]] = {
     "nats": ("low", "nats", "Negative log-likelihood of an image"),
     "bpd": ("low", "bits/dim", "The same in bits per dimension"),
+    "kl_histogram": ("low", "KL of histograms", "KL divergence of the data's distribution from samples, over bins"),
+    "kl": ("low", "KL", "KL divergence of the data's distribution from the model's, in nats"),
+    "modes": ("high", "Modes", "Modes of the data's distribution that samples hit"),
+    "high_quality": ("high", "High quality", "Share of the samples where the data's density is not unusually low"),
     "fid": ("low", "FID", "Fréchet distance of samples to the training images"),
     "fd_": ("low", "FD", "Fréchet distance of samples to the training images"),
     "kid": ("low", "KID", "Kernel distance of samples to the training images"),
@@ -77,6 +81,7 @@ class Protocol:
         subset_size: images in each.
         neighbours: k of precision, recall, density and coverage.
         splits: of the Inception score.
+        bins: of a histogram.
         repeats: number of seeds that the number is the mean over.
         deviation: standard deviation over seeds, or over the splits of the Inception score.
         held_out: data set and split of the held-out images that are judged like samples.
@@ -116,6 +121,7 @@ class Protocol:
     subset_size: int | None = _compared()
     neighbours: int | None = _compared()
     splits: int | None = _compared()
+    bins: int | None = _compared()
     repeats: int | None = _compared()
     deviation: float | None = _outcome()
     held_out: str | None = None
@@ -214,6 +220,8 @@ class Measurement:
 
 def better(name: str) -> Better:
     """Which numbers of a name are better, such as "val/fd_classifier" or "nats"; ``None`` where neither are."""
+    if "elbo/" in name:
+        return None
     bare = name.rsplit("/", 1)[-1]
     return next((way for beginning, (way, *_) in MEASURES.items() if bare.startswith(beginning)), None)
 

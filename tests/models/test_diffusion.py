@@ -174,9 +174,9 @@ def test_probabilities_of_all_tiny_images_sum_to_at_most_one(levels: int) -> Non
     assert 0.05 < total < 1.01  # it has learned something, and not too much
 
 
-def known(steps: int, variance: Any, scale: float = 0.25) -> Diffusion:
+def known(steps: int, variance: Any, scale: float = 0.25, levels: int = 256) -> Diffusion:
     """The optimal denoiser of 256-level pixels from N(0, scale²); with a learned variance, the exact one."""
-    spec = ImageSpec(1, 1, 1)
+    spec = ImageSpec(1, 1, 1, levels)
 
     def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         alpha, sigma = model.noise_schedule(column(t))
@@ -211,6 +211,17 @@ def test_with_the_optimal_denoiser_and_variance_the_bound_is_the_entropy() -> No
     for steps in (10, 60):
         nats, error = bound_of(known(steps, Learned()), 20_000)
         assert nats == pytest.approx(entropy(), abs=4 * error + 0.01)
+
+
+def test_of_points_the_bound_is_of_a_density() -> None:
+    """With the optimal denoiser and variance that of the normal distribution itself, point by point on average."""
+    scale, draws = 0.25, torch.Generator().manual_seed(2)
+    x = scale * torch.randn(20_000, 1, 1, 1, generator=draws)
+    true = -0.5 * (x.flatten() / scale).square() - math.log(scale * math.sqrt(2 * math.pi))
+    for steps in (10, 60):
+        gap = true - known(steps, Learned(), levels=0).log_likelihood(x)
+        assert float(gap.mean()) == pytest.approx(0, abs=4 * float(gap.std()) / math.sqrt(len(x)))
+    assert float((true - known(60, FixedLarge(), levels=0).log_likelihood(x)).mean()) > 0.05
 
 
 def test_with_a_fixed_variance_the_bound_approaches_the_entropy_with_the_number_of_steps() -> None:

@@ -162,6 +162,19 @@ def test_every_game_trains(name: str, options: list[str]) -> None:
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("objective", ["minimax", "non_saturating", "hinge", "least_squares", "wasserstein"])
+def test_every_game_is_played_for_points_of_any_size(objective: str) -> None:
+    """Towards points beyond the range of an image, where no tanh would let G go."""
+    spec = ImageSpec(2, 1, 1, levels=0)
+    small = ["model.generator.hidden=[16]", "model.discriminator.hidden=[16]", "model.discriminator.dropout=0"]
+    fast = ["model.optimizer.generator.lr=0.05", "model.optimizer.discriminator.lr=0.02"]
+    model = make("gan", spec, f"model/objective={objective}", "model/penalty=gradient_penalty", *small, *fast)
+    points = torch.tensor([3.0, -5.0]).view(1, 2, 1, 1) + 0.1 * images_of(spec, 64)
+    fit(model, Tensors(points, torch.zeros(64, dtype=torch.long), 32), 30)
+    assert model.sample(200, seed=0).abs().max() > 1
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
 def test_spectral_norm_makes_weights_of_norm_one() -> None:
     model = make("gan", ImageSpec(1, 8, 8), "model.discriminator.spectral_norm=true")
     fit(model, Tensors(images_of(model.spec, 8), torch.zeros(8, dtype=torch.long), 8), 60)

@@ -13,6 +13,7 @@ from imago.measures import MEASURES, Better
 from imago.sweeps import short_names
 
 MISSING = "–"
+FEATURELESS = ("nats", "bpd", "kl", "kl_histogram", "modes", "high_quality", "copies")
 QUALITIES = tuple(name for name in MEASURES if name not in ("nats", "bpd"))
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
@@ -305,7 +306,7 @@ def _kind(name: str) -> str:
 def _column(name: str, cell: Callable[[Record], Cell]) -> Column:
     way, title, explained = MEASURES[_kind(name)]
     extractor = name.removeprefix(_kind(name)).strip("_").replace("_", " ")
-    features = "" if name in ("nats", "bpd", "copies") else f", in the features of {extractor or 'Inception'}"
+    features = "" if _kind(name) in FEATURELESS else f", in the features of {extractor or 'Inception'}"
     return Column(name, f"{title} {extractor}".strip(), cell, way, f"{explained}{features}.")
 
 
@@ -335,7 +336,7 @@ def _samples(record: Record, name: str) -> Cell:
     if m is None:
         return Cell()
     error = "" if m.error is None else f" ± {m.error:.2g}"
-    return _measured(m, f"{m.value:.4g}{error}{' †' if m.protocol.doubtful else ''}")
+    return _measured(m, f"{m.relation} {m.value:.4g}{error}{' †' if m.protocol.doubtful else ''}".strip())
 
 
 def _measured(m: Measured, text: str) -> Cell:

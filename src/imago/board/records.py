@@ -56,7 +56,7 @@ class Measured:
     @property
     def relation(self) -> str:
         """``=`` for an exact likelihood, ``≤`` for a bound, ``≈`` for an estimate, nothing for a part."""
-        likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd")
+        likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd", "kl")
         return self.protocol.relation if likelihood else ""
 
     @property
@@ -332,7 +332,7 @@ def _in_training(record: Record, summary: Mapping[str, Any]) -> Iterator[Measure
     for name, value in record.table.last.items():
         untrained = record.table.last_at[name] == 0 and record.images_seen
         if name.startswith("val/") and _bare(name) not in known and not untrained:
-            protocol = kind if _bare(name) in ("nats", "bpd") else {}
+            protocol = kind if _bare(name) in ("nats", "bpd", "kl") else {}
             yield _measured(name, "val", {"value": value, "protocol": protocol})
 
 

@@ -212,6 +212,7 @@ SHOWN = {
     "seed": "seed {}",
     "repeats": "mean of {} seeds",
     "neighbours": "k = {}",
+    "bins": "{:,} bins",
     "draws": "{:,} draws",
     "bound_terms": "{} terms",
     "dequantization": "{} dequantisation",
@@ -244,7 +245,7 @@ def number_of(measurement: Measurement) -> str:
         error = "" if protocol.error is None else f" ± {protocol.error:.2g}"
         held_out = "" if protocol.held_out_value is None else f" (held-out {protocol.held_out_value:.4g})"
         return f"{value:.4g}{error}{held_out}{doubt}"
-    digits = 3 if name.endswith("bpd") else 2
+    digits = 3 if name.endswith("bpd") else 4 if protocol.likelihood != "part" and name.endswith("kl") else 2
     return f"{protocol.relation:1} {value:,.{digits}f} ± {protocol.standard_error:.{digits}f}{doubt}"
 
 

@@ -174,6 +174,13 @@ class ImageDataModule(lightning.LightningDataModule):
         """What checkpoints keep, so that nobody goes on with other data or measures on other held-out images."""
         return {"name": self.name, "splits": self.splits}
 
+    def log_prob(self, images: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """log p(x), or log p(x | label), of the distribution that the images are drawn from, in nats, float64.
+
+        ``None`` where nobody knows it.
+        """
+        return None if self.binarize or self.flip else self.source.log_prob(images, labels)
+
     @property
     def places(self) -> list[Path]:
         """Where it is read from: the folder of all data sets, and that of the images where they are the user's own."""

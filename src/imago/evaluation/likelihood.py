@@ -96,8 +96,10 @@ def measure_likelihood(
     Returns:
         ``bpd``, bits per dimension, nats / (dimensions ln 2), and ``nats`` per image; lower is better. Where a bound
         has parts, each in nats, and as ``<name>_bpd``. With ``importance`` also ``iw/bpd``, ``iw/nats`` and
-        ``elbo/gap``, the nats between the two bounds. Protocols have the standard error of the mean over the images,
-        those of an estimate with what all images share (:attr:`imago.models.base.ExplicitModel.common_error`).
+        ``elbo/gap``, the nats between the two bounds. Where the distribution of the data is known
+        (:meth:`imago.data.ImageDataModule.log_prob`) also ``kl``, KL(p_data ‖ p_model) in nats. Protocols have the
+        standard error of the mean over the images, those of an estimate with what all images share
+        (:attr:`imago.models.base.ExplicitModel.common_error`).
 
     Raises:
         UserError: images or labels that the model was not made for, none that it knows the class of, or importance
@@ -131,7 +133,9 @@ def measure_likelihood(
 
             before_batch()
             nats = _nats(model, few, first, importance, tell)
-            return {name: values.cpu() for name, values in nats.items()}  # not every device has float64
+            found = {name: values.cpu() for name, values in nats.items()}  # not every device has float64
+            known = data.log_prob(few.images, few.labels if model.conditional else None)
+            return found if known is None else found | {"kl": known + found["nats"]}
 
         done = 0
         for found in shared(measured_from, range(0, count, batch_size)):
@@ -158,11 +162,11 @@ def measure_likelihood(
     bits_of = model.spec.dimensions * math.log(2)
     for name, metric in metrics.items():
         told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
-        if name not in ("nats", "iw/nats"):
+        if name not in ("nats", "iw/nats", "kl"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         values = {key: float(value) for key, value in metric.compute().items()}
-        for key, measure in ((bits, "bpd"), (name, "nats")):
+        for key, measure in ((name, "nats"),) if name == "kl" else ((bits, "bpd"), (name, "nats")):
             error, common = values[f"{measure}_error"], None
             if told.likelihood == "estimate":
                 common = model.common_error / (bits_of if measure == "bpd" else 1)

@@ -10,9 +10,11 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from imago.data import ImageDataModule
+from imago.data.sources import Toy
 from imago.errors import UserError
 from imago.evaluation.cache import Cache
-from imago.evaluation.choices import ExtractorChoice
+from imago.evaluation.choices import Auto, ExtractorChoice
+from imago.evaluation.density import BINS, Coordinates, HistogramKL, ModeCoverage, probabilities
 from imago.evaluation.extractors import FeatureExtractor
 from imago.evaluation.frechet import FrechetDistance
 from imago.evaluation.inception_score import InceptionScore
@@ -31,6 +33,9 @@ _OPTIONS: dict[str, Any] = {"reset_real_features": False, "sync_on_compute": Fal
 
 class SampleQuality:
     """Fréchet and kernel distance between the features of samples and of the training split, and more on request.
+
+    Of points whose density is known, and of quantised ones, ``metrics=auto`` compares with that instead: the KL
+    divergence of histograms, the modes that are hit, and the share of samples of high quality.
 
     Args:
         extractor: the choice of features; ``None``: nothing is measured.
@@ -102,6 +107,12 @@ class SampleQuality:
             return
         if len(data.train) < 2:
             raise UserError(f"{data.name} has {len(data.train)} training images: metrics need 2. Set metrics=none.")
+        if isinstance(self.choice, Auto) and isinstance(data.source, Toy):
+            self._device, self._spec, self._called = device, data.spec, data.name
+            self._extractor = Coordinates(data.source)
+            self._data = data
+            self._set_up()
+            return
         if data.spec.kind != "pixels":
             self.notices.append(f"the quality of samples is not measured: features are of pictures, not of {data.spec}")
             return
@@ -123,13 +134,17 @@ class SampleQuality:
                     batches = batches_of_features(train, levels, extractor, self.batch_size, device, progress)
                     reference = ReferenceStatistics.of(batches, len(train))
             reference.save(cache, data.fingerprint, extractor)
-        self._compared = (extractor, reference, known, data)
+        self._data, self._compared = data, (extractor, reference, known)
         self._set_up()
 
     def _set_up(self) -> None:
         """Set up the metrics and their protocols for the number of samples."""
-        extractor, reference, known, data = self._compared
-        self._protocols = {}
+        data, self._protocols = self._data, {}
+        self._metrics = MetricCollection({}, compute_groups=False)
+        if isinstance(self._extractor, Coordinates):
+            self._add_density(self._extractor)
+            return
+        extractor, reference, known = self._compared
         self._protocol = Protocol(
             extractor=extractor.name,
             extractor_fingerprint=extractor.fingerprint[:16],
@@ -139,7 +154,6 @@ class SampleQuality:
             reference_images=reference.count,
             samples=self.samples,
         )
-        self._metrics = MetricCollection({}, compute_groups=False)
         self._add_distances(extractor, reference)
         if known is not None:
             self._add_prdc(extractor, reference)
@@ -161,6 +175,8 @@ class SampleQuality:
             levels: ``None``: those of the training images.
         """
         assert self._extractor is not None
+        if isinstance(self._extractor, Coordinates):
+            return self._extractor(images)
         return self._extractor(to_bytes(images.to(self._device), levels or self._spec.levels)).cpu()
 
     def _tell(self, name: str, extractor: FeatureExtractor, caveat: str, **entries: Any) -> None:
@@ -182,6 +198,28 @@ class SampleQuality:
         self._tell(names[0], extractor, few if fewest <= d else "")
         smaller = f"subsets of {size} instead of {self.subset_size}: too few images" if size < self.subset_size else ""
         self._tell(names[1], extractor, smaller, subsets=self.subsets, subset_size=size)
+
+    def _add_density(self, extractor: Coordinates) -> None:
+        """Of points whose density is known, with what as many test points have."""
+        source, test = extractor.source, extractor(self._data.test.images)
+        bins = BINS[source.shape.dimensions]
+        self._metrics["kl_histogram"] = HistogramKL(probabilities(source, bins), bins, sync_on_compute=False)
+        if source.shape.modes > 1:
+            self._metrics["coverage"] = ModeCoverage(source.shape, test, sync_on_compute=False)
+        self._metrics.update(test[: self.samples])
+        held_out = self._metrics.compute()
+        self._metrics.reset()
+        protocol = Protocol(
+            reference=f"{self._data.name}, its density",
+            reference_fingerprint=self._data.fingerprint,
+            samples=self.samples,
+            held_out=f"{self._data.name} test",
+            held_out_images=min(self.samples, len(test)),
+            caveat="none",
+        )
+        for name, value in held_out.items():
+            told = {"bins": bins**source.shape.dimensions + 1} if name == "kl_histogram" else {}
+            self._protocols[name] = replace(protocol, held_out_value=float(value), **told)
 
     def _add_prdc(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
         """Of as many samples as images."""
@@ -263,7 +301,10 @@ class SampleQuality:
             with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
                 done = 0
                 for images, features in shared(drawn, range(0, self.samples, self.batch_size)):
-                    self._metrics.update(features, real=False, originals=images)
+                    if isinstance(extractor, Coordinates):
+                        self._metrics.update(features)
+                    else:
+                        self._metrics.update(features, real=False, originals=images)
                     done += len(images)
                     if progress is not None:
                         progress(done, self.samples)

@@ -23,6 +23,7 @@ PANELS = {
     "kernel distance": ("val/kid", "val/kd_"),
     "nats per image": ("train/nats", "val/nats"),
     "bits per dimension": ("train/bpd", "val/bpd"),
+    "KL divergence from the data, nats": ("val/kl",),
 }
 # Panels in which training and validation stand side by side, without the first twentieth of the run: a model is so much
 # worse there that nothing else could be seen. A run too short for that is shown whole.

@@ -13,8 +13,8 @@ walks from noise to an image. It is a latent-variable model whose encoder is not
                 − E_q log p_θ(x_0|x_1)                                      reconstruction L_0.
 
 All are KL divergences between normal distributions, but the last: there the normal density is integrated over each of
-the image's levels (Ho et al., eq. 13), so that the bound is of the integer image as every other model's. In L_T there
-is nothing to learn.
+the image's levels (Ho et al., eq. 13), so that the bound is of the integer image as every other model's. Points in R^d
+have no levels: there it stays a density, and the bound is of a density too. In L_T there is nothing to learn.
 
 q(x_{t−1}|x_t, x_0) is known, so the network need only guess x_0. It is asked for the noise ε, from which
 x_0 = (x_t − √(1−ᾱ_t) ε) / √ᾱ_t (or for x_0, or v: :mod:`imago.diffusion.predictions`); the mean of (1) is then
@@ -40,7 +40,7 @@ from imago.capacity import Steps
 from imago.diffusion.losses import DiffusionLoss, Simple
 from imago.diffusion.samplers import Estimate
 from imago.diffusion.schedules import BetaSchedule, DiscreteSchedule, Linear, Times, column
-from imago.distributions import discretised_normal
+from imago.distributions import discretised_normal, log_normal
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
 from imago.models.base import ExplicitModel, Normal, Terms
@@ -66,7 +66,7 @@ class Diffusion(Denoiser, ExplicitModel):
     """
 
     likelihood = "lower_bound"
-    kinds = ("pixels",)
+    kinds = ("pixels", "points")
     noise_schedule: DiscreteSchedule
 
     def __init__(
@@ -187,5 +187,7 @@ class Diffusion(Denoiser, ExplicitModel):
         log_beta = log_beta if self.variance.learned else log_tilde
         mean = c_0 * estimate.image + c_t * noisy
         log_scale = 0.5 * self.variance.log(log_beta, log_tilde, estimate.raw_variance)
-        levels = self.spec.levels
-        return -discretised_normal(mean, log_scale.expand_as(mean), quantize(x, levels), levels).flatten(1).sum(1)
+        levels, log_scale = self.spec.levels, log_scale.expand_as(mean)
+        if not levels:
+            return -log_normal(mean, log_scale, x).flatten(1).sum(1)
+        return -discretised_normal(mean, log_scale, quantize(x, levels), levels).flatten(1).sum(1)

@@ -189,6 +189,7 @@ class GAN(LatentModel):
     likelihood = "none"
     leaf = "direct"
     ema = ("generator",)
+    kinds = ("pixels", "points")
     default_optimizer = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)  # Radford et al. 2016
 
     def __init__(

@@ -11,6 +11,8 @@ can: its regularisation term is known between Gaussians,
 
 and its gradient with respect to q passes through z = μ + σ ε, ε ~ N(0, I), the reparameterisation (section 2.4).
 To sample: z ~ N(0, I), then x ~ p(x|z).
+
+Of points in R^d, p(x|z) is a normal density with learned mean and variance, and so the bound is of log p(x), a density.
 """
 
 from collections.abc import Callable
@@ -50,6 +52,8 @@ class VAE(Variational):
         decoder: builds the decoder from ``spec``, ``latent``, ``parameters`` (for each value) and ``classes``.
         settings: see :class:`VariationalSettings`.
     """
+
+    kinds = ("pixels", "points")
 
     def __init__(
         self,

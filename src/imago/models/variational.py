@@ -178,8 +178,8 @@ class Variational(ImportanceWeighted, EncodingModel, ABC):
 
     def decode(self, z: Latents, labels: Labels | None = None) -> Normalized:
         """The mean of p(x|z); see :meth:`LatentModel.decode`."""
-        mean = self.distribution.mean(self.parameters_at(z.to(self.device), labels))
-        return mean * (2 / (self.spec.levels - 1)) - 1
+        mean, levels = self.distribution.mean(self.parameters_at(z.to(self.device), labels)), self.spec.levels
+        return mean * (2 / (levels - 1)) - 1 if levels else mean
 
     @contextmanager
     def without_observation_noise(self) -> Iterator[None]:
@@ -194,9 +194,10 @@ class Variational(ImportanceWeighted, EncodingModel, ABC):
         """z ~ p(z), then x ~ p(x|z), or its mean without observation noise."""
         parameters = self.parameters_at(self.draw_latents(n, generator, labels), labels)
         if not self.observation_noise:
-            return self.distribution.mean(parameters).round().to(torch.uint8)
+            mean = self.distribution.mean(parameters)
+            return mean.round().to(torch.uint8) if self.spec.levels else mean
         uniform = generator.uniform(n, *self.spec.shape).to(self.device, sampling_dtype(self.device))
-        return self.distribution.sample(parameters, uniform).to(torch.uint8)
+        return self.distribution.sample(parameters, uniform).to(self.spec.dtype)
 
 
 def gaussian_kl(mean: Tensor, log_scale: Tensor) -> Tensor:

@@ -56,8 +56,9 @@ class MLPGenerator(_MLP):
         self.spec = spec
 
     def forward(self, x: Float[Tensor, "n latent"], labels: Labels | None = None) -> Normalized:
-        """Signals in [-1, 1], (n, channels, height, width)."""
-        return super().forward(x, labels).tanh().view(-1, *self.spec.shape)
+        """Signals in [-1, 1], of points any numbers, (n, channels, height, width)."""
+        h = super().forward(x, labels)
+        return (h if self.spec.kind == "points" else h.tanh()).view(-1, *self.spec.shape)
 
 
 class MLPDiscriminator(_MLP):

@@ -18,7 +18,7 @@ from imago.training.callbacks.pace import Paced, Share
 class ReconstructionGrid(Paced):
     """Draws the first validation images, each row above its reconstructions, into ``samples/`` and W&B.
 
-    Does nothing for models that cannot encode images.
+    Does nothing for models that cannot encode images, nor for points in R^d.
 
     Args:
         every: number of images between two grids.
@@ -46,7 +46,7 @@ class ReconstructionGrid(Paced):
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
         """Draw and write the grid."""
-        if not trainer.is_global_zero or not isinstance(model, EncodingModel):
+        if not trainer.is_global_zero or not isinstance(model, EncodingModel) or model.spec.kind == "points":
             return
         part = seen_by(model, trainer.datamodule.val)  # type: ignore[attr-defined]
         if not len(part):  # a conditional model of a class that has training images alone

@@ -8,10 +8,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from imago.capacity import Cells
+from imago.data import ImageDataModule
 from imago.images import to_bytes
 from imago.models.base import GenerativeModel
 from imago.models.variational import Variational
-from imago.pictures import picture_of, write_png
+from imago.pictures import picture_of, scatter_of, write_png
 from imago.processes import of_first_process, shared
 from imago.rng import PerImageGenerator
 from imago.runs import Run
@@ -21,12 +22,14 @@ from imago.training.callbacks.interruption import Interruption
 from imago.training.callbacks.pace import Paced, Share, amounts_up_to, seconds_of
 from imago.training.callbacks.progress import Progress
 
+POINTS = 200  # of a row, in a scatter plot
+
 
 class SampleGrid(Paced):
     """Draws a grid every so many images into ``samples/`` and W&B; one class a column for conditional models.
 
     Where x is drawn from p(x|z), a row of its means stands below each row of draws. Classes without training images
-    have no column. Points in R^d are no pictures.
+    have no column. Points in R^d are a scatter plot, of 200 points for each row, beside as many of validation.
 
     Args:
         every: number of images between two grids.
@@ -58,14 +61,12 @@ class SampleGrid(Paced):
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
         """Draw the grid, each process a part of it, and write it."""
-        if model.spec.kind == "points":
-            return
+        points = model.spec.kind == "points"
+        columns = POINTS if points else self.columns
         of_first_process(model.buffers())
         classes = model.classes
-        row = (
-            torch.tensor(model.spec.trained)[torch.arange(self.columns) % len(model.spec.trained)] if classes else None
-        )
-        told = "" if row is None else f"; columns: {', '.join(map(model.spec.class_name, row.tolist()))}"
+        row = torch.tensor(model.spec.trained)[torch.arange(columns) % len(model.spec.trained)] if classes else None
+        told = "" if row is None or points else f"; columns: {', '.join(map(model.spec.class_name, row.tolist()))}"
         progress = find(trainer, Progress) if trainer.is_global_zero else None
         interruption = find(trainer, Interruption)
 
@@ -76,7 +77,7 @@ class SampleGrid(Paced):
                 if interruption is not None:
                     interruption.stop_if_requested()
 
-            labels, count = None if row is None else row.repeat(rows), rows * self.columns
+            labels, count = None if row is None else row.repeat(rows), rows * columns
             size = -(-count // trainer.world_size)
 
             def part(first: int) -> Tensor:
@@ -92,17 +93,22 @@ class SampleGrid(Paced):
             report = None if progress is None else progress.subtask("drawing samples")
             try:
                 images = draw(rows, report)
-                if isinstance(model, Variational) and model.observation_noise:
+                if isinstance(model, Variational) and model.observation_noise and not points:
                     with model.without_observation_noise():
                         both = torch.stack([images, draw(rows)])
-                    images = both.unflatten(1, (rows, self.columns)).transpose(0, 1).flatten(0, 2)
+                    images = both.unflatten(1, (rows, columns)).transpose(0, 1).flatten(0, 2)
                     told += "; every second row: the means of p(x|z) at the same z"
             finally:
                 if progress is not None:
                     progress.end_subtask()
             if not trainer.is_global_zero:
                 return
-            picture = picture_of(to_bytes(images, model.spec.levels), self.columns)
+            if points:
+                data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+                real = (data.val if len(data.val) else data.test).part(slice(len(images))).images
+                picture = scatter_of(images.flatten(1), real.flatten(1))
+            else:
+                picture = picture_of(to_bytes(images, model.spec.levels), columns)
             self.run.samples.mkdir(exist_ok=True)
             write_png(picture, self.run.samples / f"images-{model.state.images:010d}.png")
             show_picture(trainer, model, "samples", picture, told)
