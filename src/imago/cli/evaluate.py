@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from imago import cli
 from imago.capacity import Drawn
@@ -45,6 +45,10 @@ class Settings:
     split: Literal["val", "test"]
     images: PositiveInt | None
     importance: Drawn | None
+    ais: bool
+    ais_chains: Drawn
+    ais_temperatures: Annotated[int, Field(ge=2, le=10_000_000)]
+    ais_sigma: PositiveFloat | None
     bound_steps: PositiveInt | None
     batch_size: PositiveInt
     seed: NonNegativeInt
@@ -105,7 +109,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
-    from imago.evaluation import measure_likelihood
+    from imago.evaluation import measure_by_ais, measure_likelihood
     from imago.models.base import ExplicitModel
     from imago.models.diffusion import Diffusion
     from imago.models.importance import ImportanceWeighted
@@ -127,7 +131,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     for notice in metrics.notices if first_process() else ():
         print(f"note: {notice}")
     likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
-    if not metrics.names and not likelihood_too:
+    if not metrics.names and not likelihood_too and not settings.ais:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
     results = Results(path) if first_process() else None
     if results is not None:
@@ -161,6 +165,21 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
                 progress=progress,
             )
         conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
+    if settings.ais:
+        began = time.perf_counter()
+        with progress_bar(f"Estimating the likelihood of {data.name} {settings.split}") as progress:
+            estimate = measure_by_ais(
+                model,
+                data,
+                settings.split,
+                averaged=averaged,
+                images=settings.images,
+                chains=settings.ais_chains,
+                temperatures=settings.ais_temperatures,
+                sigma=settings.ais_sigma,
+                progress=progress,
+            )
+        conclude([replace(m, name=f"{settings.split}/{m.name}") for m in estimate], began)
     if metrics.names:
         began = time.perf_counter()
         seeds = range(settings.seed, settings.seed + settings.repeats)

@@ -1,5 +1,6 @@
 """Sample quality (feature extractors, distances, what a run is given to measure with), and likelihood."""
 
+from imago.evaluation.ais import measure_by_ais
 from imago.evaluation.choices import Auto, Classifier, Clip, DinoV2, ExtractorChoice, Inception
 from imago.evaluation.extractors import (
     ClassifierExtractor,
@@ -41,6 +42,7 @@ __all__ = [
     "ReferenceStatistics",
     "SampleQuality",
     "frechet_distance",
+    "measure_by_ais",
     "measure_likelihood",
     "squared_mmd",
 ]

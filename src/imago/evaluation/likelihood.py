@@ -151,7 +151,7 @@ def measure_likelihood(
         images=count,
         likelihood=model.likelihood,
         estimator=model.estimator or None,
-        binarization=_BINARIZATION[data.binarize],
+        binarization=BINARIZATION[data.binarize],
         conditional=model.conditional,
         bound_terms=bound_terms,
         dequantization=model.dequantization_name if isinstance(model, NormalizingFlow) else None,
@@ -203,7 +203,7 @@ def _nats(
 
 
 PARTS = {"elbo/gap": "the distance of two bounds: KL(q || p) of what is drawn for an image is as large or larger"}
-_BINARIZATION = {
+BINARIZATION = {
     None: "none",
     "threshold": "white above 127",
     "dynamic": "white with probability intensity / 255, one fixed draw",
