@@ -36,6 +36,7 @@ MEASURED = ["metrics=classifier", "metrics.samples=100", "metrics.batch_size=32"
 CASES: dict[str, list[str]] = {
     **{name: [f"model={name}", *options, *SGD[name]] for name, options in TINY.items()},
     "dropout": ["model=gan", *TINY["gan"], *SGD["gan"], "model.gradient_clip=0.5", *MEASURED],
+    "persistent chains": ["model=rbm", *TINY["rbm"], *SGD["rbm"], "model.persistent=true", "model.chains=20"],
     "k=2": ["model=gan", *TINY["gan"], *SGD["gan"], "model.discriminator_steps=2"],
     "penalty": ["model=gan", *TINY["gan"], *SGD["gan"], "model/penalty=gradient_penalty"],
     "conditional autoencoder": ["model=autoencoder", *TINY["autoencoder"], *SGD["vae"], "conditional=true"],

@@ -43,6 +43,7 @@ EXPLICIT = {
     "pixelcnn": ["model=pixelcnn", "model.features=8", "model.blocks=1", "model.head=[8]"],
     "vae": ["model=vae", "model.latent=8", "model.encoder.hidden=[16]", "model.kl_warmup=1500", "model.free_bits=0.1"],
     "ddpm": ["model=ddpm", "model.network.width=8", "model.steps=50", "conditional=true", "model.p_uncond=0.3"],
+    "rbm": ["model=rbm", "data.binarize=threshold", "model.hidden=8", "model.persistent=true"],
     "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.kl_warmup=1500"],
 }
 

@@ -25,7 +25,7 @@ REFERENCE = {
                                "imago.models.denoiser"],
     "Models": ["imago.models.fvbn", "imago.models.made", "imago.models.pixelrnn", "imago.models.pixelcnn",
                "imago.models.gated_pixelcnn", "imago.models.autoencoder", "imago.models.vae", "imago.models.hvae",
-               "imago.models.realnvp", "imago.models.glow", "imago.models.maf", "imago.models.gan",
+               "imago.models.realnvp", "imago.models.glow", "imago.models.maf", "imago.models.gan", "imago.models.rbm",
                "imago.models.diffusion"],
     "Diffusion": ["imago.diffusion.schedules", "imago.diffusion.predictions", "imago.diffusion.losses",
                   "imago.diffusion.variances", "imago.diffusion.samplers"],
@@ -41,7 +41,7 @@ ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
 
 GUIDE = [
     {"Imago": "index.md"},
-    {"Models": ["autoregressive.md", "vae.md", "flows.md", "gan.md", "diffusion.md"]},
+    {"Models": ["autoregressive.md", "vae.md", "flows.md", "gan.md", "energy.md", "diffusion.md"]},
     {
         "Use": [
             "configuration.md",

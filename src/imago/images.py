@@ -31,7 +31,8 @@ Images = (
 Labels = Int[Tensor, " n"]
 Condition = Int[Tensor, " n"] | Float[Tensor, "n features"]
 Normalized = Float[Tensor, "n channels height width"]
-Kind = Literal["pixels", "tokens", "points"]
+Kind = Literal["pixels", "tokens", "points"]  # of data
+Learned = Literal["pixels", "binary", "tokens", "points"]  # by a model; binary are pixels of two levels
 ImagesLike = Images | np.ndarray | Sequence[Image.Image]  # what people have: tensors, arrays, PIL's
 LabelsLike = Tensor | Sequence[int | str]
 
@@ -120,7 +121,11 @@ class ImageSpec:
         """The type of images outside a model: uint8; int32 for more than 256 tokens, float32 for points."""
         return torch.float32 if not self.levels else torch.uint8 if self.levels <= 256 else torch.int32
 
-    def require(self, kinds: Collection[Kind], model: str) -> None:
+    def learned_as(self, kinds: Collection[Learned]) -> bool:
+        """Whether a model of such kinds can learn the data."""
+        return self.kind in kinds or ("binary" in kinds and self.kind == "pixels" and self.levels == 2)
+
+    def require(self, kinds: Collection[Learned], model: str) -> None:
         """Refuse data of another kind than a model can learn.
 
         Args:
@@ -130,12 +135,12 @@ class ImageSpec:
         Raises:
             UserError: naming both.
         """
-        if self.kind not in kinds:
+        if not self.learned_as(kinds):
+            able = " or ".join("binary pixels" if kind == "binary" else kind for kind in kinds)
+            binarize = "binary" in kinds and self.kind == "pixels"
             fitting = " (those of points: docs/data.md)" if self.kind == "points" else ""
-            raise UserError(
-                f"data: {model} is a model of {' or '.join(kinds)}, these are {self.kind} ({self}); "
-                f"choose other data or another model{fitting}"
-            )
+            remedy = "add data.binarize=dynamic" if binarize else f"choose other data or another model{fitting}"
+            raise UserError(f"data: {model} is a model of {able}, these are {self.kind} ({self}); {remedy}")
 
     def require_picture(self, network: str, instead: str) -> None:
         """Refuse points in R^d, which have no neighbours, for a convolutional network.

@@ -127,6 +127,14 @@ class BatchGenerator:
         u = torch.rand(n * self.world_size, *shape, device=self.device, generator=self.generator)
         return u[self.rank * n : (self.rank + 1) * n]
 
+    def gather(self, values: Tensor) -> Tensor:
+        """The parts (n, ...) of all devices, (n · devices, ...), in the order in which noise is cut."""
+        if self.world_size == 1:
+            return values
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
+        torch.distributed.all_gather(parts, values)
+        return torch.cat(parts)
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over all devices, without a gradient."""
         values = values.detach()

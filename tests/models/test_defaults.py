@@ -21,10 +21,11 @@ from imago.models.made import MADE
 from imago.models.maf import MAF
 from imago.models.pixelcnn import PixelCNN
 from imago.models.pixelrnn import PixelRNN
+from imago.models.rbm import RBM
 from imago.models.realnvp import RealNVP
 from imago.models.vae import VAE
 from imago.training.run import build_model
-from models.test_laws import MODELS
+from models.test_laws import MODELS, learnable
 
 CLASSES: dict[str, type[GenerativeModel]] = {
     "autoencoder": Autoencoder,
@@ -38,6 +39,7 @@ CLASSES: dict[str, type[GenerativeModel]] = {
     "made": MADE,
     "maf": MAF,
     "pixelcnn": PixelCNN,
+    "rbm": RBM,
     "realnvp": RealNVP,
     "vae": VAE,
 }
@@ -73,8 +75,9 @@ def settings_of(model: GenerativeModel) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_defaults_are_those_of_the_configuration(name: str) -> None:
-    configured = build_model(configuration(f"model={name}"), SPEC)
-    made = CLASSES[name](SPEC)
+    spec = learnable(name, SPEC)
+    configured = build_model(configuration(f"model={name}"), spec)
+    made = CLASSES[name](spec)
     assert type(configured) is type(made)
     assert settings_of(made) == settings_of(configured)
     shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (made, configured)]
@@ -89,5 +92,5 @@ def test_the_configuration_of_every_model_builds_for_every_data_set(name: str) -
         ImageSpec(3, 32, 32, 256, 1000),
         ImageSpec(1, 4, 4, 2),
     ):
-        model = build(configuration(f"model={name}")["model"], "model", spec=spec)
+        model = build(configuration(f"model={name}")["model"], "model", spec=learnable(name, spec))
         assert model.sample(1).shape == (1, *spec.shape)

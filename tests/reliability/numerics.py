@@ -47,6 +47,7 @@ CASES: dict[str, list[str]] = {
         )
     },
     "made rgb logistic_mixture": ["model/distribution=logistic_mixture"],
+    "rbm persistent": ["model.persistent=true", "model.chains=20", "model.k=2"],
     # adversarial losses
     **{
         f"gan {name}": [f"model/objective={name}"]

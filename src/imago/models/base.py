@@ -39,8 +39,8 @@ from imago.images import (
     Images,
     ImagesLike,
     ImageSpec,
-    Kind,
     LabelsLike,
+    Learned,
     as_images,
     as_labels,
     bits_per_dim,
@@ -142,7 +142,7 @@ class GenerativeModel(LightningModule, ABC):
         leaf: its place in the taxonomy of generative models, a key of :data:`imago.taxonomy.LEAVES`; may be empty.
         ema: names of the submodules that :meth:`sample` needs, whose weights are worth averaging.
         inference_settings: settings that say how a trained model is used. They alone may be changed once it is trained.
-        kinds: of data that it can learn: pixels, tokens of a codebook, points in R^d.
+        kinds: of data that it can learn: pixels, of any levels or of two, tokens of a codebook, points in R^d.
         conditions: what it can be conditioned on: a class, an embedding; empty for an unconditional model.
         stages: for a model that is trained in stages, one after the other, the networks that each of them trains.
         default_optimizer: of networks for which no other is given.
@@ -160,7 +160,7 @@ class GenerativeModel(LightningModule, ABC):
     leaf: ClassVar[str] = ""
     ema: ClassVar[tuple[str, ...]]
     inference_settings: ClassVar[tuple[str, ...]] = ()
-    kinds: ClassVar[tuple[Kind, ...]] = ("pixels",)
+    kinds: ClassVar[tuple[Learned, ...]] = ("pixels",)
     conditions: ClassVar[tuple[Literal["class", "embedding"], ...]] = ("class",)
     stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_optimizer: ClassVar[OptimizerFactory] = partial(torch.optim.Adam, lr=1e-3, fused=True)

@@ -30,7 +30,7 @@ from imago.diffusion.samplers import DDIM, Context, Estimate, Sampler, State
 from imago.diffusion.schedules import NoiseSchedule, Times, column
 from imago.diffusion.variances import FixedSmall, Variance
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Kind, Normalized, normalize, quantize
+from imago.images import Batch, Images, ImageSpec, Learned, Normalized, normalize, quantize
 from imago.measures import Likelihood
 from imago.models.base import Common, GenerativeModel, Loss
 from imago.nets.unet import UNet
@@ -80,7 +80,7 @@ class Denoiser(GenerativeModel):
     leaf = "diffusion"
     ema = ("net",)
     inference_settings = ("sampler", "guidance", "variance")
-    kinds: ClassVar[tuple[Kind, ...]] = ("pixels", "points")
+    kinds: ClassVar[tuple[Learned, ...]] = ("pixels", "points")
 
     def __init__(
         self,

@@ -85,6 +85,8 @@ class MeasureLikelihood(Measuring):
         def work(images: int) -> None:
             self.measure(trainer, model, images, False, None, lambda: None)
 
+        if model.likelihood == "estimate":
+            work(1)  # once what all images share, such as log Z: a measurement's cost has it, no image's
         return seconds_of(work, self.batch_size)
 
     def measure(
