@@ -22,11 +22,11 @@ REFERENCE = {
     "Images and randomness": ["imago.images", "imago.rng", "imago.distributions", "imago.schedules"],
     "The contract of models": ["imago.models.base", "imago.models.latent", "imago.models.variational",
                                "imago.models.importance", "imago.models.flow", "imago.models.autoregressive",
-                               "imago.models.denoiser"],
+                               "imago.models.denoiser", "imago.models.completing", "imago.models.summed"],
     "Models": ["imago.models.fvbn", "imago.models.made", "imago.models.pixelrnn", "imago.models.pixelcnn",
                "imago.models.gated_pixelcnn", "imago.models.autoencoder", "imago.models.vae", "imago.models.hvae",
                "imago.models.realnvp", "imago.models.glow", "imago.models.maf", "imago.models.gan", "imago.models.rbm",
-               "imago.models.diffusion"],
+               "imago.models.diffusion", "imago.models.masked_diffusion"],
     "Diffusion": ["imago.diffusion.schedules", "imago.diffusion.predictions", "imago.diffusion.losses",
                   "imago.diffusion.variances", "imago.diffusion.samplers"],
     "Data": ["imago.data.base", "imago.data.module"],
@@ -41,7 +41,17 @@ ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
 
 GUIDE = [
     {"Imago": "index.md"},
-    {"Models": ["autoregressive.md", "vae.md", "flows.md", "gan.md", "energy.md", "diffusion.md"]},
+    {
+        "Models": [
+            "autoregressive.md",
+            "vae.md",
+            "flows.md",
+            "gan.md",
+            "energy.md",
+            "diffusion.md",
+            "masked_diffusion.md",
+        ]
+    },
     {
         "Use": [
             "configuration.md",

@@ -19,6 +19,7 @@ from imago.models.glow import Glow
 from imago.models.hvae import HierarchicalVAE
 from imago.models.made import MADE
 from imago.models.maf import MAF
+from imago.models.masked_diffusion import MaskedDiffusion
 from imago.models.pixelcnn import PixelCNN
 from imago.models.pixelrnn import PixelRNN
 from imago.models.rbm import RBM
@@ -38,6 +39,7 @@ CLASSES: dict[str, type[GenerativeModel]] = {
     "hvae": HierarchicalVAE,
     "made": MADE,
     "maf": MAF,
+    "masked_diffusion": MaskedDiffusion,
     "pixelcnn": PixelCNN,
     "rbm": RBM,
     "realnvp": RealNVP,

@@ -18,7 +18,9 @@ CASES = [(version, path.stem) for version in VERSIONS for path in sorted((releas
 
 def test_there_are_checkpoints_of_every_model() -> None:
     assert "0.1.0" in VERSIONS
-    assert {case for version, case in CASES if version == "0.1.0"} == set(released.CASES)
+    first = {case for version, case in CASES if version == "0.1.0"}
+    assert len(first) == 15
+    assert first <= set(released.CASES)
 
 
 @pytest.mark.parametrize(("version", "case"), CASES)

@@ -111,8 +111,8 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.data import data_of
     from imago.evaluation import measure_by_ais, measure_likelihood
     from imago.models.base import ExplicitModel
-    from imago.models.diffusion import Diffusion
     from imago.models.importance import ImportanceWeighted
+    from imago.models.summed import SummedBound
     from imago.progress import progress_bar
     from imago.training.callbacks.quality import measure
 
@@ -121,7 +121,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
-    check_has(model, Diffusion, "bound_steps", settings.bound_steps, "sum over steps")
+    check_has(model, SummedBound, "bound_steps", settings.bound_steps, "sum over steps")
     data = data_of(checkpoint, settings.dir, settings.path)
     model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
     metrics: SampleQuality = build(metrics_node, "metrics")

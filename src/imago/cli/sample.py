@@ -77,7 +77,7 @@ def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> N
     from imago.checkpoints import average_of, changed, model_of, read
     from imago.cli.outputs import OUTPUTS
     from imago.images import ImageSpec, to_bytes
-    from imago.models.autoregressive import Autoregressive
+    from imago.models.completing import Completing
     from imago.progress import progress_bar
     from imago.rng import PerImageGenerator
 
@@ -91,8 +91,8 @@ def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> N
     check_room(settings.n, out, spec.dimensions * spec.dtype.itemsize)
     output = OUTPUTS[out.suffix](out)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model)
-    check_has(model, Autoregressive, "temperature", settings.temperature, "temperature")
-    if isinstance(model, Autoregressive):
+    check_has(model, Completing, "temperature", settings.temperature, "temperature")
+    if isinstance(model, Completing):
         model.temperature = settings.temperature or 1.0
     given = numbers_of(settings.labels, model)
     labels = None
@@ -109,7 +109,7 @@ def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> N
             "averaged": settings.averaged and bool(average_of(checkpoint)),
         },
         "model": changed(checkpoint["config"]["model"], settings.model),
-        "temperature": model.temperature if isinstance(model, Autoregressive) else None,
+        "temperature": model.temperature if isinstance(model, Completing) else None,
         "seed": settings.seed,
         "labels": drawn_as if given is None else given.tolist(),
         **({"classes": list(model.spec.class_names)} if model.conditional and model.spec.class_names else {}),

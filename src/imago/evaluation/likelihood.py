@@ -18,9 +18,10 @@ from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
 from imago.measures import Measurement, Protocol
 from imago.models.base import ExplicitModel, sum_of
-from imago.models.diffusion import Diffusion
+from imago.models.denoiser import Denoiser
 from imago.models.flow import NormalizingFlow
 from imago.models.importance import ImportanceWeighted
+from imago.models.summed import SummedBound
 from imago.processes import shared
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
@@ -117,7 +118,7 @@ def measure_likelihood(
     bound_terms = None
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
-        if isinstance(model, Diffusion):
+        if isinstance(model, SummedBound):
             stack.enter_context(model.visiting(bound_steps))
             bound_terms = model.bound_terms
         torch.manual_seed(0)
@@ -216,7 +217,7 @@ def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: 
         said.append("from a lower bound of the likelihood: the true value is smaller or equal")
     if model.likelihood == "estimate":
         said.append("an estimate of the likelihood: the true value may be smaller or larger")
-    if isinstance(model, Diffusion) and model.guidance:
+    if isinstance(model, Denoiser) and model.guidance:
         said.append("of the model without guidance, which samples have")
     if count < available:
         said.append(f"of the first {count} of {available} images")

@@ -14,7 +14,7 @@ from imago.capacity import Cells
 from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import labelled
 from imago.images import Images, Labels, to_bytes
-from imago.models.autoregressive import Autoregressive
+from imago.models.completing import Completing
 from imago.pictures import picture_of
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
@@ -28,12 +28,13 @@ NOT_EXACT = (
 
 
 @dataclass
-class Completion(Figure[Autoregressive]):
+class Completion(Figure[Completing]):
     """A row for each image: the image, what the model is shown of it, and several completions.
 
-    A completion is drawn from the model's own distribution of the hidden values given the values before them. Hidden at
-    the bottom, all that is known comes before: the completions are exact samples given it. Hidden elsewhere, what is
-    known further on is kept, and has no influence on the hidden values before it: a title says so.
+    A model of any order draws the hidden values given all that is known, wherever it is. Others draw them given the
+    values before them. Hidden at the bottom, all that is known comes before: the completions are exact samples given
+    it. Hidden elsewhere, what is known further on is kept, and has no influence on the hidden values before it: a title
+    says so.
 
     Args:
         images: rows of the figure: the first images of the split.
@@ -53,7 +54,7 @@ class Completion(Figure[Autoregressive]):
     temperature: PositiveFloat = 1.0
     seed: NonNegativeInt = 0
 
-    def draw(self, trained: Trained[Autoregressive], progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[Completing], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
         model, data = trained.model, trained.data()
         part = held_out(model, data, self.split, self.images)
@@ -66,14 +67,14 @@ class Completion(Figure[Autoregressive]):
         masked = originals.where(known, torch.tensor(GRAY, dtype=torch.uint8))
         rows = torch.cat([originals[:, None], masked[:, None], drawn], 1)
         columns = 2 + self.completions
-        if self.hide == "bottom":
+        if self.hide == "bottom" or model.any_order:
             return picture_of(rows.flatten(0, 1), columns)
         title = textwrap.fill(NOT_EXACT, 9 * columns)  # letters as wide as the grid
         return labelled(rows.flatten(0, 1), columns, title=title)
 
 
 def completed(
-    model: Autoregressive,
+    model: Completing,
     images: Images,
     labels: Labels | None,
     known: Bool[Tensor, "height width"],
@@ -81,7 +82,7 @@ def completed(
     generator: PerImageGenerator,
     progress: Progress,
 ) -> UInt8[Tensor, "images completions channels height width"]:
-    """So many completions of each image, values 0..255; see :meth:`Autoregressive.complete`."""
+    """So many completions of each image, values 0..255; see :meth:`Completing.complete`."""
     drawn = model.complete(
         images.repeat_interleave(count, 0),
         known,

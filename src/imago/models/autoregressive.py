@@ -15,7 +15,7 @@ neural networks" (PMLR 48), equation 1.
 """
 
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Unpack
 
 import torch
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from imago.distributions import Categorical, DistributionFactory, distribution_of, sampling_dtype
 from imago.errors import UserError
 from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, bits_per_dim, normalize
-from imago.models.base import Common, ExplicitModel, Loss, evaluating
+from imago.models.base import Common, ExplicitModel, Loss
+from imago.models.completing import Completing
 from imago.nets.causal import AutoregressiveNet
 from imago.nets.incremental import Recomputed
 from imago.rng import BatchGenerator, PerImageGenerator
@@ -42,7 +43,7 @@ class AutoregressiveSettings(Common, total=False):
     distribution: DistributionFactory
 
 
-class Autoregressive(ExplicitModel, ABC):
+class Autoregressive(Completing, ExplicitModel, ABC):
     """A model by equation 1; a subclass sets :attr:`net`.
 
     Args:
@@ -52,13 +53,13 @@ class Autoregressive(ExplicitModel, ABC):
 
     Attributes:
         net: the network.
-        temperature: divides the log-probabilities of :meth:`sample` and :meth:`complete`; 1 samples the model itself.
         incremental: draw with kept activations; ``False`` repeats the whole network for every value, as a reference.
     """
 
     likelihood = "exact"
     leaf = "chain_rule"
     ema = ("net",)
+    any_order = False
     net: AutoregressiveNet
 
     def __init__(
@@ -71,7 +72,6 @@ class Autoregressive(ExplicitModel, ABC):
                 f"distribution={type(self.distribution).__name__}: has a bound of the likelihood only, these models "
                 "have an exact one; choose model/distribution=softmax or logistic_mixture"
             )
-        self.temperature = 1.0
         self.incremental = True
 
     @property
@@ -116,56 +116,7 @@ class Autoregressive(ExplicitModel, ABC):
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
-        """Value after value from its distribution given the ones drawn before."""
-        return self._draw(n, labels, generator, None, None)
-
-    @torch.no_grad()
-    def complete(
-        self,
-        images: ImagesLike,
-        mask: Tensor,
-        *,
-        labels: LabelsLike | None = None,
-        generator: PerImageGenerator,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Images:
-        """Keep the known values and draw the others, each given all values before it.
-
-        What is known *below* a hidden value has no influence on it: exact for images hidden from some point on.
-
-        Args:
-            images: uint8 (n, channels, height, width).
-            mask: bool, true where the value is known; any shape that broadcasts to the images'.
-            labels: int64 (n,), for conditional models.
-            generator: the random stream of each image.
-            progress: called with (values so far, values in all).
-
-        Returns:
-            uint8 (n, channels, height, width).
-
-        Raises:
-            UserError: images, labels or a mask that the model was not made for.
-        """
-        images, labels = self.checked(images, labels)
-        if mask.dtype != torch.bool:
-            raise UserError(f"mask is {mask.dtype}: give torch.bool, true where a value is known")
-        try:
-            known = mask.to(self.device).expand(images.shape)
-        except RuntimeError:
-            raise UserError(
-                f"mask of shape {tuple(mask.shape)} for images of {tuple(images.shape)}: give one that broadcasts"
-            ) from None
-        if not len(images):
-            return images
-        self._progress = progress
-        try:
-            with evaluating(self):
-                return self._draw(len(images), labels, generator, images, known)
-        finally:
-            self._progress = None
-
-    def _draw(
+    def draw_values(
         self,
         n: int,
         labels: Tensor | None,
@@ -173,6 +124,7 @@ class Autoregressive(ExplicitModel, ABC):
         given: Images | None,
         known: Tensor | None,
     ) -> Images:
+        """Value after value from its distribution given the ones before it, drawn or kept."""
         channels, height, width = self.spec.shape
         like = next(self.net.parameters())
         scale = 2 / (self.spec.levels - 1)

@@ -28,8 +28,6 @@ Here t counts steps, 1..T; in the code it is t / T, as of every :class:`~imago.m
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Unpack
 
 import torch
@@ -42,12 +40,13 @@ from imago.diffusion.samplers import Estimate
 from imago.diffusion.schedules import BetaSchedule, DiscreteSchedule, Linear, Times, column
 from imago.distributions import discretised_normal, log_normal
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
-from imago.models.base import ExplicitModel, Normal, Terms
+from imago.images import Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
+from imago.models.base import Normal, Terms
 from imago.models.denoiser import Denoiser, DenoiserSettings
+from imago.models.summed import SummedBound
 
 
-class Diffusion(Denoiser, ExplicitModel):
+class Diffusion(Denoiser, SummedBound):
     """A denoising diffusion probabilistic model.
 
     Args:
@@ -57,9 +56,7 @@ class Diffusion(Denoiser, ExplicitModel):
         loss: of training.
         settings: see :class:`~imago.models.denoiser.DenoiserSettings`; ``variance`` is σ_t² of (1).
 
-    Attributes:
-        bound_steps: of the T − 1 terms of the denoising sum, how many an estimate of the bound visits, drawn for each
-            image; ``None`` for all. What is measured says which.
+    Of the bound's terms ``bound_steps`` counts the T − 1 of the denoising sum; the other two are always there.
 
     Raises:
         UserError: a learned variance that the loss does not train, and what :class:`Denoiser` refuses.
@@ -86,22 +83,12 @@ class Diffusion(Denoiser, ExplicitModel):
                 "model/loss=hybrid or vlb, or a fixed variance"
             )
         self.steps = steps
-        self.bound_steps: int | None = None
 
     @property
     def bound_terms(self) -> int:
         """How many terms of (2) an estimate for one image visits."""
         every = self.steps + 1
         return every if self.bound_steps is None else min(every, self.bound_steps + 2)
-
-    @contextmanager
-    def visiting(self, bound_steps: int | None) -> Iterator[None]:
-        """Estimate bounds from so many terms inside, afterwards as before."""
-        before, self.bound_steps = self.bound_steps, bound_steps
-        try:
-            yield
-        finally:
-            self.bound_steps = before
 
     def loss(self, x: Normalized, t: Times, noise: Normalized, labels: Tensor | None) -> dict[str, Float[Tensor, " n"]]:
         """The squared error of the prediction and T times the term of (2) at t, as :attr:`weighting` weighs them."""
@@ -153,11 +140,6 @@ class Diffusion(Denoiser, ExplicitModel):
             "elbo/denoising": weight * denoising,
             "elbo/reconstruction": self.term(x, 1, labels, normal),
         }
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log ``val/nats`` and ``val/bpd`` from ten terms of the bound; ``test`` visits all (Lightning's hook)."""
-        with self.visiting(self.bound_steps or 10):
-            super().validation_step(batch, batch_idx)
 
     def regularisation(self, x: Normalized) -> Float[Tensor, " n"]:
         """L_T = KL(N(√ᾱ_T x_0, 1 − ᾱ_T) ‖ N(0, 1)), in nats."""

@@ -20,7 +20,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from imago.capacity import Width
 from imago.errors import UserError
-from imago.images import ImageSpec, Labels, Normalized
+from imago.images import ImageSpec, Labels
 from imago.nets.dcgan import size_ladder
 from imago.nets.together import Dropout
 
@@ -209,6 +209,7 @@ class UNet(nn.Module):
         dropout: in the residual blocks, in training.
         patch: pixels of the largest map stand for squares of so many pixels a side; 2 is four times less work.
         depth: number of halvings, ``None`` to choose it from multipliers and size.
+        inputs: numbers for each pixel that come in, ``None`` for as many as the images have channels.
 
     Raises:
         UserError: more halvings than the image has, or than there are multipliers.
@@ -228,6 +229,7 @@ class UNet(nn.Module):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         patch: PositiveInt = 1,
         depth: NonNegativeInt | None = None,
+        inputs: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         spec.require_picture("UNet", "model/network=mlp")
@@ -251,7 +253,7 @@ class UNet(nn.Module):
         self.embed_class = nn.Embedding(classes, code) if classes else None
         if self.embed_class is not None:  # what the time says varies by as much at first
             nn.init.normal_(self.embed_class.weight, 0.0, 0.1)
-        self.first = convolution(spec.channels * patch**2, channels[0], 3)
+        self.first = convolution((inputs or spec.channels) * patch**2, channels[0], 3)
         self.down = nn.ModuleList()
         self.halvings = nn.ModuleList()
         left = [channels[0]]  # channels of what the way down leaves for the way up
@@ -286,12 +288,12 @@ class UNet(nn.Module):
         return [b for stack in [*self.down, self.middle, *self.up] for b in stack]
 
     def forward(
-        self, x: Normalized, position: Float[Tensor, " #n"], labels: Labels | None = None
+        self, x: Float[Tensor, "n inputs height width"], position: Float[Tensor, " #n"], labels: Labels | None = None
     ) -> Float[Tensor, "n outputs channels height width"]:
         """The network's answer.
 
         Args:
-            x: noisy images (n, channels, height, width).
+            x: noisy images (n, channels, height, width), or other ``inputs`` of that size.
             position: t / T of each image (n,), or of all (1,).
             labels: int64 (n,), 0..classes-1.
         """
