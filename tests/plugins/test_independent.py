@@ -19,7 +19,6 @@ from models.test_laws import (  # noqa: F401
     pytest_generate_tests,
     test_a_checkpoint_rebuilds_the_model,
     test_an_image_is_the_same_in_any_batch,
-    test_samples_have_shape_type_and_range,
     test_sampling_leaves_the_model_and_the_global_generator_alone,
 )
 

@@ -11,7 +11,6 @@ from models.test_laws import (  # noqa: F401
     test_a_model_learns_two_images,
     test_an_image_is_the_same_in_any_batch,
     test_conditional_models_react_to_labels_and_others_refuse_them,
-    test_samples_have_shape_type_and_range,
     test_sampling_leaves_the_model_and_the_global_generator_alone,
 )
 
