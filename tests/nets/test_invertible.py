@@ -9,6 +9,7 @@ from torch import Tensor
 
 from imago.images import ImageSpec
 from imago.models.maf import MaskedAffine, Raster
+from imago.nets.dequantization import Variational
 from imago.nets.invertible import (
     ActNorm,
     AffineCoupling,
@@ -138,3 +139,17 @@ def test_scales_halve_what_is_even(
     shape: tuple[int, int, int], levels: int, expected: list[tuple[tuple[int, int], int, tuple[int, int]]]
 ) -> None:
     assert [(s.block, s.channels, s.sides) for s in scales_of(shape, levels)] == expected
+
+
+def test_learned_noise_is_a_density_on_the_cube() -> None:
+    """E[1/q(u|x)] = 1, the volume of the cube, over u ~ q(u|x)."""
+    torch.manual_seed(0)
+    spec = ImageSpec(1, 2, 2, levels=2)
+    noise = Variational(spec)
+    images = torch.zeros(20_000, *spec.shape, dtype=torch.uint8)
+    with torch.no_grad():
+        u, log_q = noise(images, lambda n, *shape: torch.randn(n, *shape))
+    assert 0 <= float(u.min()) <= float(u.max()) <= 1
+    weights = torch.exp(-log_q.double())
+    assert float(weights.mean()) == pytest.approx(1, abs=4 * float(weights.std()) / math.sqrt(len(weights)))
+    assert float(weights.std()) < 3, "or the mean tells nothing"
