@@ -320,7 +320,8 @@ def toy2d_data(shape: InPlane, *, levels: Levels | None = None, **settings: Unpa
     """An :class:`ImageDataModule` over points in the plane, with the settings of both on one level.
 
     Args:
-        shape, levels: see :class:`imago.data.sources.Toy`.
+        shape: see :class:`imago.data.sources.Toy`.
+        levels: see there.
         settings: see :class:`ImageDataModule`.
     """
     return ImageDataModule(Toy(shape, levels), **settings)

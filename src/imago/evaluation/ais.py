@@ -317,8 +317,8 @@ def measure_by_ais(
 
         nats = NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False)
         gaps = []
-        for (simulated, _), (below, above) in zip(work, shared(measured, work), strict=True):
-            if simulated:
+        for below, above in shared(measured, work):
+            if above is not None:
                 gaps.append(above - below)
             else:
                 nats.update(-below)

@@ -56,12 +56,11 @@ class NormalizingFlow(ImportanceWeighted, ABC):
 
     Args:
         spec: pixels or points.
-        flow: of the spec, the map from y to z, (n, channels, height, width) → (n, values).
         dequantization: see :class:`FlowSettings`.
         common: see :class:`Common`; a conditional model is p(x | label).
 
     Attributes:
-        net: ``flow``, and ``dequantization`` for pixels.
+        net: ``flow``, the map from y (n, channels, height, width) to z (n, values), and ``dequantization`` for pixels.
     """
 
     likelihood: Likelihood = "lower_bound"  # of pixels; of points exact
