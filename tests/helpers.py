@@ -59,6 +59,7 @@ TINY = {
     "dcgan": ["model.latent=8", "model.generator.width=4", "model.discriminator.width=4"],
     "rbm": ["data.binarize=threshold", "model.hidden=8"],
     "ddpm": ["model.network.width=8", "model.steps=50"],
+    "flow_matching": ["model.network.width=8", "model.sampler.steps=4"],
     "masked_diffusion": ["model.network.width=8", "model.steps=8"],
 }
 

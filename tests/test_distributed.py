@@ -44,6 +44,8 @@ CASES: dict[str, list[str]] = {
     "free bits": ["model=vae", "model.latent=16", "model.encoder.hidden=[16]", "model.free_bits=0.05", *SGD["vae"]],
     "hybrid": ["model=ddpm", *TINY["ddpm"], *SGD["ddpm"], "model/variance=learned", "model/loss=hybrid",
                "conditional=true", "model.p_uncond=0.3", "model.network.dropout=0.2"],
+    "transport": ["model=flow_matching", *TINY["flow_matching"], *SGD["flow_matching"], "conditional=true",
+                  "model.coupling=optimal_transport"],
     "clipped": ["model=hvae", *TINY["hvae"], *SGD["hvae"], "model.gradient_clip=0.05"],
     "compiled": ["model=vae", *TINY["vae"], *SGD["vae"], "compile=eager"],
     "measured": ["model=vae", *TINY["vae"], *SGD["vae"], *MEASURED],

@@ -26,9 +26,10 @@ REFERENCE = {
     "Models": ["imago.models.fvbn", "imago.models.made", "imago.models.pixelrnn", "imago.models.pixelcnn",
                "imago.models.gated_pixelcnn", "imago.models.autoencoder", "imago.models.vae", "imago.models.hvae",
                "imago.models.realnvp", "imago.models.glow", "imago.models.maf", "imago.models.gan", "imago.models.rbm",
-               "imago.models.diffusion", "imago.models.masked_diffusion"],
+               "imago.models.diffusion", "imago.models.masked_diffusion",
+               "imago.models.flow_matching"],
     "Diffusion": ["imago.diffusion.schedules", "imago.diffusion.predictions", "imago.diffusion.losses",
-                  "imago.diffusion.variances", "imago.diffusion.samplers"],
+                  "imago.diffusion.variances", "imago.diffusion.samplers", "imago.diffusion.ode"],
     "Data": ["imago.data.base", "imago.data.module"],
     "Metrics": ["imago.evaluation.frechet", "imago.evaluation.kernel", "imago.evaluation.manifold",
                 "imago.evaluation.neighbours", "imago.evaluation.inception_score", "imago.evaluation.likelihood",
@@ -50,6 +51,7 @@ GUIDE = [
             "energy.md",
             "diffusion.md",
             "masked_diffusion.md",
+            "flow_matching.md",
         ]
     },
     {

@@ -287,7 +287,7 @@ MISTAKES = [
     (
         ["model/sampler=ddim"],
         r"^error: model/sampler=ddim: model=gan has no group model/sampler; its own are .*model/objective, "
-        r".*; leave it out, or choose a model that has one: ddpm$",
+        r".*; leave it out, or choose a model that has one: ddpm, flow_matching$",
     ),
     (["model/distribution=softmax"], r"model=gan has no group model/distribution; .* has one: .*made, pixelcnn"),
     (

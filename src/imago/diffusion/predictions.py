@@ -46,6 +46,18 @@ class X0(Prediction):
         return output
 
 
+class FlowVelocity(Prediction):
+    """ε − x_0, how x_t / (α + σ) moves along the straight line between them (Lipman et al. 2023, eq. 23)."""
+
+    def target(self, x: Normalized, noise: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
+        """ε − x_0."""
+        return noise - x
+
+    def image(self, output: Normalized, noisy: Normalized, alpha: Tensor, sigma: Tensor) -> Normalized:
+        """(x_t − σ (ε − x_0)) / (α + σ)."""
+        return (noisy - sigma * output) / (alpha + sigma)
+
+
 class V(Prediction):
     """v = α ε − σ x_0, how x_t moves as α² + σ² = 1 turns (Salimans & Ho 2022, section 4): good at both ends."""
 

@@ -12,9 +12,11 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
 
-from imago.diffusion.schedules import NoiseSchedule
+from imago.diffusion.ode import dopri5
+from imago.diffusion.schedules import NoiseSchedule, column
 from imago.diffusion.variances import Variance
 from imago.errors import UserError
 from imago.images import Normalized
@@ -41,14 +43,14 @@ class Context:
 
     Attributes:
         schedule: α and σ.
-        predict: the network: (x_t, t) → x̂.
+        predict: the network: (x_t, t) → x̂, at one time for all or at times (n,).
         draw: gives standard normal numbers of the images' shape.
         variance: of the steps back.
         previous: the time before this one, and what the image was estimated to be there.
     """
 
     schedule: NoiseSchedule
-    predict: Callable[[Normalized, float], Estimate]
+    predict: Callable[[Normalized, float | Tensor], Estimate]
     draw: Callable[[], Normalized]
     variance: Variance
     previous: tuple[float, Normalized] | None = None
@@ -186,3 +188,110 @@ class DPMSolver(Sampler):
             image = image + 0.5 * ratio * (image - older)
         alpha, sigma = schedule.at(s)
         return (sigma / schedule.at(t)[1]) * x - alpha * math.expm1(-h) * image
+
+
+# --- along straight lines ---------------------------------------------------------------------------------------------
+#
+# In y = x_t / (α + σ) and τ = σ / (α + σ) every schedule is y = (1 − τ) x_0 + τ ε. There the probability flow is
+# dy/dτ = ε̂ − x̂ = (y − x̂) / τ (Lipman et al. 2023; Karras et al. 2022, eq. 4, in other scales).
+
+
+def straight(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
+    """α + σ and τ."""
+    alpha, sigma = schedule.at(t)
+    return alpha + sigma, sigma / (alpha + sigma)
+
+
+class Euler(Sampler):
+    """y_s = y_t + (τ_s − τ_t) dy/dτ: straight steps, first order. On any schedule it is DDIM without noise."""
+
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
+        """See :class:`Sampler`."""
+        (scale, tau), (next_scale, next_tau) = straight(context.schedule, t), straight(context.schedule, s)
+        y = x / scale
+        return next_scale * (y + (next_tau - tau) / tau * (y - estimate.image))
+
+
+class Heun(Sampler):
+    """Euler's step, and again with the mean of the slopes at both its ends: second order, for twice the calls.
+
+    Karras et al. 2022, algorithm 1, without noise. The last step is Euler's.
+    """
+
+    def nfe(self, total: int | None) -> int:
+        """Two a step but for the last."""
+        return 2 * super().nfe(total) - 1
+
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
+        """See :class:`Sampler`."""
+        (scale, tau), (next_scale, next_tau) = straight(context.schedule, t), straight(context.schedule, s)
+        y, h = x / scale, next_tau - tau
+        slope = (y - estimate.image) / tau
+        moved = y + h * slope
+        there = (moved - context.predict(next_scale * moved, s).image) / next_tau
+        return next_scale * (y + h / 2 * (slope + there))
+
+
+class Dopri5(Sampler):
+    """Steps as long as a tolerance allows, of an image's own (:func:`imago.diffusion.ode.dopri5`): the path itself.
+
+    Continuous time only. The last thousandth of the time, where the slope would be 0 / 0, is one step of Euler's.
+
+    Args:
+        rtol, atol: of the path, see there.
+
+    Attributes:
+        asked: calls and images so far.
+    """
+
+    END = 1e-3
+
+    def __init__(self, rtol: PositiveFloat = 1e-3, atol: PositiveFloat = 1e-3) -> None:
+        super().__init__(1)
+        self.rtol, self.atol = rtol, atol
+        self.asked = (0, 0)
+
+    def __str__(self) -> str:
+        """With the tolerances."""
+        return f"Dopri5, rtol {self.rtol:g}, atol {self.atol:g}"
+
+    def times(self, total: int | None) -> list[float]:
+        """1 and 0: between them each image has times of its own.
+
+        Raises:
+            UserError: a process in discrete time.
+        """
+        if total is not None:
+            raise UserError(
+                f"model.sampler: Dopri5 stops anywhere in time, and the process has model.steps={total} steps only; "
+                "choose model/sampler=heun or dpm_solver"
+            )
+        return [1.0, 0.0]
+
+    def nfe(self, total: int | None) -> int:
+        """The mean over the images that were drawn so far; of none, those of a single step."""
+        calls, images = self.asked
+        return round(calls / images) if images else 8
+
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
+        """Not taken: :meth:`trajectory` goes on its own."""
+        raise NotImplementedError
+
+    def trajectory(self, x: Normalized, context: Context) -> Iterator[State]:
+        """See :class:`Sampler`; the estimate at t = 1 and the end."""
+        schedule = context.schedule
+        yield State(1.0, x, context.predict(x, 1.0).image)
+
+        def slope(y: Normalized, t: Tensor) -> Normalized:
+            with torch.enable_grad():
+                at = t.detach().clone().requires_grad_()
+                alpha, sigma = schedule(at)
+                tau = sigma / (alpha + sigma)
+                (speed,) = torch.autograd.grad(tau.sum(), at)
+            scale, tau = column((alpha + sigma).detach()), column(tau.detach())
+            return column(speed) * (y - context.predict(scale * y, t).image) / tau
+
+        y, calls = dopri5(slope, x / straight(schedule, 1.0)[0], 1.0, self.END, self.rtol, self.atol)
+        self.asked = self.asked[0] + int(calls.sum()) + len(x), self.asked[1] + len(x)
+        image = context.predict(straight(schedule, self.END)[0] * y, self.END).image
+        yield State(0.0, image, image)

@@ -90,6 +90,17 @@ class NoiseSchedule(nn.Module, ABC):
         return math.inf if not sigma else -math.inf if not alpha else math.log(alpha / sigma)
 
 
+class StraightLines(NoiseSchedule):
+    """α = 1 − t and σ = t: from an image straight to its noise (Liu et al. 2023; Lipman et al. 2023, section 4.1).
+
+    x_t / (α + σ) = (1 − τ) x_0 + τ ε with τ = σ / (α + σ) shows every schedule as this one, in another scale and time.
+    """
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`NoiseSchedule`."""
+        return 1 - t, t
+
+
 # --- discrete time ----------------------------------------------------------------------------------------------------
 
 

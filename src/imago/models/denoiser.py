@@ -10,7 +10,7 @@ score of the noisy images, and with it differential equations lead from noise to
 generative modeling through stochastic differential equations"); a sampler solves one of them in some steps
 (:mod:`imago.diffusion.samplers`).
 
-Flow matching is this with α = 1 − t, σ = t and the prediction ε − x_0 (Lipman et al. 2023; Liu et al. 2023), EDM with
+Flow matching is this with α = 1 − t, σ = t and the prediction ε − x_0 (:mod:`imago.models.flow_matching`), EDM with
 α = 1 and a scaled prediction (Karras et al. 2022). :mod:`imago.models.diffusion` is its case in discrete time, with a
 bound of the likelihood.
 """
@@ -170,8 +170,8 @@ class Denoiser(GenerativeModel):
         x = normalize(batch.images, self.spec.levels)
         n = len(x)
         t = self.training_times(n, rng)
-        noise = rng.normal(n, *self.spec.shape)
         labels = batch.labels
+        noise = self.training_noise(x, labels, rng)
         if self.p_uncond and labels is not None:
             labels = torch.where(torch.special.ndtr(rng.normal(n)) < self.p_uncond, self.classes, labels)
         logs = {name: value.mean() for name, value in self.loss(x, t, noise, labels).items()}
@@ -181,6 +181,10 @@ class Denoiser(GenerativeModel):
         """Times at which a batch is looked at: uniform on (0, 1), or on the steps of a process in discrete time."""
         t, steps = torch.special.ndtr(rng.normal(n)), self.noise_schedule.steps
         return t if steps is None else t.mul(steps).floor().add(1).clamp(max=steps) / steps
+
+    def training_noise(self, x: Normalized, labels: Tensor | None, rng: BatchGenerator) -> Normalized:
+        """ε of each image: standard normal, and independent of it."""
+        return rng.normal(len(x), *self.spec.shape)
 
     def loss(self, x: Normalized, t: Times, noise: Normalized, labels: Tensor | None) -> dict[str, Float[Tensor, " n"]]:
         """What is minimised, ``loss``, and what else is logged, of each image.
@@ -211,8 +215,9 @@ class Denoiser(GenerativeModel):
         def draw() -> Normalized:
             return generator.normal(n, *self.spec.shape).to(self.device)
 
-        def predict(noisy: Normalized, t: float) -> Estimate:
-            return self.predict(noisy, torch.full((1,), t, device=self.device), labels, self.guidance)
+        def predict(noisy: Normalized, t: float | Tensor) -> Estimate:
+            times = t if isinstance(t, Tensor) else torch.full((1,), t, device=self.device)
+            return self.predict(noisy, times, labels, self.guidance)
 
         start = math.hypot(*schedule.at(1.0)) * draw()  # as wide as x_1 of images with variance 1
         calls = len(self.sampler.times(schedule.steps)) - 1

@@ -39,10 +39,18 @@ class TimedMLP(nn.Module):
         classes: number of labels, 0 for an unconditional model.
         width: of every layer.
         blocks: residual blocks, of two layers each.
+        inputs: numbers for each pixel that come in, ``None`` for as many as there are channels.
     """
 
     def __init__(
-        self, spec: ImageSpec, outputs: int, classes: int, *, width: Width = 128, blocks: PositiveInt = 3
+        self,
+        spec: ImageSpec,
+        outputs: int,
+        classes: int,
+        *,
+        width: Width = 128,
+        blocks: PositiveInt = 3,
+        inputs: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.width = (outputs, *spec.shape), width
@@ -50,7 +58,7 @@ class TimedMLP(nn.Module):
         self.embed_class = nn.Embedding(classes, width) if classes else None
         if self.embed_class is not None:  # what the time says varies by as much at first
             nn.init.normal_(self.embed_class.weight, 0.0, 0.1)
-        self.first = nn.Linear(spec.dimensions, width)
+        self.first = nn.Linear((inputs or spec.channels) * spec.height * spec.width, width)
         self.shift = nn.Linear(width, blocks * width)  # one product for all blocks
         self.blocks = nn.ModuleList(TimedBlock(width) for _ in range(blocks))
         self.last = nn.Linear(width, outputs * spec.dimensions)
