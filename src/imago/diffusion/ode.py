@@ -48,8 +48,10 @@ def dopri5(
     Args:
         slope: f(y, t), asked for the whole batch at times (n,), one for each item.
         y: at the start, (n, ...).
-        start, end: of the time.
-        rtol, atol: the tolerance.
+        start: of the time.
+        end: of the time.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
 
     Returns:
         y at the end, and how often each item's slope was needed.
@@ -103,7 +105,8 @@ def log_density(
         slope: f(y, t) with its gradient, asked at times from 0 to 1.
         y: (n, ...).
         signs: z of each item, ±1 of the shape of ``y``; ``None`` for the exact divergence.
-        rtol, atol: see :func:`dopri5`; of y, and of log p for each of its numbers.
+        rtol: see :func:`dopri5`; of y, and of log p for each of its numbers.
+        atol: see there.
 
     Raises:
         UserError: see :func:`dopri5`.

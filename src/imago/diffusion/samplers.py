@@ -238,7 +238,8 @@ class Dopri5(Sampler):
     Continuous time only. The last thousandth of the time, where the slope would be 0 / 0, is one step of Euler's.
 
     Args:
-        rtol, atol: of the path, see there.
+        rtol: relative tolerance of the path, see there.
+        atol: absolute tolerance.
 
     Attributes:
         asked: calls and images so far.
