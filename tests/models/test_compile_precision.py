@@ -17,6 +17,8 @@ from imago.legacy import today
 from imago.models.base import ExplicitModel, GenerativeModel
 from imago.training.run import build_model
 
+# By one worker, which makes once what the tests share.
+pytestmark = pytest.mark.xdist_group("compile")
 ROOT = Path(__file__).parents[2]
 SPEC = ImageSpec(1, 8, 8)
 BATCH = Batch(torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
