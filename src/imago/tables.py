@@ -1,6 +1,7 @@
 """metrics.csv of a run: whole rows, and curves, thinned: what a picture shows and where a run stood last."""
 
 import math
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -119,18 +120,12 @@ def _chosen(lines: list[str], clock: int | None) -> list[str]:
     stride = -(-len(lines) // ROWS)
     if stride <= 1:
         return lines
-    trained = range(len(lines) - 1, -1, -1)
-    last = next((k for k in trained if clock is None or not _is_blank(lines[k], clock)), 0)
+    # Whether a row says the time: a pattern, because splitting half a million rows takes a second.
+    says = (lambda line: True) if clock is None else re.compile(rf"(?:[^,]*,){{{clock}}}\s*[^,\s]").match
+    last = next((k for k in range(len(lines) - 1, -1, -1) if says(lines[k])), 0)
     return [
-        line
-        for k, line in enumerate(lines)
-        if k % stride == 0 or k == last or len(lines) - k <= 2 or (clock is not None and _is_blank(line, clock))
+        line for k, line in enumerate(lines) if k % stride == 0 or k == last or len(lines) - k <= 2 or not says(line)
     ]
-
-
-def _is_blank(line: str, column: int) -> bool:
-    fields = line.split(",", column + 1)
-    return len(fields) <= column or not fields[column].strip()
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -56,7 +56,7 @@ class Measured:
     @property
     def relation(self) -> str:
         """``=`` for an exact likelihood, ``≤`` for a bound, ``≈`` for an estimate, nothing for a part."""
-        likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd", "kl")
+        likelihood = self.name.rsplit("/", 1)[-1] in ("nats", "bpd") or self.name == "kl"
         return self.protocol.relation if likelihood else ""
 
     @property
