@@ -263,7 +263,8 @@ def test_every_configuration_builds_its_data(file: Path, tmp_path: Path, monkeyp
     assert data.seed == 11
     assert data.directory == tmp_path
     assert data.flip == (file.stem in ("cifar10", "imagenet32"))
-    assert data.name == (tmp_path.name if file.stem in ("folder", "stream") else file.stem)
+    named = {"folder": tmp_path.name, "stream": tmp_path.name, "toy1d": "mixture", "toy2d": "eight_gaussians"}
+    assert data.name == named.get(file.stem, file.stem)
 
 
 def test_the_data_directory_is_the_default_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
