@@ -6,6 +6,7 @@ laws in a test file of their own: ``from models.test_laws import *``, then their
 
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ GRAY = SPECS["gray-28x20"]
 @cache
 def kinds_of(name: str) -> tuple[Learned, ...]:
     """What data a model says that it can learn."""
-    model: Any = target(configuration(f"model={name}", "data=digits")["model"]["_target_"], "model")
-    kinds: tuple[Learned, ...] = model.kinds
+    module, _, model = configuration(f"model={name}", "data=digits")["model"]["_target_"].rpartition(".")
+    kinds: tuple[Learned, ...] = getattr(import_module(module), model).kinds
     return kinds
 
 

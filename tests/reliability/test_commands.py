@@ -289,7 +289,10 @@ MISTAKES = [
         r"^error: model/sampler=ddim: model=gan has no group model/sampler; its own are .*model/objective, "
         r".*; leave it out, or choose a model that has one: ddpm, flow_matching$",
     ),
-    (["model/distribution=softmax"], r"model=gan has no group model/distribution; .* has one: .*made, pixelcnn"),
+    (
+        ["model/distribution=softmax"],
+        r"model=gan has no group model/distribution; .* has one: .*made, masked_diffusion, pixelcnn",
+    ),
     (
         ["model=vae", "model/noise_schedule=cosine"],
         r"model=vae has no group model/noise_schedule; .*, model/distr.*: ddpm$",
@@ -299,7 +302,7 @@ MISTAKES = [
     (["model/optimizer/net=sgd"], r"has no group model/optimizer/net; its own are .*model/optimizer/generator"),
     (
         ["experiment=sngan", "model=gan"],
-        r"^error: experiment=sngan model=gan: .* is for model=dcgan; leave .* out, or .*: gan_digits, gan_mnist$",
+        r"^error: experiment=sngan model=gan: .* is for model=dcgan; leave .* out, or .*: gan_digits, gan_mnist, gan_toy2d$",
     ),
     (
         ["model=ddpm", "experiment=wgan_gp"],
