@@ -302,7 +302,7 @@ MISTAKES = [
     (["model/optimizer/net=sgd"], r"has no group model/optimizer/net; its own are .*model/optimizer/generator"),
     (
         ["experiment=sngan", "model=gan"],
-        r"^error: experiment=sngan model=gan: .* is for model=dcgan; leave .* out, or .*: gan_digits, gan_mnist, gan_toy2d$",
+        r"^error: experiment=sngan model=gan: .* is for model=dcgan; leave .*: gan_digits, gan_mnist, gan_toy2d$",
     ),
     (
         ["model=ddpm", "experiment=wgan_gp"],
