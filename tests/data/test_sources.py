@@ -123,8 +123,8 @@ def test_damaged_gzip_files_are_refused(content: bytes, tmp_path: Path) -> None:
 def write_cifar10(folder: Path, records: int) -> np.ndarray:
     """Six batch files; returns all their records, uint8 (6 * records, 3073), the last file being the test batch."""
     folder.mkdir()
-    every = RNG.integers(0, 256, (6 * records, 3073), np.uint8)
-    every[:, 0] %= 10
+    every = np.random.default_rng(0).integers(0, 256, (6 * records, 3073), np.uint8)
+    every[:, 0] = np.arange(6 * records) % 10  # every class in every file, whichever tests ran before
     for k, name in enumerate((*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")):
         (folder / name).write_bytes(every[k * records : (k + 1) * records].tobytes())
     return every

@@ -230,6 +230,7 @@ SHOWN = {
     "nfe": "network calls {:,}",
     "seed": "seed {}",
     "repeats": "mean of {} seeds",
+    "estimator": "{}",
     "neighbours": "k = {}",
     "bins": "{:,} bins",
     "draws": "{:,} draws",
