@@ -406,7 +406,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "", ["checkpoint=[]"], r"checkpoint=\[\]: "),
     ("evaluate", "plain", ["repeats=0"], r"repeats=0: input should be greater than 0"),
     ("evaluate", "plain", ["importance=9"], r"importance=9: a GAN has no importance-weighted .*leave importance=null"),
-    ("evaluate", "plain", ["bound_steps=9"], r"bound_steps=9: a GAN has no sum .* are ddpm; leave bound_steps=null"),
+    ("evaluate", "plain", ["bound_steps=9"], r"=9: a GAN has no sum .* ddpm, masked_diffusion; leave bound_steps=null"),
     ("evaluate", "plain", ["n=3"], r"n=3: no such setting"),
 ]
 

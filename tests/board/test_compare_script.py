@@ -80,8 +80,9 @@ def test_a_mistake_ends_with_one_message(command: Command, make_run: MakeRun, gi
     assert "Traceback" not in err
 
 
-def test_a_hundred_runs_take_less_than_five_seconds_and_no_torch(make_run: MakeRun, tmp_path: Path) -> None:
-    """With colour grids and half a million rows in all. Seconds of its own, however busy the machine is."""
+def test_a_hundred_runs_cost_little_more_than_their_reading_and_no_torch(make_run: MakeRun, tmp_path: Path) -> None:
+    """With colour grids and half a million rows in all. Seconds of its own, against the same files read plainly:
+    machines differ by a factor of three, and a busy one is slower still."""
     results = [{"name": "test/nats", "value": 90.0, "protocol": likelihood("test")}]
     first = make_run("logs/made-mnist/0", evaluation=results)
     header = "images_seen,updates,val/nats,val/bpd,train/nats,train/bpd,time/training_seconds\n"
@@ -93,14 +94,17 @@ def test_a_hundred_runs_take_less_than_five_seconds_and_no_torch(make_run: MakeR
     for k in range(1, 100):
         shutil.copytree(first, tmp_path / "logs" / "made-mnist" / str(k))
     script = (
-        "import sys, time, runpy; sys.argv = ['compare.py', 'runs=logs']\n"
+        "import csv, glob, sys, time, runpy; sys.argv = ['compare.py', 'runs=logs']\n"
+        "for name in glob.glob('logs/*/*/metrics.csv'):\n"
+        "    with open(name) as file: [float(v) for row in csv.DictReader(file) for v in row.values() if v]\n"
+        "plain = time.process_time()\n"
         f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
         f"try: runpy.run_path({str(ROOT / 'src' / 'compare.py')!r}, run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules and 'lightning' not in sys.modules\n"
-        "print('seconds', time.process_time())"
+        "print('ratio', time.process_time() / plain - 1)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 5
+    assert float(done.stdout.split()[-1]) < 4
     assert (tmp_path / "logs" / "board" / "board.html").stat().st_size < 20e6

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import flop_registry
 
 import imago
 from helpers import TINY, configuration
+from imago import config
 from imago.config import check
 from imago.data import ImageDataModule
 from imago.errors import UserError
@@ -217,6 +218,7 @@ def test_what_measuring_adds_follows_from_its_share() -> None:
         (["model=two_stage"], r"TwoStage is trained in stages, each of another cost; not estimated$"),
     ],
 )
-def test_mistakes(overrides: list[str], told: str) -> None:
+def test_mistakes(overrides: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "PLUGINS", ("my_models.",))
     with pytest.raises(UserError, match=told):
         estimate_run(configuration("data=digits", "trainer=cpu", *overrides), "name")
