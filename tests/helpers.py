@@ -58,6 +58,7 @@ TINY = {
     "gan": ["model.latent=8", "model.generator.hidden=[16]", "model.discriminator.hidden=[16,16]"],
     "dcgan": ["model.latent=8", "model.generator.width=4", "model.discriminator.width=4"],
     "rbm": ["data.binarize=threshold", "model.hidden=8"],
+    "gsn": ["model.network.hidden=[16]", "model.steps=8"],
     "ddpm": ["model.network.width=8", "model.steps=50"],
     "flow_matching": ["model.network.width=8", "model.sampler.steps=4"],
     "masked_diffusion": ["model.network.width=8", "model.steps=8"],

@@ -17,6 +17,7 @@ from imago.models.fvbn import FVBN
 from imago.models.gan import GAN
 from imago.models.gated_pixelcnn import GatedPixelCNN
 from imago.models.glow import Glow
+from imago.models.gsn import GSN
 from imago.models.hvae import HierarchicalVAE
 from imago.models.made import MADE
 from imago.models.maf import MAF
@@ -38,6 +39,7 @@ CLASSES: dict[str, type[GenerativeModel]] = {
     "gan": GAN,
     "gated_pixelcnn": GatedPixelCNN,
     "glow": Glow,
+    "gsn": GSN,
     "hvae": HierarchicalVAE,
     "made": MADE,
     "maf": MAF,
