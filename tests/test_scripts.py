@@ -407,6 +407,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("evaluate", "plain", ["repeats=0"], r"repeats=0: input should be greater than 0"),
     ("evaluate", "plain", ["importance=9"], r"importance=9: a GAN has no importance-weighted .*leave importance=null"),
     ("evaluate", "plain", ["bound_steps=9"], r"=9: a GAN has no sum .* ddpm, masked_diffusion; leave bound_steps=null"),
+    ("evaluate", "plain", ["probability_flow=1e-4"], r"=0.0001: a GAN has no .* are ddpm, flow_matching; leave prob"),
     ("evaluate", "plain", ["n=3"], r"n=3: no such setting"),
 ]
 

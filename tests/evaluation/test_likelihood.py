@@ -1,6 +1,7 @@
 """Likelihood: values that are known from theory, and what the protocol says of them."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from imago.errors import UserError
 from imago.evaluation import measure_likelihood
 from imago.images import Images, ImageSpec
 from imago.measures import Likelihood
+from imago.models.diffusion import Diffusion
+from imago.nets.timed import TimedMLP
+from imago.rng import PerImageGenerator
 
 
 class Noisy(Pixels):
@@ -199,3 +203,22 @@ def test_images_of_another_kind_are_refused() -> None:
     model = Pixels(ImageSpec(*bars.spec.shape, levels=bars.spec.levels, classes=2), conditional=True)
     with pytest.raises(UserError, match="give the labels"):
         measure_likelihood(model, bars, "val", averaged=False)
+
+
+def test_a_chain_has_a_bound_and_an_estimate_without_noise() -> None:
+    data = digits()
+    torch.manual_seed(0)
+    model = Diffusion(data.spec, steps=20, network=partial(TimedMLP, width=8, blocks=1))
+    found = {
+        m.name: m
+        for m in measure_likelihood(model, data, "val", averaged=False, images=4, bound_steps=2, probability_flow=1e-3)
+    }
+    bound, flow = found["nats"].protocol, found["flow/nats"].protocol
+    assert (bound.likelihood, bound.bound_terms, bound.estimator) == ("lower_bound", 4, None)
+    assert (flow.likelihood, flow.bound_terms) == ("estimate", None)
+    assert flow.estimator == "probability flow, tolerance 0.001, Hutchinson's divergence, uniform dequantisation"
+    assert str(flow.caveat).startswith("an estimate of the likelihood: ")
+    images = data.val.images[:4]
+    nats = model.flow_nats(images, None, PerImageGenerator(2).normal, 1e-3)
+    assert found["flow/nats"].value == pytest.approx(float(nats.mean()), abs=1e-4)
+    assert found["flow/bpd"].value == pytest.approx(found["flow/nats"].value / 64 / math.log(2))

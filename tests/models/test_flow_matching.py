@@ -16,6 +16,7 @@ from imago.diffusion.schedules import DiscreteSchedule, Linear, NoiseSchedule, S
 from imago.errors import UserError
 from imago.images import Batch, ImageSpec
 from imago.models.denoiser import Denoiser
+from imago.models.diffusion import Diffusion
 from imago.models.flow_matching import FlowMatching, nearest_pairs
 from imago.nets.timed import TimedMLP
 from imago.rng import BatchGenerator, PerImageGenerator
@@ -226,3 +227,38 @@ def test_integer_images_have_probabilities() -> None:
     expected = (normal.log_prob(places) + math.log(2 / 3)).mean(1)
     error = found.std(1) / math.sqrt(500)
     assert bool(((found.mean(1) - expected).abs() < 4 * error + 0.005).all())
+
+
+def chain(spec: ImageSpec, mean: float, scale: float, last: float) -> Diffusion:
+    """A chain that knows the noise in values of N(mean, scale²), at its steps and between them."""
+    betas = Linear(last=last)
+    log_alpha_bar = torch.cat([torch.ones(1), (1 - betas(1000)).cumprod(0)]).log()
+
+    class Noise(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            place = t * 1000
+            low = place.floor().long().clamp(max=999)
+            kept = column(torch.lerp(log_alpha_bar[low], log_alpha_bar[low + 1], (place - low).double()).exp().float())
+            alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+            image = mean + alpha * scale**2 / (alpha**2 * scale**2 + sigma**2) * (x - alpha * mean)
+            return ((x - alpha * image) / sigma)[:, None]
+
+    return Diffusion(spec, noise_schedule=betas, network=lambda *_: Noise())
+
+
+@pytest.mark.parametrize("last", [0.02, 0.002])
+def test_a_chain_has_the_density_of_its_flow(last: float) -> None:
+    """Also where the noise at the end is no wider than the data: N(0, 1) stays what it is on every schedule."""
+    x = torch.randn(20, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    nats = chain(PLANE, 0.0, 1.0, last).flow_nats(x, None, PerImageGenerator(0).normal, 1e-5)
+    known = torch.distributions.Normal(0, 1).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(-nats, known, atol=2e-3, rtol=0)
+
+
+def test_a_chain_has_probabilities_of_integer_images() -> None:
+    """As a field along straight lines has; the first step of the chain adds a little noise to the density."""
+    levels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).repeat_interleave(100, 0)
+    spec, draws = ImageSpec(1, 1, 1, levels=4), PerImageGenerator(0)
+    nats = chain(spec, 0.1, 0.6, 0.02).flow_nats(levels, None, draws.normal, 1e-5)
+    other = learned(spec, 0.1, 0.6).flow_nats(levels, None, PerImageGenerator(0).normal, 1e-5)
+    torch.testing.assert_close(nats, other, atol=0.02, rtol=0)

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
@@ -130,7 +131,15 @@ def run(
         Folders.codes = codes
         try:
             with ExitStack() as Folders.held:
-                hydra_main()
+                for tries in count(1):
+                    try:
+                        hydra_main()
+                        break
+                    except OSError as error:
+                        # Another process, which had made the same folder, has tidied it up in this very moment.
+                        gone = error.filename is not None and not os.path.lexists(error.filename)
+                        if not gone or tries == 20:
+                            raise
         except (HydraException, OmegaConfBaseException, JobFailed, UserError):
             raise
         except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
@@ -256,7 +265,7 @@ class Folders(Callback):
     def tidy(cls) -> None:
         """Remove them where nothing but Hydra's own file lies inside."""
         with suppress(OSError):
-            for folder in list(cls.made[:1]):
+            for folder in cls.made[:1] if cls.sweep else ():  # a run's may be another process's by now
                 for job in [path for path in folder.iterdir() if path.is_dir()]:
                     with suppress(OSError):  # a run lies in it
                         job.rmdir()

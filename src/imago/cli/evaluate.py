@@ -50,6 +50,7 @@ class Settings:
     ais_temperatures: Annotated[int, Field(ge=2, le=10_000_000)]
     ais_sigma: PositiveFloat | None
     bound_steps: PositiveInt | None
+    probability_flow: Annotated[float, Field(gt=0, le=0.1)] | None
     batch_size: PositiveInt
     seed: NonNegativeInt
     repeats: Annotated[int, Field(gt=0, le=10_000)]
@@ -112,6 +113,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.evaluation import measure_by_ais, measure_likelihood
     from imago.models.base import ExplicitModel
     from imago.models.importance import ImportanceWeighted
+    from imago.models.probability_flow import ProbabilityFlow
     from imago.models.summed import SummedBound
     from imago.progress import progress_bar
     from imago.training.callbacks.quality import measure
@@ -121,6 +123,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
+    check_has(model, ProbabilityFlow, "probability_flow", settings.probability_flow, "differential equation to noise")
     check_has(model, SummedBound, "bound_steps", settings.bound_steps, "sum over steps")
     data = data_of(checkpoint, settings.dir, settings.path)
     model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are
@@ -162,6 +165,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
                 images=settings.images,
                 importance=settings.importance,
                 bound_steps=settings.bound_steps,
+                probability_flow=settings.probability_flow,
                 progress=progress,
             )
         conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)

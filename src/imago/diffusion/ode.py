@@ -97,16 +97,24 @@ def sum_of(weights: Sequence[float], slopes: list[Tensor]) -> Tensor:
 
 
 def log_density(
-    slope: Slope, y: Tensor, signs: Tensor | None, rtol: float = 1e-5, atol: float = 1e-5
+    slope: Slope,
+    y: Tensor,
+    signs: Tensor | None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    end: float = 1.0,
+    scale: float = 1.0,
 ) -> Float[Tensor, " n"]:
-    """log p_0(y) by equation 1, in nats, where p_1 is N(0, I); without a gradient.
+    """log p_0(y) by equation 1, in nats, where p at the end is N(0, scale² I); without a gradient.
 
     Args:
-        slope: f(y, t) with its gradient, asked at times from 0 to 1.
+        slope: f(y, t) with its gradient, asked at times from 0 to ``end``.
         y: (n, ...).
         signs: z of each item, ±1 of the shape of ``y``; ``None`` for the exact divergence.
         rtol: see :func:`dopri5`; of y, and of log p for each of its numbers.
         atol: see there.
+        end: of the time, 1 in equation 1.
+        scale: of the noise there.
 
     Raises:
         UserError: see :func:`dopri5`.
@@ -128,6 +136,6 @@ def log_density(
                 divergence = torch.stack(rows).sum(0)
         return torch.cat([found.detach().flatten(1), divergence[:, None] / numbers], 1)
 
-    state, _ = dopri5(together, torch.cat([y.flatten(1), y.new_zeros(len(y), 1)], 1), 0.0, 1.0, rtol, atol)
-    noise, change = state[:, :numbers], state[:, numbers] * numbers
-    return change - 0.5 * (noise.square() + math.log(2 * math.pi)).sum(1)
+    state, _ = dopri5(together, torch.cat([y.flatten(1), y.new_zeros(len(y), 1)], 1), 0.0, end, rtol, atol)
+    noise, change = state[:, :numbers] / scale, state[:, numbers] * numbers
+    return change - (0.5 * (noise.square() + math.log(2 * math.pi)) + math.log(scale)).sum(1)

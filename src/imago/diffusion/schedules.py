@@ -152,6 +152,13 @@ class DiscreteSchedule(NoiseSchedule):
         """1..T of times."""
         return (t * self.steps).round().long()
 
+    def between(self, tau: Tensor) -> Tensor:
+        """The time, also between two steps, at which σ / (α + σ) is ``tau``, of the same shape: linear between them."""
+        known = self.table[:, 1] / self.table[:, :2].sum(1)
+        after = torch.searchsorted(known, tau).clamp(1, self.steps)
+        low, high = known[after - 1], known[after]
+        return (after - 1 + ((tau - low) / (high - low)).clamp(0, 1)) / self.steps
+
     def last_step(self, t: Times) -> Posterior:
         """The step back from t to t − 1/T, for each image; of both variances the logarithm."""
         return Posterior(*self.table[self.index(column(t)), 2:].unbind(-1))

@@ -16,11 +16,12 @@ from imago.config import check_has
 from imago.data import ImageDataModule
 from imago.data.base import Dataset, seen_by
 from imago.errors import UserError
-from imago.measures import Measurement, Protocol
-from imago.models.base import ExplicitModel, sum_of
+from imago.measures import Likelihood, Measurement, Protocol
+from imago.models.base import ExplicitModel, evaluating, sum_of
 from imago.models.denoiser import Denoiser
 from imago.models.flow import NormalizingFlow
 from imago.models.importance import ImportanceWeighted
+from imago.models.probability_flow import ProbabilityFlow
 from imago.models.summed import SummedBound
 from imago.processes import shared
 from imago.progress import Progress
@@ -71,6 +72,7 @@ def measure_likelihood(
     images: int | None = None,
     importance: int | None = None,
     bound_steps: int | None = None,
+    probability_flow: float | None = None,
     progress: Progress | None = None,
     before_batch: Callable[[], None] = lambda: None,
 ) -> list[Measurement]:
@@ -91,22 +93,25 @@ def measure_likelihood(
         importance: also the importance-weighted bound with so many draws for each image: of z, or of the noise that
             makes real numbers of integers.
         bound_steps: of a diffusion's bound only so many terms for each image, drawn at random; ``None`` for all.
+        probability_flow: also the likelihood by the differential equation that a denoiser's samples can follow, to
+            this tolerance.
         progress: called with (images so far, images in all).
         before_batch: called before each batch; may raise to abandon the measurement.
 
     Returns:
         ``bpd``, bits per dimension, nats / (dimensions ln 2), and ``nats`` per image; lower is better. Where a bound
         has parts, each in nats, and as ``<name>_bpd``. With ``importance`` also ``iw/bpd``, ``iw/nats`` and
-        ``elbo/gap``, the nats between the two bounds. Where the distribution of the data is known
-        (:meth:`imago.data.ImageDataModule.log_prob`) also ``kl``, KL(p_data ‖ p_model) in nats. Protocols have the
-        standard error of the mean over the images, those of an estimate with what all images share
-        (:attr:`imago.models.base.ExplicitModel.common_error`).
+        ``elbo/gap``, the nats between the two bounds; with ``probability_flow`` ``flow/bpd`` and ``flow/nats``. Where
+        the distribution of the data is known (:meth:`imago.data.ImageDataModule.log_prob`) also ``kl``,
+        KL(p_data ‖ p_model) in nats. Protocols have the standard error of the mean over the images, those of an
+        estimate with what all images share (:attr:`imago.models.base.ExplicitModel.common_error`).
 
     Raises:
         UserError: images or labels that the model was not made for, none that it knows the class of, or importance
             weights of a model without them.
     """
     check_has(model, ImportanceWeighted, "importance", importance, "importance-weighted bound")
+    check_has(model, ProbabilityFlow, "probability_flow", probability_flow, "differential equation to noise")
     whole = data.split(split)
     part = seen_by(model, whole)
     if not len(part):
@@ -133,7 +138,7 @@ def measure_likelihood(
                 before_batch()
 
             before_batch()
-            nats = _nats(model, few, first, importance, tell)
+            nats = _nats(model, few, first, importance, probability_flow, tell)
             found = {name: values.cpu() for name, values in nats.items()}  # not every device has float64
             known = data.log_prob(few.images, few.labels if model.conditional else None)
             return found if known is None else found | {"kl": known + found["nats"]}
@@ -157,13 +162,17 @@ def measure_likelihood(
         bound_terms=bound_terms,
         dequantization=model.dequantization_name if isinstance(model, NormalizingFlow) else None,
         weights="averaged" if averaged else "last",
-        caveat=_caveat(model, data, count, len(part), len(whole) - len(part)),
+        caveat=_caveat(model, model.likelihood, data, count, len(part), len(whole) - len(part)),
     )
     measured: list[Measurement] = []
     bits_of = model.spec.dimensions * math.log(2)
     for name, metric in metrics.items():
         told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
-        if name not in ("nats", "iw/nats", "kl"):
+        if name == "flow/nats" and isinstance(model, ProbabilityFlow) and probability_flow is not None:
+            how = model.flow_estimator(probability_flow)
+            told = replace(told, likelihood="estimate", estimator=how, bound_terms=None)
+            told = replace(told, caveat=_caveat(model, "estimate", data, count, len(part), len(whole) - len(part)))
+        elif name not in ("nats", "iw/nats", "kl"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
         values = {key: float(value) for key, value in metric.compute().items()}
@@ -177,7 +186,12 @@ def measure_likelihood(
 
 
 def _nats(
-    model: ExplicitModel, part: Dataset, first: int, importance: int | None, tell: Callable[[float], None]
+    model: ExplicitModel,
+    part: Dataset,
+    first: int,
+    importance: int | None,
+    probability_flow: float | None,
+    tell: Callable[[float], None],
 ) -> dict[str, Float[Tensor, " n"]]:
     """Nats of each image, the parts of its bound where there are several, and with ``importance`` the tighter bound.
 
@@ -200,6 +214,11 @@ def _nats(
             progress=lambda draws, _: tell((1 + draws) / steps),
         )
         values |= {"iw/nats": -bound, "elbo/gap": values["nats"] + bound}
+    if probability_flow is not None and isinstance(model, ProbabilityFlow):
+        images, labels = model.checked(part.images, labels)
+        noise = PerImageGenerator(2, first=first, device=model.device)
+        with evaluating(model):
+            values["flow/nats"] = model.flow_nats(images, labels, noise.normal, probability_flow)
     return values
 
 
@@ -211,11 +230,13 @@ BINARIZATION = {
 }
 
 
-def _caveat(model: ExplicitModel, data: ImageDataModule, count: int, available: int, unknown: int) -> str:
+def _caveat(
+    model: ExplicitModel, likelihood: Likelihood, data: ImageDataModule, count: int, available: int, unknown: int
+) -> str:
     said = []
-    if model.likelihood == "lower_bound":
+    if likelihood == "lower_bound":
         said.append("from a lower bound of the likelihood: the true value is smaller or equal")
-    if model.likelihood == "estimate":
+    if likelihood == "estimate":
         said.append("an estimate of the likelihood: the true value may be smaller or larger")
     if isinstance(model, Denoiser) and model.guidance:
         said.append("of the model without guidance, which samples have")

@@ -42,11 +42,12 @@ from imago.distributions import discretised_normal, log_normal
 from imago.errors import UserError
 from imago.images import Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
 from imago.models.base import Normal, Terms
-from imago.models.denoiser import Denoiser, DenoiserSettings
+from imago.models.denoiser import DenoiserSettings
+from imago.models.probability_flow import ProbabilityFlow
 from imago.models.summed import SummedBound
 
 
-class Diffusion(Denoiser, SummedBound):
+class Diffusion(ProbabilityFlow, SummedBound):
     """A denoising diffusion probabilistic model.
 
     Args:
@@ -110,6 +111,19 @@ class Diffusion(Denoiser, SummedBound):
             bits = bits_per_dim(nats * self.steps, self.spec)
             logs["bits"] = bits
         return logs | {"squared_error": squared, "loss": self.weighting(squared, bits)}
+
+    # --- the flow -----------------------------------------------------------------------------------------------------
+
+    @property
+    def ends(self) -> tuple[float, float]:  # type: ignore[override]
+        """See :class:`~imago.models.probability_flow.ProbabilityFlow`."""
+        first, last = (self.noise_schedule.at(t) for t in (1 / self.steps, 1.0))
+        return first[1] / sum(first), last[1] / sum(last)
+
+    def on_schedule(self, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`~imago.models.probability_flow.ProbabilityFlow`; here α² + σ² = 1, also between two steps."""
+        size = torch.hypot(1 - tau, tau)
+        return self.noise_schedule.between(tau), (1 - tau) / size, tau / size
 
     # --- the bound ----------------------------------------------------------------------------------------------------
 

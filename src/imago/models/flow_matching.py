@@ -25,10 +25,8 @@ least, which is optimal transport between the two samples, crosses less (Tong et
 2023). A conditional model pairs within a class only: else a class would have noise of its own, which no sample begins
 with.
 
-*Likelihood.* The field moves densities too: log p(x) is log N(x_1; 0, I) at the end of the path through x, and the
-divergence of v_θ along it (:mod:`imago.diffusion.ode`, equation 1). That is a density in R^D, which an integer image
-gets by dequantisation (Theis et al. 2016): with u uniform over the width w of a level, log P(x) ≥ E_u log p(x + u) +
-D log w. One u and one Hutchinson probe for each image, and a solver's tolerance: an estimate.
+*Likelihood.* The field moves densities too, so that log p(x) is known up to what a solver and one draw for each image
+leave open (:mod:`imago.models.probability_flow`).
 
 *Times.* Middle times are the hardest, so t may be drawn as the logistic function of a normal number (Esser et al. 2024,
 section 3.1); the solution of (3) is the same.
@@ -39,34 +37,31 @@ normalizing flows with stochastic interpolants"; Tong et al. 2024, "Improving an
 models with minibatch optimal transport"; Esser et al. 2024, "Scaling rectified flow transformers".
 """
 
-import math
 from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imago.diffusion.ode import log_density
 from imago.diffusion.predictions import FlowVelocity
 from imago.diffusion.samplers import Heun
-from imago.diffusion.schedules import StraightLines, column
-from imago.images import Images, ImageSpec, Normalized, normalize
+from imago.diffusion.schedules import StraightLines
+from imago.images import Images, ImageSpec, Normalized
 from imago.models.base import ExplicitModel, Normal, Terms
-from imago.models.denoiser import Denoiser, DenoiserSettings
+from imago.models.denoiser import DenoiserSettings
+from imago.models.probability_flow import ProbabilityFlow
 from imago.rng import BatchGenerator
 
-EXACT = 8  # values up to which the divergence is
 TOLERANCE = 1e-4  # of the paths of likelihoods
-NEAREST = 1e-3  # the earliest time at which a network that does not name the velocity is asked for one
 
 
-class FlowMatching(Denoiser, ExplicitModel):
+class FlowMatching(ProbabilityFlow, ExplicitModel):
     """A velocity field along straight lines.
 
     Args:
         spec: the images, or points in R^d.
         coupling: of images and noise in a batch: ``independent``, or by ``optimal_transport``, which is paired on the
-            CPU in a time that grows with the cube of the batch: 1 ms of 128 images, 0.1 s of 1,000.
+            CPU in a time that grows with the cube of the batch.
         times: of training: ``uniform``, or ``logit_normal``, the logistic function of N(0, 1).
         settings: see :class:`~imago.models.denoiser.DenoiserSettings`; the prediction is a velocity and the sampler
             Heun's of 10 steps unless others are given.
@@ -74,6 +69,7 @@ class FlowMatching(Denoiser, ExplicitModel):
 
     likelihood = "estimate"
     leaf = "transport"
+    ends = (1e-3, 1.0)
 
     def __init__(
         self,
@@ -108,29 +104,16 @@ class FlowMatching(Denoiser, ExplicitModel):
 
     @property
     def estimator(self) -> str:
-        """Of the path, the divergence and the density of integers."""
-        told = f"probability flow, tolerance {TOLERANCE:g}"
-        told += ", exact divergence" if self.spec.dimensions <= EXACT else ", Hutchinson's divergence"
-        return told + (", uniform dequantisation" if self.spec.levels else "")
+        """See :meth:`ProbabilityFlow.flow_estimator`."""
+        return self.flow_estimator(TOLERANCE)
 
-    def velocity(self, x: Normalized, t: Tensor, labels: Tensor | None) -> Normalized:
-        """dx/dt by the network, without clipping what it expects of the image; t in [0, 1], (n,)."""
-        if isinstance(self.prediction, FlowVelocity):
-            return self(x, t, labels)[:, 0]
-        t = t.clamp(min=NEAREST)
-        image = self.prediction.image(self(x, t, labels)[:, 0], x, *self.noise_schedule(column(t)))
-        return (x - image) / column(t)
+    def on_schedule(self, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`ProbabilityFlow`: τ is the time."""
+        return tau, *self.noise_schedule(tau)
 
     def nll_terms(self, images: Images, labels: Tensor | None, normal: Normal) -> Terms:
-        """−log p(x) in nats, an estimate, without a gradient: of points their density, of pixels see the module."""
-        n, levels, values = len(images), self.spec.levels, self.spec.dimensions
-        x, width = normalize(images, levels), 1.0
-        if levels:
-            width = 2 / (levels - 1)
-            x = x + width * (torch.special.ndtr(normal(n, *self.spec.shape)) - 0.5)
-        signs = None if values <= EXACT else torch.where(normal(n, *self.spec.shape) < 0, -1.0, 1.0)
-        density = log_density(lambda y, t: self.velocity(y, t, labels), x, signs, TOLERANCE, TOLERANCE)
-        return {"nats": -density - values * math.log(width)}
+        """−log p(x) in nats, an estimate, without a gradient."""
+        return {"nats": self.flow_nats(images, labels, normal, TOLERANCE)}
 
 
 def nearest_pairs(x: Normalized, noise: Normalized, labels: Tensor | None = None) -> Tensor:
