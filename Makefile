@@ -37,7 +37,7 @@ demo: $(STAMP)  ## Train a GAN on real handwritten digits (about two minutes) an
 	@echo "distance to the training images, fell from about 57 to about 2; in the curves D(x) and D(G(z)) approach each other."
 
 test: $(STAMP)  ## Run the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 test-all: $(STAMP)  ## Run the tests, also those that take minutes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest $(ARGS)

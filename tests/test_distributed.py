@@ -24,8 +24,6 @@ from PIL import Image
 from helpers import CONF, TINY, configuration
 from imago.checkpoints import read
 
-# By one worker, which makes once what the tests share.
-pytestmark = pytest.mark.xdist_group("distributed")
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(ROOT / "src")}
 SGD = {

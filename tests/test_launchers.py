@@ -18,8 +18,6 @@ import torch
 import slurm
 from imago.cli.jobs import gpus, make_ready
 
-# By one worker, which makes once what the tests share.
-pytestmark = pytest.mark.xdist_group("launchers")
 ROOT = Path(__file__).parents[1]
 TRAIN = [sys.executable, str(ROOT / "src/train.py")]
 TINY = ["model=fvbn", "data=digits", "trainer=cpu", "metrics=none", "callbacks=minimal", "logger=none"]

@@ -17,8 +17,6 @@ from imago import config
 from imago.cli import main
 from imago.evaluation import choices
 
-# By one worker, which makes once what the tests share.
-pytestmark = pytest.mark.xdist_group("package")
 ROOT = Path(__file__).parents[1]
 
 

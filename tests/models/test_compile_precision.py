@@ -17,17 +17,15 @@ from imago.legacy import today
 from imago.models.base import ExplicitModel, GenerativeModel
 from imago.training.run import build_model
 
-# By one worker, which makes once what the tests share.
-pytestmark = pytest.mark.xdist_group("compile")
 ROOT = Path(__file__).parents[2]
 BINARY = ("rbm",)  # models of binary pixels alone
-BATCH = Batch(torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+BATCH = Batch(torch.randint(0, 256, (4, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 
 
 def make(name: str) -> GenerativeModel:
     torch.manual_seed(0)
     return build_model(
-        configuration(f"model={name}", *TINY[name], "data=digits"), ImageSpec(1, 8, 8, 2 if name in BINARY else 256)
+        configuration(f"model={name}", *TINY[name], "data=digits"), ImageSpec(1, 4, 4, 2 if name in BINARY else 256)
     )
 
 
