@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -47,18 +46,15 @@ def test_help_and_cfg_are_readable(command) -> None:
 
 
 def test_a_run_leaves_its_directory(command, tmp_path: Path, monkeypatch) -> None:
-    """Also where another process of the same second tidies up the folder that Hydra is just making."""
-    make, lost = Path.mkdir, []
+    """Its folder is made by the run itself, as its own: what another process finds before would be nobody's."""
+    from imago.runs import claim
+    from imago.training import run as run_module
 
-    def tidied(self: Path, *args: Any, **kwargs: Any) -> None:
-        if re.fullmatch(r"\d{4}-.*", self.name) and len(lost) < 2:
-            lost.append(self)
-            raise FileNotFoundError(2, "No such file or directory", str(self))
-        make(self, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "mkdir", tidied)
+    asked = []
+    monkeypatch.setattr(run_module, "claim", lambda path: asked.append(path.parent.exists()) or claim(path))
     code, out, _ = command(*SMALL, "max_images=256", "every.log=64", "every.samples=128")
     assert code == 0
+    assert asked == [False]
     (run,) = tmp_path.glob("logs/gan-digits/*")
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["images_seen"], summary["updates"]) == ("completed", 256, 4)

@@ -15,7 +15,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
@@ -101,8 +100,6 @@ def run(
         hydra = HydraConfig.get()
         if not this.is_this_process:
             _prepare()
-        if hydra.mode == RunMode.RUN and not hydra.job.chdir:
-            Folders.tidy()  # the run makes it again once it begins, unless it continues elsewhere
         plugins.folders_of(config.get("plugins", []))  # again: a launcher may have begun another process
         returned: list[float | list[float] | None] = []
 
@@ -128,18 +125,11 @@ def run(
         if launched_rank() and not {"-m", "--multirun"}.intersection(sys.argv):
             sys.argv.append("hydra.run.dir=.")  # the first process makes the run's
         Folders.made, Folders.check, Folders.sweep, Folders.command = [], check, None, this
+        Folders.place = None
         Folders.codes = codes
         try:
             with ExitStack() as Folders.held:
-                for tries in count(1):
-                    try:
-                        hydra_main()
-                        break
-                    except OSError as error:
-                        # Another process, which had made the same folder, has tidied it up in this very moment.
-                        gone = error.filename is not None and not os.path.lexists(error.filename)
-                        if not gone or tries == 20:
-                            raise
+                hydra_main()
         except (HydraException, OmegaConfBaseException, JobFailed, UserError):
             raise
         except OSError as error:  # a job's own errors are reported already; this is Hydra, making its folder
@@ -222,6 +212,7 @@ class Folders(Callback):
     made: ClassVar[list[Path]] = []  # the folder of the run or sweep, and those above it that were not there before
     check: ClassVar[Callable[[DictConfig], object] | None] = None
     sweep: ClassVar[tuple[Path, DictConfig] | None] = None
+    place: ClassVar[str | None] = None  # of the run that is to be made
     command: ClassVar[jobs.Command]
     codes: ClassVar[list[int]]  # of jobs that failed
     held: ClassVar[ExitStack]  # until they have had their turn
@@ -232,7 +223,13 @@ class Folders(Callback):
         code = report(lambda: check(without_hydra(config)), config.hydra.job.config_name) if check is not None else 0
         if code:  # Hydra turns other exceptions of callbacks into warnings
             sys.exit(code)
-        self._begin(config.hydra.run.dir)
+        place = config.hydra.run.dir
+        if config.hydra.job.chdir:  # Hydra goes there
+            self._begin(place)
+        elif place != ".":  # the run makes it once it begins, unless it continues elsewhere
+            Folders.place = place
+            with flag_override(config, ["struct", "readonly"], False):
+                config.hydra.run.dir = "."
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes a sweep's, which is its own even where another one began in the same second."""

@@ -60,7 +60,7 @@ def main(config: DictConfig) -> float | list[float] | None:
         sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
         if own := experiments(sources, choices["model"], choices["data"]):
             print(f"experiments for model={choices['model']} data={choices['data']}: {', '.join(own)}")
-    directory, here = Path(hydra.runtime.output_dir), Path.cwd()
+    directory, here = Path(cli.Folders.place or hydra.runtime.output_dir).absolute(), Path.cwd()
     if here in directory.parents:
         directory = directory.relative_to(here)
     try:
