@@ -47,13 +47,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     return done
 
 
+@pytest.fixture(scope="module")
+def known(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Every key that these runs log, and one of points."""
+    root = tmp_path_factory.mktemp("points")
+    few = ["every.log=32", "max_images=64", "data.val=64", "data.batch_size=32", "metrics.samples=40"]
+    config = configuration("model=vae", "data=toy2d", "trainer=cpu", "logger=csv", f"logs={root}", *few, *RUNS["vae"])
+    points = train(config, "vae-toy2d", root / "vae")
+    return set().union(*logged({**runs, "points": points}).values())
+
+
 def logged(runs: dict[str, Run]) -> dict[str, set[str]]:
     """The columns of metrics.csv, which are the keys of W&B's rows."""
     return {model: set(run.metrics.read_text().split("\n", 1)[0].strip().split(",")) for model, run in runs.items()}
 
 
-def test_every_key_that_is_logged_has_a_chart_and_every_chart_a_key(runs: dict[str, Run]) -> None:
-    known = set().union(*logged(runs).values())
+def test_every_key_that_is_logged_has_a_chart_and_every_chart_a_key(known: set[str]) -> None:
     charts = [chart for section in CHARTS.values() for chart in section]
     for key in known - {"images_seen", "updates"}:
         assert any(re.fullmatch(chart.keys, key) for chart in charts), f"{key} has no chart in imago/wandb_report.py"
@@ -71,14 +80,13 @@ def test_quality_of_samples_has_the_same_keys_in_every_model(runs: dict[str, Run
     assert likelihood == [run.summary["likelihood"] != "none" for run in runs.values()]
 
 
-def test_the_workspace_draws_what_is_logged(runs: dict[str, Run]) -> None:
+def test_the_workspace_draws_what_is_logged(known: set[str]) -> None:
     import wandb_workspaces.reports.v2 as wr
 
     workspace = build_workspace("me", "imago", "Imago")
     assert (workspace.entity, workspace.project, workspace.name) == ("me", "imago", "Imago")
     assert [section.name for section in workspace.sections] == [*CHARTS, "Pictures", "Runs side by side"]
     panels = [panel for section in workspace.sections for panel in section.panels]
-    known = set().union(*logged(runs).values())
     lines = [panel for panel in panels if isinstance(panel, wr.LinePlot)]
     assert len(lines) == sum(map(len, CHARTS.values()))
     assert all(any(re.search(str(line.metric_regex), key) for key in known) for line in lines)

@@ -64,6 +64,12 @@ CHARTS: dict[str, list[Chart]] = {
         Chart("Parts of the bound, bits per dimension", "val/elbo/.+_bpd"),
     ],
     "Quality of samples": [chart for title, keys in _QUALITY.items() for chart in _over_both(title, keys)],
+    "Points of known density": [
+        *_over_both("KL divergence from the data, nats", "val/kl"),
+        Chart("KL divergence from the data, of histograms", "val/kl_histogram"),
+        Chart("Modes that samples hit", "val/modes"),
+        Chart("Share of samples where the data are", "val/high_quality"),
+    ],
     "Training: models with a likelihood": [
         Chart("Bits per dimension", "train/bpd"),
         Chart("Nats per image", "train/nats"),
