@@ -45,7 +45,7 @@ train model.latnet=8
 train model=dcgan model.generator.widht=8
 train model/objective=wgan
 train model=vae model/objective=hinge
-train model=ddpm model/sampler=euler
+train model=ddpm model/sampler=eueler
 train model=ddpm model.guidance=3
 train experiment=vae_cifar
 train experiment=vae_mnist model=gan
