@@ -32,7 +32,7 @@ def seconds(*arguments: str) -> float:
     """Seconds of a command, by the clock."""
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, str(SRC / "train.py"), *RUN.split(), *arguments], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, str(SRC / "train.py"), *arguments, *RUN.split()], check=True, stdout=subprocess.DEVNULL
     )
     return time.perf_counter() - began
 

@@ -52,6 +52,11 @@ BUDGETS = (
     "dcgan_cifar10",
     "ddpm_mnist",
     "ddpm_cifar10",
+    "flow_matching_mnist",
+    "masked_diffusion_mnist",
+    "realnvp_mnist",
+    "glow_mnist",
+    "rbm_mnist",
 )
 BUSY = 0.2  # assumed share of the peak that a GPU reaches
 TOGETHER = 0.9  # assumed efficiency of eight
