@@ -57,6 +57,7 @@ TINY = {
     "maf": ["model.hidden=[16]", "model.layers=2"],
     "gan": ["model.latent=8", "model.generator.hidden=[16]", "model.discriminator.hidden=[16,16]"],
     "dcgan": ["model.latent=8", "model.generator.width=4", "model.discriminator.width=4"],
+    "ebm": ["model.energy.width=4", "model.steps=4", "model.buffer=64", "model.sampling_steps=4"],
     "rbm": ["data.binarize=threshold", "model.hidden=8"],
     "gsn": ["model.network.hidden=[16]", "model.steps=8"],
     "ddpm": ["model.network.width=8", "model.steps=50"],

@@ -32,6 +32,7 @@ GROUPS = {
 WITH = {
     "model/dequantization": "glow",
     "model/distribution": "pixelcnn",
+    "model/energy": "ebm",
     "model/loss": "ddpm",
     "model/network": "ddpm",
     "model/noise_schedule": "ddpm",

@@ -26,7 +26,7 @@ REFERENCE = {
     "Models": ["imago.models.fvbn", "imago.models.made", "imago.models.pixelrnn", "imago.models.pixelcnn",
                "imago.models.gated_pixelcnn", "imago.models.autoencoder", "imago.models.vae", "imago.models.hvae",
                "imago.models.realnvp", "imago.models.glow", "imago.models.maf", "imago.models.gan", "imago.models.rbm",
-               "imago.models.gsn",
+               "imago.models.ebm", "imago.models.gsn",
                "imago.models.diffusion", "imago.models.masked_diffusion",
                "imago.models.flow_matching"],
     "Diffusion": ["imago.diffusion.schedules", "imago.diffusion.predictions", "imago.diffusion.losses",

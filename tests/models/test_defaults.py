@@ -12,6 +12,7 @@ from imago.images import ImageSpec
 from imago.models.autoencoder import Autoencoder
 from imago.models.base import GenerativeModel
 from imago.models.diffusion import Diffusion
+from imago.models.ebm import EBM
 from imago.models.flow_matching import FlowMatching
 from imago.models.fvbn import FVBN
 from imago.models.gan import GAN
@@ -34,6 +35,7 @@ CLASSES: dict[str, type[GenerativeModel]] = {
     "autoencoder": Autoencoder,
     "ddpm": Diffusion,
     "diagonal_bilstm": PixelRNN,
+    "ebm": EBM,
     "flow_matching": FlowMatching,
     "fvbn": FVBN,
     "gan": GAN,

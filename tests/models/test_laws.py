@@ -102,7 +102,8 @@ def make(model: str, spec: ImageSpec, *overrides: str) -> GenerativeModel:
     node = OmegaConf.load(CONF / "model" / f"{model}.yaml")
     if "points" not in target(node._target_, "model").kinds:  # type: ignore[union-attr]
         pytest.skip("is no model of points")
-    fitting = ["model/network=mlp"] if any("network" in entry for entry in node.defaults) else []
+    groups = {group for entry in node.defaults if not isinstance(entry, str) for group in entry}
+    fitting = [f"model/{group}=mlp" for group in ("network", "energy") if group in groups]
     try:
         return build_model(configuration(f"model={model}", "data=toy2d", *fitting, *overrides), spec)
     except UserError as error:

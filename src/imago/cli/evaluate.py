@@ -111,7 +111,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
     from imago.evaluation import measure_by_ais, measure_likelihood
-    from imago.models.base import ExplicitModel
+    from imago.models.base import knows_likelihood
     from imago.models.importance import ImportanceWeighted
     from imago.models.probability_flow import ProbabilityFlow
     from imago.models.summed import SummedBound
@@ -133,7 +133,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         model.compile_networks("inductor" if settings.compile is True else settings.compile)
     for notice in metrics.notices if first_process() else ():
         print(f"note: {notice}")
-    likelihood_too = settings.likelihood and isinstance(model, ExplicitModel)
+    likelihood_too = settings.likelihood and knows_likelihood(model)
     if not metrics.names and not likelihood_too and not settings.ais:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
     results = Results(path) if first_process() else None
@@ -151,9 +151,8 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         )
         print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
 
-    if settings.likelihood and isinstance(
-        model, ExplicitModel
-    ):  # first, and kept at once: drawing samples may take long
+    # First, and kept at once: drawing samples may take long.
+    if settings.likelihood and knows_likelihood(model):
         began = time.perf_counter()
         with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
             likelihood = measure_likelihood(

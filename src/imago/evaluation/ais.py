@@ -33,7 +33,7 @@ from imago.errors import UserError
 from imago.evaluation.likelihood import BINARIZATION, NegativeLogLikelihood
 from imago.images import Images, Labels, quantize
 from imago.measures import Measurement, Protocol
-from imago.models.base import ExplicitModel, GenerativeModel, evaluating
+from imago.models.base import GenerativeModel, evaluating, knows_likelihood
 from imago.models.gan import GAN
 from imago.models.latent import LatentModel, Latents
 from imago.models.variational import Variational
@@ -336,7 +336,7 @@ def measure_by_ais(
         caveat="an estimate that is too small a likelihood on average; the gap says by how much it may be",
     )
     values = {key: float(value) for key, value in nats.compute().items()}
-    prefix = "ais/" if isinstance(model, ExplicitModel) else ""
+    prefix = "ais/" if knows_likelihood(model) else ""
     error = float(gap.std()) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
     between = "between estimates from below and from above"
     return [

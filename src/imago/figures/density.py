@@ -18,7 +18,7 @@ from imago.data.sources import Toy
 from imago.errors import UserError
 from imago.figures.base import Figure, Trained
 from imago.images import Images
-from imago.models.base import ExplicitModel, GenerativeModel
+from imago.models.base import ExplicitModel, GenerativeModel, knows_likelihood
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
@@ -84,7 +84,7 @@ class Density(Figure[GenerativeModel]):
         volume = (2 * RANGE / count) ** d
         scale = 1 / volume if source.levels else 1.0  # of probabilities of cells a density
         panels = {f"{data.name}: its density": source.log_prob(grid).exp() * scale}
-        if isinstance(model, ExplicitModel):
+        if knows_likelihood(model):
             what = {"exact": "density", "lower_bound": "bound of the density", "estimate": "estimated density"}
             name = f"{type(model).__name__}: {what[model.likelihood]}"
             panels[name] = self.model_density(model, grid, progress) * scale

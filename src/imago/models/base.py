@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, TypeGuard, Unpack
 
 import torch
 from jaxtyping import Float
@@ -617,7 +617,8 @@ def _seconds_of_log(checkpoint: Mapping[str, Any]) -> float:
 class ExplicitModel(GenerativeModel, ABC):
     """A model that can say how likely an image is: exactly, by a lower bound, or by an estimate.
 
-    Attribute :attr:`likelihood` says which of them.
+    Attribute :attr:`likelihood` says which of them. An instance may say ``none``, where that hangs on the data;
+    :func:`knows_likelihood` tells.
     """
 
     _images_measured = 0
@@ -715,6 +716,8 @@ class ExplicitModel(GenerativeModel, ABC):
         self._measure(batch, "test")
 
     def _measure(self, batch: Batch, split: str) -> None:
+        if not knows_likelihood(self):
+            return
         images, labels = batch.images, batch.condition if self.conditional else None
         if labels is not None and self.classes:
             known = torch.isin(labels, torch.tensor(self.spec.trained, device=labels.device))
@@ -726,6 +729,11 @@ class ExplicitModel(GenerativeModel, ABC):
         nats = -self.log_likelihood(images, labels, generator).mean()
         values = {f"{split}/nats": nats, f"{split}/bpd": bits_per_dim(nats, self.spec)}
         self.log_dict(values, prog_bar=True, batch_size=len(images), sync_dist=True)
+
+
+def knows_likelihood(model: GenerativeModel) -> TypeGuard[ExplicitModel]:
+    """Whether a model can say how likely an image of its data is."""
+    return isinstance(model, ExplicitModel) and model.likelihood != "none"
 
 
 def sum_of(terms: Terms) -> Float[Tensor, " n"]:

@@ -61,7 +61,7 @@ class ResidualEncoder(nn.Module):
         depth: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        spec.require_picture("ResidualEncoder", "model=vae, which is fully connected")
+        spec.require_picture("ResidualEncoder", "model=vae or model/energy=mlp, which are fully connected")
         sizes = size_ladder(spec, depth)[::-1]
         channels = channels_of(width, widest, len(sizes))
         self.first = nn.Conv2d(spec.channels, channels[0], 3, padding=1)

@@ -32,7 +32,7 @@ from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.loggers import Dashboard
 from imago.measures import better
-from imago.models.base import ExplicitModel, GenerativeModel
+from imago.models.base import GenerativeModel, knows_likelihood
 from imago.processes import agreed_devices, launch, of_first
 from imago.runs import (
     CSVLogger,
@@ -164,7 +164,7 @@ def check_objective(
     targets = [str(node.get("_target_")) for node in callbacks.values() if node is not None]
     if objective is None or not all(target.startswith("imago.") for target in targets):
         return
-    likelihood = ["bpd", "nats"] if isinstance(model, ExplicitModel) else []
+    likelihood = ["bpd", "nats"] if knows_likelihood(model) else []
     measures = {"MeasureLikelihood": likelihood, "MeasureQuality": metrics.names}
     measured = [f"val/{name}" for target in targets for name in measures.get(target.rpartition(".")[2], [])]
     for name in objectives_of(objective):

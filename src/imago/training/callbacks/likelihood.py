@@ -10,7 +10,7 @@ from imago.data import ImageDataModule
 from imago.data.base import seen_by
 from imago.evaluation import measure_likelihood
 from imago.measures import Measurement
-from imago.models.base import ExplicitModel, GenerativeModel
+from imago.models.base import ExplicitModel, GenerativeModel, knows_likelihood
 from imago.runs import Run
 from imago.training.callbacks.common import Halvings
 from imago.training.callbacks.measuring import Measuring
@@ -57,13 +57,13 @@ class MeasureLikelihood(Measuring):
 
     def headline(self, model: GenerativeModel) -> str | None:
         """Bits per dimension."""
-        return "val/bpd" if isinstance(model, ExplicitModel) and self.possible else None
+        return "val/bpd" if knows_likelihood(model) and self.possible else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the untrained model, where there is something to measure it with."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, GenerativeModel)
-        if isinstance(pl_module, ExplicitModel) and not len(seen_by(pl_module, data.val)):
+        if knows_likelihood(pl_module) and not len(seen_by(pl_module, data.val)):
             self.possible = False
             if trainer.is_global_zero:
                 why = (
