@@ -60,6 +60,7 @@ TINY = {
     "ebm": ["model.energy.width=4", "model.steps=4", "model.buffer=64", "model.sampling_steps=4"],
     "rbm": ["data.binarize=threshold", "model.hidden=8"],
     "gsn": ["model.network.hidden=[16]", "model.steps=8"],
+    "ncsn": ["model.network.width=8", "model.steps=6"],
     "ddpm": ["model.network.width=8", "model.steps=50"],
     "flow_matching": ["model.network.width=8", "model.sampler.steps=4"],
     "masked_diffusion": ["model.network.width=8", "model.steps=8"],

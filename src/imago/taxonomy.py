@@ -37,7 +37,9 @@ LEAVES = {
     "diffusion": Leaf((_EXPLICIT, "Approximate"), "Chain of noise", "log p ≥ −L_T − Σ L_t − L₀", "diffusion.md"),
     "transport": Leaf((_EXPLICIT, "Approximate"), "Transport", "dx/dt = v(x, t)", "flow_matching.md"),
     "energy": Leaf((_EXPLICIT, "Approximate"), "Energy", "exp(−E(x)) / Z", "energy.md"),
-    "markov_chain": Leaf((_IMPLICIT, "Markov chain"), "Steps to samples", "x ← T(x), again and again", "gsn.md"),
+    "markov_chain": Leaf(
+        (_IMPLICIT, "Markov chain"), "Steps to samples", "x ← T(x), again and again", "markov_chains.md"
+    ),
     "direct": Leaf((_IMPLICIT, "Direct"), "Adversarial", "x = G(z)", "gan.md"),
     "none": Leaf(("No distribution",), "Codes", "x ≈ D(E(x))", "vae.md"),
 }

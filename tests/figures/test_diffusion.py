@@ -13,9 +13,10 @@ from imago.figures.base import Trained
 from imago.figures.chains import Chains
 from imago.figures.denoising import Denoising
 from imago.figures.noise_schedules import NoiseSchedules
-from imago.images import bits_per_dim
+from imago.images import ImageSpec, bits_per_dim
 from imago.models.base import sum_of
 from imago.models.diffusion import Diffusion
+from imago.models.gsn import GSN
 from imago.rng import PerImageGenerator
 from imago.training.run import build_model
 
@@ -34,27 +35,42 @@ def heights(axes: Any, line: int = 0) -> Any:
     return np.asarray(axes.lines[line].get_ydata())
 
 
+def holds(picture: Any, image: Any) -> bool:
+    """Enlarged by a whole number, somewhere in the picture."""
+    pixels = np.asarray(picture)
+    for scale in (8, 9, 16):
+        large = np.kron(image, np.ones((scale, scale), np.uint8))
+        rows, columns = (a - b + 1 for a, b in zip(pixels.shape, large.shape, strict=True))
+        corner = np.argwhere(pixels[:rows, :columns] == large[0, 0])
+        for y, x in corner:
+            if np.array_equal(pixels[y : y + large.shape[0], x : x + large.shape[1]], large):
+                return True
+    return False
+
+
 def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained[Any]) -> None:
     picture = Chains(images=2, snapshots=6).draw(trained, lambda *_: None)
     model = trained.model
     assert isinstance(model, Diffusion)
-    pixels = np.asarray(picture)
     first = trained.data().test.images[0, 0].numpy()
     samples = model.sample(2, generator=PerImageGenerator(0))[:, 0].numpy()
+    assert holds(picture, first)
+    assert all(holds(picture, sample) for sample in samples)
+    assert not holds(picture, 255 - first)
 
-    def holds(image: Any) -> bool:  # enlarged by a whole number, somewhere in the picture
-        for scale in (8, 9, 16):
-            large = np.kron(image, np.ones((scale, scale), np.uint8))
-            rows, columns = (a - b + 1 for a, b in zip(pixels.shape, large.shape, strict=True))
-            corner = np.argwhere(pixels[:rows, :columns] == large[0, 0])
-            for y, x in corner:
-                if np.array_equal(pixels[y : y + large.shape[0], x : x + large.shape[1]], large):
-                    return True
-        return False
 
-    assert holds(first)
-    assert all(holds(sample) for sample in samples)
-    assert not holds(255 - first)
+def test_the_chain_of_a_gsn_ends_with_samples_and_needs_no_data() -> None:
+    torch.manual_seed(0)
+    model = GSN(ImageSpec(1, 8, 8), steps=4)
+    told: list[tuple[int, int]] = []
+
+    def data() -> ImageDataModule:
+        raise AssertionError
+
+    picture = Chains(images=2, snapshots=3).draw(Trained(model.eval(), data), lambda *at: told.append(at))
+    samples = model.sample(2, generator=PerImageGenerator(0))[:, 0].numpy()
+    assert all(holds(picture, sample) for sample in samples)
+    assert told == [(k, 4) for k in range(1, 5)]
 
 
 def test_schedules_need_no_checkpoint_and_show_the_models_own(trained: Trained[Any]) -> None:

@@ -23,6 +23,7 @@ from imago.models.hvae import HierarchicalVAE
 from imago.models.made import MADE
 from imago.models.maf import MAF
 from imago.models.masked_diffusion import MaskedDiffusion
+from imago.models.ncsn import NCSN
 from imago.models.pixelcnn import PixelCNN
 from imago.models.pixelrnn import PixelRNN
 from imago.models.rbm import RBM
@@ -46,6 +47,7 @@ CLASSES: dict[str, type[GenerativeModel]] = {
     "made": MADE,
     "maf": MAF,
     "masked_diffusion": MaskedDiffusion,
+    "ncsn": NCSN,
     "pixelcnn": PixelCNN,
     "rbm": RBM,
     "realnvp": RealNVP,

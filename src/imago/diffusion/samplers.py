@@ -190,6 +190,84 @@ class DPMSolver(Sampler):
         return (sigma / schedule.at(t)[1]) * x - alpha * math.expm1(-h) * image
 
 
+class AnnealedLangevin(Sampler):
+    """Langevin's walk at each time, x ← x + r (α x̂ − x) + √(2r) σ ε, and on to the next (Song & Ermon 2019, alg. 1).
+
+    That is x + a s + √(2a) ε with the score s = (α x̂ − x) / σ² and a = r σ². At t = 1 x is drawn, so there it has no
+    need to walk; the last step is to x̂ (Jolicoeur-Martineau et al. 2021).
+
+    Args:
+        steps: times.
+        spacing: of the times.
+        walk: T, steps of the walk at each time. Their length r is :func:`length_of_steps`.
+    """
+
+    def __init__(
+        self,
+        steps: PositiveInt | None = None,
+        spacing: Literal["uniform", "quadratic"] = "uniform",
+        walk: PositiveInt = 1,
+    ) -> None:
+        super().__init__(steps, spacing)
+        self.walk = walk
+
+    def __str__(self) -> str:
+        """With T."""
+        return f"{super().__str__()}, {self.walk} each"
+
+    def nfe(self, total: int | None) -> int:
+        """T at each time; once at t = 1, and once more at the end."""
+        times = super().nfe(total)
+        return 1 if times == 1 else 2 + (times - 1) * self.walk
+
+    def step(self, x: Normalized, estimate: Estimate, t: float, s: float, context: Context) -> Normalized:
+        """Not taken: :meth:`trajectory` walks."""
+        raise NotImplementedError
+
+    def trajectory(self, x: Normalized, context: Context) -> Iterator[State]:
+        """See :class:`Sampler`; states are those where a walk begins.
+
+        Raises:
+            UserError: nothing of the image is left at t = 1, where no score says how to go on.
+        """
+        times = self.times(context.schedule.steps)[:-1]
+        alpha, sigma = context.schedule.at(times[0])
+        if not alpha:
+            raise UserError(
+                "model.sampler: AnnealedLangevin walks from one level of noise to the next, and at t = 1 of these "
+                "straight lines there is nothing but noise; choose model/sampler=heun or dopri5"
+            )
+        image = context.predict(x, times[0]).image
+        yield State(times[0], x, image)
+        for t in times[1:]:
+            before, (alpha, sigma) = (alpha, sigma), context.schedule.at(t)
+            x = x * (alpha / before[0])
+            r = length_of_steps((before[1] / before[0]) / (sigma / alpha), self.walk)
+            for k in range(self.walk):
+                image = context.predict(x, t).image
+                if k == 0:
+                    yield State(t, x, image)
+                x = x + r * (alpha * image - x) + math.sqrt(2 * r) * sigma * context.draw()
+        if len(times) > 1:
+            image = context.predict(x, times[-1]).image
+        yield State(0.0, image, image)
+
+
+def length_of_steps(ratio: float, steps: int) -> float:
+    """r of Langevin's walk after which the noise is most nearly what it should be (Song & Ermon 2020, technique 4).
+
+    A walk of T steps x ← (1 − r) x + √(2r) z that begins with a variance of γ² ends with one of
+    (1 − r)^(2T) (γ² − v) + v, v = 2 / (2 − r) (proposition 3 there). It should be 1, and is always more.
+
+    Args:
+        ratio: γ, by which the noise was too large.
+        steps: T.
+    """
+    r = torch.linspace(1e-4, 1, 10_000, dtype=torch.float64)
+    final = 2 / (2 - r)
+    return float(r[((1 - r) ** (2 * steps) * (ratio**2 - final) + final).argmin()])
+
+
 # --- along straight lines ---------------------------------------------------------------------------------------------
 #
 # In y = x_t / (α + σ) and τ = σ / (α + σ) every schedule is y = (1 − τ) x_0 + τ ε. There the probability flow is

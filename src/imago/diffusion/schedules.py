@@ -101,6 +101,28 @@ class StraightLines(NoiseSchedule):
         return 1 - t, t
 
 
+class GeometricNoise(NoiseSchedule):
+    """α = 1 and L levels σ, each the same multiple of the one before (Song & Ermon 2019, section 4.2).
+
+    Args:
+        smallest: σ at t = 1 / L; at t = 0 there is none.
+        largest: σ at t = 1.
+        steps: L.
+    """
+
+    steps: int
+
+    def __init__(self, smallest: float, largest: float, steps: int) -> None:
+        super().__init__()
+        self.smallest, self.largest, self.steps = smallest, largest, steps
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`NoiseSchedule`."""
+        above = (1 - t) * (self.steps / max(1, self.steps - 1))  # 1 at the last level, 0 at the first
+        sigma = self.largest * torch.exp(above * math.log(self.smallest / self.largest))
+        return torch.ones_like(t), torch.where(t > 0, sigma, 0.0)
+
+
 # --- discrete time ----------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,7 @@
-"""The two chains of a diffusion model (Ho et al. 2020, figures 2 and 6): images drown in noise, and come out of it."""
+"""The chains of a model that draws step by step: images drown in noise, and come out of it.
+
+Ho et al. 2020, figures 2 and 6; Bengio et al. 2014, figure 3.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +20,14 @@ from imago.figures.base import Figure, Trained
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
 from imago.images import normalize, quantize, to_bytes
 from imago.models.denoiser import Denoiser
+from imago.models.stepwise import Stepwise
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
 
 @dataclass
-class Chains(Figure[Denoiser]):
-    """Above, test images at growing t; below, samples at falling t, each with what the network took x_0 to be.
+class Chains(Figure[Stepwise]):
+    """Samples step by step, each with what the network took the image to be; of denoisers test images at growing t too.
 
     What lies beyond black and white is cut.
 
@@ -44,10 +48,29 @@ class Chains(Figure[Denoiser]):
         return torch.linspace(0, moments - 1, min(self.snapshots, moments)).round().long().tolist()
 
     @torch.no_grad()
-    def draw(self, trained: Trained[Denoiser], progress: Progress) -> Image.Image:
+    def draw(self, trained: Trained[Stepwise], progress: Progress) -> Image.Image:
         """See :meth:`Figure.draw`."""
         model = trained.model
         label = class_of(model, self.label)
+        pictures = [self._forward(model, trained, label)] if isinstance(model, Denoiser) else []
+        generator = PerImageGenerator(self.seed, device=model.device)
+        labels = model.labels_for(self.images, None if label is None else repeated(label, self.images), generator)
+        states: list[State] = []
+        for state in model.trajectory(self.images, labels, generator):
+            states.append(state)
+            progress(len(states), model.moments)
+        moments = self.spread(len(states))
+        back = [states[k] for k in moments]
+        title, rows = f"samples{of_class(model, label)} ({model.sampling})", ["x̃_t", "x_t+1"]
+        columns = [f"step {k + 1}" for k in moments]
+        if isinstance(model, Denoiser):
+            title = f"p(x_0 … x_T): {title} and the image that the network expects at t"
+            rows, columns = ["x_t", "expected x_0"], _names(model, [state.t for state in back])
+        grid = _shown(model, [s.noisy for s in back], [s.image for s in back])
+        pictures.append(labelled(grid, len(back), title=title, column_names=columns, row_names=rows * self.images))
+        return stacked(pictures)
+
+    def _forward(self, model: Denoiser, trained: Trained[Stepwise], label: int | None) -> Image.Image:
         data = trained.data()
         part = first_of(data.test, label, self.images)
         if not len(part):
@@ -61,37 +84,21 @@ class Chains(Figure[Denoiser]):
         for s, t in pairwise(times):
             noise = generator.normal(len(images), *model.spec.shape).to(model.device)
             forward.append(schedule.step(forward[-1], s, t, noise))
-        generator = PerImageGenerator(self.seed, device=model.device)
-        labels = model.labels_for(self.images, None if label is None else repeated(label, self.images), generator)
-        states: list[State] = []
-        for state in model.trajectory(self.images, labels, generator):
-            states.append(state)
-            progress(len(states), len(model.sampler.times(schedule.steps)))
-        back = [states[k] for k in self.spread(len(states))]
-
-        def shown(*rows: Sequence[Tensor]) -> Tensor:  # of each image, snapshots side by side
-            grid = torch.stack([torch.stack(list(row), 1) for row in rows], 1).flatten(0, 2)
-            return to_bytes(quantize(grid, model.spec.levels), model.spec.levels).cpu()
-
-        def names(times: Sequence[float]) -> list[str]:
-            return [f"t = {round(t * schedule.steps) if schedule.steps else round(t, 3)}" for t in times]
-
-        of = of_class(model, label)
-        return stacked(
-            [
-                labelled(
-                    shown(forward),
-                    len(times),
-                    title=f"q(x_t | x_0): test images{of} at time t",
-                    column_names=names(times),
-                    row_names=["x_t"] * len(part.images),
-                ),
-                labelled(
-                    shown([s.noisy for s in back], [s.image for s in back]),
-                    len(back),
-                    title=f"p(x_0 … x_T): samples{of} ({model.sampling}) and the image that the network expects at t",
-                    column_names=names([s.t for s in back]),
-                    row_names=["x_t", "expected x_0"] * self.images,
-                ),
-            ]
+        return labelled(
+            _shown(model, forward),
+            len(times),
+            title=f"q(x_t | x_0): test images{of_class(model, label)} at time t",
+            column_names=_names(model, times),
+            row_names=["x_t"] * len(part.images),
         )
+
+
+def _shown(model: Stepwise, *rows: Sequence[Tensor]) -> Tensor:
+    """Of each image its rows, snapshots side by side."""
+    grid = torch.stack([torch.stack(list(row), 1) for row in rows], 1).flatten(0, 2)
+    return to_bytes(quantize(grid, model.spec.levels), model.spec.levels).cpu()
+
+
+def _names(model: Denoiser, times: Sequence[float]) -> list[str]:
+    steps = model.noise_schedule.steps
+    return [f"t = {round(t * steps) if steps else round(t, 3)}" for t in times]

@@ -32,7 +32,8 @@ from imago.diffusion.variances import FixedSmall, Variance
 from imago.errors import UserError
 from imago.images import Batch, Images, ImageSpec, Learned, Normalized, normalize, quantize
 from imago.measures import Likelihood
-from imago.models.base import Common, GenerativeModel, Loss
+from imago.models.base import Common, Loss
+from imago.models.stepwise import Stepwise
 from imago.nets.unet import UNet
 from imago.rng import BatchGenerator, PerImageGenerator
 
@@ -62,7 +63,7 @@ class DenoiserSettings(Common, total=False):
     p_uncond: Annotated[float, Field(ge=0, le=1)]
 
 
-class Denoiser(GenerativeModel):
+class Denoiser(Stepwise):
     """A network that estimates x_0 from x_t of equation 1.
 
     Its settings are those of :class:`DenoiserSettings`.
@@ -202,14 +203,13 @@ class Denoiser(GenerativeModel):
         (last,) = deque(self.trajectory(n, labels, generator), maxlen=1)
         return quantize(last.noisy, self.spec.levels)
 
-    def trajectory(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[State]:
-        """Yield the states of ``n`` samples at each of the sampler's times, from t = 1 to t = 0, in the present mode.
+    @property
+    def moments(self) -> int:
+        """The sampler's times."""
+        return len(self.sampler.times(self.noise_schedule.steps))
 
-        Args:
-            n: number of samples.
-            labels: of each on the model's device, conditional models only.
-            generator: the random stream of each.
-        """
+    def trajectory(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[State]:
+        """Yield the states at each of the sampler's times, from t = 1 to t = 0; see :meth:`Stepwise.trajectory`."""
         schedule = self.noise_schedule
 
         def draw() -> Normalized:
@@ -220,7 +220,7 @@ class Denoiser(GenerativeModel):
             return self.predict(noisy, times, labels, self.guidance)
 
         start = math.hypot(*schedule.at(1.0)) * draw()  # as wide as x_1 of images with variance 1
-        calls = len(self.sampler.times(schedule.steps)) - 1
+        calls = self.moments - 1
         context = Context(schedule, predict, draw, self.variance)
         for k, state in enumerate(self.sampler.trajectory(start, context), 1):
             self.report(min(k, calls), calls)

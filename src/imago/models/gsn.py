@@ -34,17 +34,19 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imago.capacity import Steps
+from imago.diffusion.samplers import State
 from imago.distributions import DistributionFactory, LogisticMixture, Parameters, distribution_of, sampling_dtype
 from imago.errors import UserError
-from imago.images import Batch, Images, ImageSpec, Normalized, bits_per_dim, normalize
-from imago.models.base import Common, GenerativeModel, Loss
+from imago.images import Batch, Images, ImageSpec, Normalized, bits_per_dim, normalize, quantize
+from imago.models.base import Common, Loss
+from imago.models.stepwise import Stepwise
 from imago.nets.mlp import MLPDecoder
 from imago.rng import BatchGenerator, PerImageGenerator
 
@@ -53,14 +55,7 @@ SMALLEST = 2.0**-25  # of a uniform number: at 0 a normal quantile would be infi
 Noise = BatchGenerator | PerImageGenerator
 
 
-class Step(NamedTuple):
-    """A step of the chain (equation 1): x̃_t and x_{t+1}."""
-
-    corrupted: Normalized
-    images: Images
-
-
-class GSN(GenerativeModel):
+class GSN(Stepwise):
     """A generative stochastic network.
 
     Args:
@@ -149,24 +144,26 @@ class GSN(GenerativeModel):
     def generate(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Images:
         """The last step of a trajectory."""
         (last,) = deque(self.trajectory(n, labels, generator), maxlen=1)
-        return last.images
+        return quantize(last.image, self.spec.levels)
+
+    @property
+    def moments(self) -> int:
+        """The steps of the chain."""
+        return self.steps
 
     @torch.no_grad()
-    def trajectory(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[Step]:
-        """Yield the steps of ``n`` chains, in double precision.
+    def trajectory(self, n: int, labels: Tensor | None, generator: PerImageGenerator) -> Iterator[State]:
+        """Yield the steps of the chain, x̃_t and x_{t+1} of equation 1; see :meth:`Stepwise.trajectory`.
 
-        In single precision a batch size that rounds a value differently would lead a chain elsewhere.
-
-        Args:
-            n: number of chains.
-            labels: of each on the model's device, conditional models only.
-            generator: the random stream of each.
+        In double precision: in single precision a batch size that rounds a value differently would lead a chain
+        elsewhere.
         """
         precise = sampling_dtype(self.device)
         net = copy.deepcopy(self.net).to(precise)
         corrupted = self.corrupt(torch.zeros(n, *self.spec.shape, dtype=precise, device=self.device), 1.0, generator)
         for step in range(self.steps):
             images = self.draw(net(corrupted.flatten(1), labels), generator)
-            yield Step(corrupted, images)
+            x = normalize(images, self.spec.levels, precise)
+            yield State(1 - step / self.steps, corrupted, x)
             self.report(step + 1, self.steps)
-            corrupted = self.corrupt(normalize(images, self.spec.levels, precise), self.corruption, generator)
+            corrupted = self.corrupt(x, self.corruption, generator)
