@@ -45,15 +45,15 @@ def walked(schedule: NoiseSchedule, walk: int, n: int, **sampler: Any) -> tuple[
     return last.noisy.flatten(), len(calls)
 
 
-@pytest.mark.parametrize("schedule", [GeometricNoise(0.02, 3.0, 30), DiscreteSchedule(Linear(), 30)])
+@pytest.mark.parametrize("schedule", [GeometricNoise(0.02, 3.0, 30), DiscreteSchedule(Linear(), 60)])
 def test_the_walk_ends_in_the_weights_and_variances_of_the_modes(schedule: NoiseSchedule) -> None:
     """Of a mixture whose modes no walk at the last level would leave; also where the image shrinks on the way."""
-    x, _ = walked(schedule, 30, 5_000)
+    x, _ = walked(schedule, 20, 5_000)
     of_modes = (x < 0, x > 0)
     for k, mode in enumerate(of_modes):
-        assert float(mode.float().mean()) == pytest.approx(float(WEIGHTS[k]), abs=0.03)
+        assert float(mode.float().mean()) == pytest.approx(float(WEIGHTS[k]), abs=0.04)
         assert float(x[mode].mean()) == pytest.approx(float(MEANS[k]), abs=0.02)
-        assert float(x[mode].std()) == pytest.approx(float(SCALES[k]), rel=0.08)
+        assert float(x[mode].std()) == pytest.approx(float(SCALES[k]), rel=0.15)
 
 
 @pytest.mark.parametrize(("levels", "walk", "steps"), [(7, 3, None), (7, 2, 4), (1, 5, None)])
