@@ -175,6 +175,11 @@ MISTAKES: list[tuple[str | None, list[str], str]] = [
     ("pixels", ["figure=manifold"], r"figure=manifold: .* a PixelCNN; .*autoencoder.*gan.*, vae"),
     ("gan", ["figure=latent_units"], r"figure=latent_units: .* a GAN; .*autoencoder.*conv_vae.*, vae"),
     ("gan", ["figure=reconstruction"], r"figure=reconstruction: .* a GAN; give a checkpoint of one of autoencoder, "),
+    (
+        "gan",
+        ["figure=vector_field"],
+        r"figure=vector_field: .* a GAN; .* one of ddpm, flow_matching, ncsn",
+    ),
     ("vae", ["figure=objective_gradients"], r"figure=objective_gradients: .* a VAE; give a checkpoint of one of .*gan"),
     ("gan", ["figure=steering"], r"figure=steering: .* a GAN; .*fvbn.*made.*, pixelcnn"),
     ("pixels", ["figure=steering", "figure.depths=[1]"], r"figure\.depths=\[1\]: .*less than 1"),
