@@ -251,5 +251,5 @@ def test_a_mistake_ends_with_one_message(
 def test_help_is_readable(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0
-    assert "figure: arithmetic, chains, completion, denoising, density, interpolation, latent_units, manifold, " in out
+    assert "figure: arithmetic, chains, completion, denoising, density, energy, interpolation, latent_units, " in out
     assert "python src/figure.py figure=completion checkpoint=" in out
