@@ -175,6 +175,7 @@ MISTAKES: list[tuple[str | None, list[str], str]] = [
     ("pixels", ["figure=manifold"], r"figure=manifold: .* a PixelCNN; .*autoencoder.*gan.*, vae"),
     ("gan", ["figure=latent_units"], r"figure=latent_units: .* a GAN; .*autoencoder.*conv_vae.*, vae"),
     ("gan", ["figure=reconstruction"], r"figure=reconstruction: .* a GAN; give a checkpoint of one of autoencoder, "),
+    ("gan", ["figure=trajectories"], r"figure=trajectories: .* a GAN; .* one of ddpm, flow_matching, gsn, ncsn"),
     (
         "gan",
         ["figure=vector_field"],

@@ -1,10 +1,12 @@
 """Figures of points in the plane: fields and paths are those of the model."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from helpers import configuration
@@ -16,7 +18,9 @@ from imago.diffusion.samplers import Context, Estimate, Euler, straight
 from imago.errors import UserError
 from imago.figures.base import Trained
 from imago.figures.plane import masses, middles, noisy_density
+from imago.figures.trajectories import Trajectories
 from imago.figures.vector_field import VectorField
+from imago.rng import PerImageGenerator
 from imago.training.run import build_model
 
 
@@ -89,6 +93,48 @@ def test_noise_spreads_the_density_exactly() -> None:
     one = noisy_density(masses(source, 40, label=0), 1.0, 1e-6)
     assert float(one.sum()) * 0.15**2 == pytest.approx(1, abs=1e-3)
     assert float((one.sum(1) * places).sum()) * 0.15**2 == pytest.approx(1.4, abs=1e-3)
+
+
+def bend(overrides: list[str], field: Any) -> tuple[Any, Any]:
+    """The picture of paths whose denoiser is ``field``, and the model."""
+    it = trained("data=toy2d", "model/network=mlp", *overrides)
+    it.model.predict = lambda noisy, t, *_: Estimate(field(noisy))
+    return Trajectories(samples=30).draw(it, quiet), it.model
+
+
+def test_paths_end_in_samples_with_the_colour_of_their_mode_and_are_as_long_as_they_look() -> None:
+    def one(noisy: Tensor) -> Tensor:
+        return torch.tensor([1.4, 0.1]).view(1, 2, 1, 1).expand_as(noisy)
+
+    for overrides, told in ((["model=flow_matching"], "1.00"), (["model=ddpm", "model.sampler.steps=50"], "1.[0-9]+")):
+        drawing, model = bend(overrides, one)
+        (ax,) = drawing.axes
+        lines, starts, ends = ax.collections
+        paths = np.stack(lines.get_segments())
+        samples = model.sample(30, generator=PerImageGenerator(0)).flatten(1).numpy()
+        assert np.allclose(paths[:, -1], samples, atol=1e-6)
+        assert np.array_equal(ends.get_offsets(), paths[:, -1])
+        assert np.array_equal(starts.get_offsets(), paths[:, 0])
+        assert np.linalg.norm(paths[:, 0], axis=1).mean() > 1, "they begin in noise"
+        assert (lines.get_colors()[:, :3] == to_rgb("C0")).all(), "all of them end in the first mode"
+        assert re.search(rf"paths {told} times as long as straight ones", ax.get_title())
+    assert not re.search(r"paths 1\.00 times", ax.get_title()), (
+        "the chain of ddpm shrinks at another pace than it moves"
+    )
+
+
+def test_paths_need_a_sampler_that_shows_them_and_points_in_the_plane() -> None:
+    with pytest.raises(UserError, match=r"figure=trajectories: .*Dopri5.* ends .*; choose model/sampler=heun"):
+        bend(["model=flow_matching", "model/sampler=dopri5"], None)
+    with pytest.raises(UserError, match=r"figure=trajectories: shows points in the plane, and mixture has none; give "):
+        Trajectories().draw(trained("model=gsn", "data=toy1d"), quiet)
+
+
+def test_the_paths_of_a_chain_without_time() -> None:
+    it = trained("model=gsn", "data=toy2d", "model.steps=4", "model.network.hidden=[8]")
+    paths = np.stack(Trajectories(samples=3).draw(it, quiet).axes[0].collections[0].get_segments())  # type: ignore
+    assert paths.shape == (3, 5, 2)
+    assert np.allclose(paths[:, -1], it.model.sample(3, generator=PerImageGenerator(0)).flatten(1))
 
 
 def test_a_field_needs_points_in_the_plane() -> None:
