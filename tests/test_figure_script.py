@@ -15,6 +15,7 @@ from helpers import Command, configuration, small
 from imago.checkpoints import load
 from imago.config import build
 from imago.data import ImageDataModule
+from imago.data.base import drawn
 from imago.figures.completion import known_part
 from imago.images import quantize
 from imago.models.autoregressive import Autoregressive
@@ -68,20 +69,20 @@ def test_rows_are_the_image_what_is_shown_and_completions(command: Command, runs
     given = [f"checkpoint={runs['pixels'].path}", "figure.images=3", "figure.completions=4", "figure.seed=2"]
     code, out, err = command("figure=completion", *given, "out=c.png")
     assert (code, out) == (0, "c.png\n"), err
-    drawn = cells("c.png", 3, 6)
-    originals = 255 * digits("dynamic").test.images[:3, 0].numpy()
-    assert np.array_equal(drawn[:, 0], originals)
-    assert np.array_equal(drawn[:, 1:, :4], np.broadcast_to(originals[:, None, :4], (3, 5, 4, 8)))
-    assert (drawn[:, 1, 4:] == 128).all()
-    assert len({completion.tobytes() for completion in drawn[:, 2:].reshape(12, 64)}) > 8, "several, not one"
+    shown = cells("c.png", 3, 6)
+    originals = 255 * drawn(digits("dynamic").test, "test", 3).images[:, 0].numpy()
+    assert np.array_equal(shown[:, 0], originals)
+    assert np.array_equal(shown[:, 1:, :4], np.broadcast_to(originals[:, None, :4], (3, 5, 4, 8)))
+    assert (shown[:, 1, 4:] == 128).all()
+    assert len({completion.tobytes() for completion in shown[:, 2:].reshape(12, 64)}) > 8, "several, not one"
     assert [path.name for path in Path().iterdir()] == ["c.png"], "nothing else is left behind"
 
     model = load(runs["pixels"].path)
     assert isinstance(model, Autoregressive)
-    images = digits("dynamic").test.images[:3].repeat_interleave(4, 0)
+    images = drawn(digits("dynamic").test, "test", 3).images.repeat_interleave(4, 0)
     top = torch.arange(8)[:, None] < 4
     expected = 255 * model.complete(images, top, generator=PerImageGenerator(2))
-    assert np.array_equal(drawn[:, 2:].reshape(12, 8, 8), expected[:, 0].numpy())
+    assert np.array_equal(shown[:, 2:].reshape(12, 8, 8), expected[:, 0].numpy())
 
 
 def test_a_conditional_model_is_given_the_classes(command: Command, runs: dict[str, Run]) -> None:

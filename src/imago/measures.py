@@ -61,6 +61,8 @@ class Protocol:
         data: data set and split that a likelihood is of, such as "mnist test".
         data_fingerprint: digest of that data set's training images.
         images: number of images that a likelihood is the mean of.
+        selection: "drawn" where they are some of a test split, drawn at random and the same every time; versions before
+            0.2 took the first.
         likelihood: "exact", "lower_bound", "estimate", which compares with estimates alone, or "part" for a part of a
             bound.
         estimator: how an estimate was made, such as "AIS, 100 chains, 10,000 temperatures".
@@ -102,6 +104,7 @@ class Protocol:
     data: str | None = _compared()
     data_fingerprint: str | None = _compared()
     images: int | None = _compared()
+    selection: str | None = _compared()
     likelihood: str | None = None
     estimator: str | None = None
     binarization: str | None = _compared()

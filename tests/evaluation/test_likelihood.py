@@ -107,7 +107,7 @@ def test_the_protocol_says_how() -> None:
         "binarization": "white with probability intensity / 255, one fixed draw",
         "conditional": False,
         "weights": "averaged",
-        "caveat": "from a lower bound of the likelihood: the true value is smaller or equal; of the first 100 of 180 "
+        "caveat": "from a lower bound of the likelihood: the true value is smaller or equal; of 100 of 180 "
         "images; compares with the same binarisation only",
     }
     data = digits()

@@ -10,6 +10,7 @@ from torch import Tensor
 from helpers import configuration
 from imago.config import build
 from imago.data import ImageDataModule
+from imago.data.base import drawn
 from imago.errors import UserError
 from imago.figures.base import Trained
 from imago.figures.steering import Steered, Steering, first_pixels, held
@@ -113,7 +114,7 @@ def test_what_is_shown_stays_and_the_rest_is_the_models(
             labels = PerImageGenerator(2).integers(5, 10)
         originals = model.sample(5, generator=PerImageGenerator(2))
     else:
-        part = {"test": data.test, "val": data.val}[source].part(slice(5))
+        part = drawn({"test": data.test, "val": data.val}[source], source, 5)
         originals, labels = part.images, part.labels if model.conditional else None
     for depth in found:
         mask = first_pixels(8, 8, depth.shown)

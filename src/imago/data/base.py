@@ -192,6 +192,22 @@ def seen_in_training(spec: ImageSpec, part: Dataset) -> Dataset:
     return part if known.all() else part.part(known.nonzero().flatten())
 
 
+def drawn(part: Dataset, split: str, count: int) -> Dataset:
+    """So many images of a split at random, the same every time; all of them in their own order.
+
+    Of a test split they are drawn, because the order of files means something: the first half of MNIST's is easier than
+    the second. The others are cut from a permutation, so their first are random.
+
+    Args:
+        part: of the split.
+        split: its name.
+        count: how many; more of them keep those that fewer have.
+    """
+    if count >= len(part):
+        return part
+    return part.part(torch.from_numpy(fixed_permutation(len(part))[:count]) if split == "test" else slice(count))
+
+
 def affordable(part: Dataset, most: int = 2**30) -> Dataset:
     """A split whose images can all be held at once: itself, or evenly spaced images of one that is not in memory.
 

@@ -328,6 +328,7 @@ def measure_by_ais(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,
         images=count,
+        selection="drawn" if split == "test" and count < len(part) else None,
         likelihood="estimate",
         estimator=f"AIS{told}, {chains} chains, {temperatures:,} temperatures",
         binarization=BINARIZATION[data.binarize],

@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from imago.config import check_has
 from imago.data import ImageDataModule
-from imago.data.base import Dataset, seen_by
+from imago.data.base import Dataset, drawn, seen_by
 from imago.errors import UserError
 from imago.measures import Likelihood, Measurement, Protocol
 from imago.models.base import ExplicitModel, evaluating, sum_of
@@ -89,7 +89,7 @@ def measure_likelihood(
         split: its images in their fixed order, a dynamically binarised split in its one fixed draw.
         averaged: whether the model has averaged weights; for the protocol.
         batch_size: images at a time; changes no number beyond rounding.
-        images: take the first ones only; ``None`` takes all. (Splits are cut from a permutation: the first are random.)
+        images: only so many, drawn at random and the same every time; ``None`` takes all.
         importance: also the importance-weighted bound with so many draws for each image: of z, or of the noise that
             makes real numbers of integers.
         bound_steps: of a diffusion's bound only so many terms for each image, drawn at random; ``None`` for all.
@@ -119,7 +119,9 @@ def measure_likelihood(
             f"{data.name} {split}: no image is of a class that has training images; measure another split, or train "
             "with conditional=false"
         )
-    count = len(part) if images is None else min(images, len(part))
+    available = len(part)
+    count = available if images is None else min(images, available)
+    part = drawn(part, split, count)
     bound_terms = None
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
@@ -155,6 +157,7 @@ def measure_likelihood(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,
         images=count,
+        selection="drawn" if split == "test" and count < available else None,
         likelihood=model.likelihood,
         estimator=model.estimator or None,
         binarization=BINARIZATION[data.binarize],
@@ -162,7 +165,7 @@ def measure_likelihood(
         bound_terms=bound_terms,
         dequantization=model.dequantization_name if isinstance(model, NormalizingFlow) else None,
         weights="averaged" if averaged else "last",
-        caveat=_caveat(model, model.likelihood, data, count, len(part), len(whole) - len(part)),
+        caveat=_caveat(model, model.likelihood, data, count, available, len(whole) - available),
     )
     measured: list[Measurement] = []
     bits_of = model.spec.dimensions * math.log(2)
@@ -171,7 +174,7 @@ def measure_likelihood(
         if name == "flow/nats" and isinstance(model, ProbabilityFlow) and probability_flow is not None:
             how = model.flow_estimator(probability_flow)
             told = replace(told, likelihood="estimate", estimator=how, bound_terms=None)
-            told = replace(told, caveat=_caveat(model, "estimate", data, count, len(part), len(whole) - len(part)))
+            told = replace(told, caveat=_caveat(model, "estimate", data, count, available, len(whole) - available))
         elif name not in ("nats", "iw/nats", "kl"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
@@ -241,7 +244,7 @@ def _caveat(
     if isinstance(model, Denoiser) and model.guidance:
         said.append("of the model without guidance, which samples have")
     if count < available:
-        said.append(f"of the first {count} of {available} images")
+        said.append(f"of {count} of {available} images")
     if unknown:
         said.append(f"without {unknown} images of classes that have no training images")
     if data.binarize:

@@ -13,7 +13,7 @@ import matplotlib.figure
 from PIL import Image
 
 from imago.data import ImageDataModule
-from imago.data.base import Dataset, seen_by
+from imago.data.base import Dataset, drawn, seen_by
 from imago.errors import UserError
 from imago.models.base import GenerativeModel
 from imago.paths import writing_to
@@ -68,7 +68,7 @@ def held_out(model: GenerativeModel, data: ImageDataModule, split: str, wanted: 
     """The images of a split that a model can be asked about, see :func:`imago.data.base.seen_by`.
 
     Args:
-        wanted: that many of them, the first, as ``figure.images`` says; 0 for all.
+        wanted: that many of them, as ``figure.images`` says, drawn at random and the same every time; 0 for all.
 
     Raises:
         UserError: there is none, or there are fewer.
@@ -81,7 +81,7 @@ def held_out(model: GenerativeModel, data: ImageDataModule, split: str, wanted: 
         )
     if wanted > len(part):
         raise UserError(f"figure.images={wanted}: {data.name} {split} has {len(part)}; give fewer")
-    return part.part(slice(wanted)) if wanted else part
+    return drawn(part, split, wanted) if wanted else part
 
 
 def write(picture: Picture, path: Path) -> None:

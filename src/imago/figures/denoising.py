@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure as Drawing
 from pydantic import NonNegativeInt, PositiveInt
 
+from imago.data.base import drawn
 from imago.figures.base import Figure, Trained, held_out
 from imago.images import bits_per_dim, normalize
 from imago.models.diffusion import Diffusion
@@ -32,7 +33,7 @@ class Denoising(Figure[Diffusion]):
     def draw(self, trained: Trained[Diffusion], progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
         model, data = trained.model, trained.data()
-        part = held_out(model, data, "test").part(slice(self.images))
+        part = drawn(held_out(model, data, "test"), "test", self.images)
         images, labels = model.checked(part.images, part.labels if model.conditional else None)
         steps = model.steps
         times = list(range(1, steps + 1))

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from imago.data.base import Dataset
+from imago.data.base import Dataset, drawn
 from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import AT_ONCE, codes_of, variances
 from imago.images import normalize
@@ -41,7 +41,7 @@ class LatentUnits(Figure[EncodingModel]):
     def draw(self, trained: Trained[EncodingModel], progress: Progress) -> Drawing:
         """See :meth:`Figure.draw`."""
         model, data = trained.model, trained.data()
-        part = held_out(model, data, "test").part(slice(self.images))
+        part = drawn(held_out(model, data, "test"), "test", self.images)
         activity = variances(codes_of(model, part))
         name = f"{type(model).__name__}, {len(part):,} test images of {data.name}"
         drawing = Drawing(figsize=(9, 3.6) if isinstance(model, Variational) else (5.5, 3.6), layout="constrained")

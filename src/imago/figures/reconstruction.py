@@ -8,6 +8,7 @@ from PIL import Image
 from pydantic import PositiveInt
 
 from imago.capacity import Cells
+from imago.data.base import drawn
 from imago.evaluation.reconstructions import pairs, reconstruct
 from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import AT_ONCE, labelled
@@ -39,7 +40,7 @@ class Reconstruction(Figure[EncodingModel]):
         """See :meth:`Figure.draw`."""
         model, data = trained.model, trained.data()
         part = held_out(model, data, self.split)
-        measured = part.part(slice(self.measured))
+        measured = drawn(part, self.split, self.measured)
         total = 0.0
         for first in range(0, len(measured), AT_ONCE):
             few = measured.part(slice(first, first + AT_ONCE))
@@ -47,7 +48,7 @@ class Reconstruction(Figure[EncodingModel]):
             total += float((reconstruct(model, few) - signal).double().square().sum())
             progress(first + len(few), len(measured))
         error = total / (len(measured) * model.spec.dimensions)
-        images, columns = pairs(model, part, self.rows, self.columns)
+        images, columns = pairs(model, measured, self.rows, self.columns)
         return labelled(
             images,
             columns,
