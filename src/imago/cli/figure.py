@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -17,6 +17,8 @@ from imago.paths import check_file_place, checkpoint_file
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from imago.figures.base import Figure
 
+SUFFIXES = (".png", ".svg", ".pdf")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -24,6 +26,7 @@ class Settings:
 
     checkpoint: str | None
     out: Annotated[str, Field(min_length=1)]
+    style: Literal["slides", "paper"] | None
     averaged: bool
     model: dict[str, Any]
     dir: str | None
@@ -37,8 +40,11 @@ def main(config: DictConfig) -> None:
     settings = check_settings(values, Settings, groups=["figure"])
     check_node(values["figure"], "figure", imported=False)
     out = Path(settings.out)
-    if out.suffix != ".png":
-        raise UserError(f"out={out}: figures are PNG files; give a name ending in .png")
+    if out.suffix not in SUFFIXES:
+        raise UserError(
+            f"out={out}: cannot write {out.suffix or 'nameless'} files; give a name ending in .png, or for "
+            "drawings .svg or .pdf"
+        )
     check_file_place(out)
     if settings.checkpoint is not None:
         checkpoint_file(settings.checkpoint)
@@ -51,6 +57,10 @@ def main(config: DictConfig) -> None:
 
     choice = HydraConfig.get().runtime.choices["figure"]
     figure: Figure[Any] = build(values["figure"], "figure")
+    if figure.pixels and out.suffix in (".svg", ".pdf"):
+        raise UserError(f"out={out}: figure={choice} is a grid of pixels; give a name ending in .png")
+    if figure.pixels and settings.style is not None:
+        raise UserError(f"style={settings.style}: figure={choice} is a grid of pixels, of one size; leave style=null")
     trained: Any = None
     if settings.checkpoint is None:
         if figure.needs_checkpoint:
@@ -68,7 +78,7 @@ def main(config: DictConfig) -> None:
         trained = Trained(model, partial(data_of, checkpoint, settings.dir, settings.path))
     with progress_bar(f"Drawing {choice}") as progress:
         picture = figure.draw(trained, progress)
-    write(picture, out)
+    write(picture, out, settings.style)
     print(out)
 
 

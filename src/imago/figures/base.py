@@ -15,6 +15,8 @@ from PIL import Image
 from imago.data import ImageDataModule
 from imago.data.base import Dataset, drawn, seen_by
 from imago.errors import UserError
+from imago.figures.styles import STYLES, restyle
+from imago.files import replacing
 from imago.models.base import GenerativeModel
 from imago.paths import writing_to
 from imago.pictures import write_png
@@ -43,13 +45,16 @@ class Figure(ABC, Generic[M]):
     Attributes:
         family: the models that it can be drawn of: GAN for a ``Figure[GAN]``.
         needs_checkpoint: whether there is nothing to draw without one.
+        pixels: whether it draws pixels, and no lines and letters of any size.
     """
 
     family: ClassVar[type[GenerativeModel]]
     needs_checkpoint: ClassVar[bool] = True
+    pixels: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
         (cls.family,) = get_args(getattr(cls, "__orig_bases__")[0])  # noqa: B009 - no attribute of classes in general
+        cls.pixels = cls.draw.__annotations__["return"] is Image.Image
 
     @abstractmethod
     def draw(self, trained: Trained[M], progress: Progress) -> Picture:
@@ -84,11 +89,24 @@ def held_out(model: GenerativeModel, data: ImageDataModule, split: str, wanted: 
     return drawn(part, split, wanted) if wanted else part
 
 
-def write(picture: Picture, path: Path) -> None:
-    """Write a figure as PNG.
+def write(picture: Picture, path: Path, style: str | None = None) -> None:
+    """Write a figure as PNG, or a drawing as SVG or PDF, as the name ends.
+
+    Args:
+        picture: the figure.
+        path: the file.
+        style: of drawings, one of :data:`imago.figures.styles.STYLES`; ``None`` for the figure's own.
 
     Raises:
         UserError: it cannot be written.
     """
+    dpi = 100
+    if style is not None and not isinstance(picture, Image.Image):
+        restyle(picture, STYLES[style])
+        dpi = STYLES[style].dpi
     with writing_to(path):
-        write_png(picture, path)
+        if path.suffix == ".png" or isinstance(picture, Image.Image):
+            write_png(picture, path, dpi)
+        else:
+            with replacing(path) as file, matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters
+                picture.savefig(file, format=path.suffix[1:], dpi=300)
