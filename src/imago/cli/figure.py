@@ -12,12 +12,12 @@ from pydantic import Field
 from imago import cli
 from imago.config import build, check_node, check_settings, choices_of, plain
 from imago.errors import UserError
-from imago.paths import check_file_place, checkpoint_file
+from imago.paths import check_file_place, checkpoint_file, folder_of
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from imago.figures.base import Figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
+DRAWINGS, ANIMATIONS = (".svg", ".pdf"), (".gif", ".webp")
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,30 @@ def main(config: DictConfig) -> None:
     settings = check_settings(values, Settings, groups=["figure"])
     check_node(values["figure"], "figure", imported=False)
     out = Path(settings.out)
-    if out.suffix not in SUFFIXES:
+    if out.suffix not in (".png", *DRAWINGS, *ANIMATIONS):
         raise UserError(
             f"out={out}: cannot write {out.suffix or 'nameless'} files; give a name ending in .png, or for "
-            "drawings .svg or .pdf"
+            "drawings .svg or .pdf, for animations .gif or .webp"
         )
     check_file_place(out)
     if settings.checkpoint is not None:
-        checkpoint_file(settings.checkpoint)
+        file = checkpoint_file(settings.checkpoint)
     # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
     check_node(values["figure"], "figure")
     from imago.checkpoints import model_of, read
     from imago.data import data_of
-    from imago.figures.base import Trained, write
+    from imago.figures.base import Animated, Trained, write, write_animation
     from imago.progress import progress_bar
 
     choice = HydraConfig.get().runtime.choices["figure"]
     figure: Figure[Any] = build(values["figure"], "figure")
-    if figure.pixels and out.suffix in (".svg", ".pdf"):
+    moving = out.suffix in ANIMATIONS
+    if moving and not isinstance(figure, Animated):
+        able = ", ".join(choices_of("figure", Animated))
+        raise UserError(f"out={out}: figure={choice} does not move, {able} do; give a name ending in .png")
+    if moving and settings.style is not None:
+        raise UserError(f"style={settings.style}: an animation has one size; leave style=null")
+    if figure.pixels and out.suffix in DRAWINGS:
         raise UserError(f"out={out}: figure={choice} is a grid of pixels; give a name ending in .png")
     if figure.pixels and settings.style is not None:
         raise UserError(f"style={settings.style}: figure={choice} is a grid of pixels, of one size; leave style=null")
@@ -75,10 +81,16 @@ def main(config: DictConfig) -> None:
                 f"figure={choice}: cannot be drawn of {settings.checkpoint}, a {type(model).__name__}; give a "
                 f"checkpoint of one of {able}"
             )
-        trained = Trained(model, partial(data_of, checkpoint, settings.dir, settings.path))
+        trained = Trained(model, partial(data_of, checkpoint, settings.dir, settings.path), folder_of(file))
     with progress_bar(f"Drawing {choice}") as progress:
-        picture = figure.draw(trained, progress)
-    write(picture, out, settings.style)
+        if isinstance(figure, Animated) and moving:
+            frames = figure.frames(trained, progress)
+        else:
+            picture = figure.draw(trained, progress)
+    if moving:
+        write_animation(frames, out)
+    else:
+        write(picture, out, settings.style)
     print(out)
 
 

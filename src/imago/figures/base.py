@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, get_args
 
 import matplotlib.figure
+import torch
 from PIL import Image
 
 from imago.data import ImageDataModule
@@ -24,6 +25,9 @@ from imago.progress import Progress
 
 Picture = Image.Image | matplotlib.figure.Figure
 M = TypeVar("M", bound=GenerativeModel)
+MOST_FRAMES = 60
+LONGEST_SIDE = 800  # pixels of an animation
+MILLISECONDS, SHORTEST, END = 5000, 80, 1500  # of an animation, at least of each frame, of the last one
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,12 @@ class Trained(Generic[M]):
     Attributes:
         model: in evaluation mode, on the device of choice.
         data: reads the data that the model was trained on; raises UserError where they cannot be had.
+        folder: of the run, with the samples that it kept.
     """
 
     model: M
     data: Callable[[], ImageDataModule]
+    folder: Path = Path()
 
 
 class Figure(ABC, Generic[M]):
@@ -67,6 +73,22 @@ class Figure(ABC, Generic[M]):
         Raises:
             UserError: the settings do not fit the model or its data.
         """
+
+
+class Animated(Figure[M]):
+    """A figure of something that takes its course, which an animation shows."""
+
+    @abstractmethod
+    def frames(self, trained: Trained[M], progress: Progress) -> list[Image.Image]:
+        """Draw the moments of an animation, one or more and at most :data:`MOST_FRAMES`, of one size.
+
+        Arguments and errors are those of :meth:`draw`.
+        """
+
+
+def spread(count: int, most: int) -> list[int]:
+    """The numbers of ``count`` things, or of ``most`` of them from the first to the last."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long().tolist()
 
 
 def held_out(model: GenerativeModel, data: ImageDataModule, split: str, wanted: int = 0) -> Dataset:
@@ -110,3 +132,18 @@ def write(picture: Picture, path: Path, style: str | None = None) -> None:
         else:
             with replacing(path) as file, matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters
                 picture.savefig(file, format=path.suffix[1:], dpi=300)
+
+
+def write_animation(frames: list[Image.Image], path: Path) -> None:
+    """Write frames as an endless GIF or WebP, as the name ends; the last one is shown longer.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    scale = min(1, LONGEST_SIDE / max(frames[0].size))
+    size = (round(scale * frames[0].width), round(scale * frames[0].height))
+    first, *rest = (frame.convert("RGB").resize(size, Image.Resampling.LANCZOS) for frame in frames)
+    pause = max(MILLISECONDS // len(frames), SHORTEST)
+    durations = [pause] * len(rest) + [END]
+    with writing_to(path), replacing(path) as file:
+        first.save(file, path.suffix[1:], save_all=True, append_images=rest, duration=durations, loop=0)

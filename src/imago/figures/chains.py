@@ -16,7 +16,7 @@ from torch import Tensor
 from imago.capacity import Cells
 from imago.diffusion.samplers import State
 from imago.errors import UserError
-from imago.figures.base import Figure, Trained
+from imago.figures.base import MOST_FRAMES, Animated, Trained, spread
 from imago.figures.latents import class_of, first_of, labelled, of_class, repeated, stacked
 from imago.images import normalize, quantize, to_bytes
 from imago.models.denoiser import Denoiser
@@ -26,7 +26,7 @@ from imago.rng import PerImageGenerator
 
 
 @dataclass
-class Chains(Figure[Stepwise]):
+class Chains(Animated[Stepwise]):
     """Samples step by step, each with what the network took the image to be; of denoisers test images at growing t too.
 
     What lies beyond black and white is cut.
@@ -45,7 +45,7 @@ class Chains(Figure[Stepwise]):
 
     def spread(self, moments: int) -> list[int]:
         """The numbers of those of so many moments that are drawn."""
-        return torch.linspace(0, moments - 1, min(self.snapshots, moments)).round().long().tolist()
+        return spread(moments, self.snapshots)
 
     @torch.no_grad()
     def draw(self, trained: Trained[Stepwise], progress: Progress) -> Image.Image:
@@ -53,12 +53,7 @@ class Chains(Figure[Stepwise]):
         model = trained.model
         label = class_of(model, self.label)
         pictures = [self._forward(model, trained, label)] if isinstance(model, Denoiser) else []
-        generator = PerImageGenerator(self.seed, device=model.device)
-        labels = model.labels_for(self.images, None if label is None else repeated(label, self.images), generator)
-        states: list[State] = []
-        for state in model.trajectory(self.images, labels, generator):
-            states.append(state)
-            progress(len(states), model.moments)
+        states = self._walked(model, label, progress)
         moments = self.spread(len(states))
         back = [states[k] for k in moments]
         title, rows = f"samples{of_class(model, label)} ({model.sampling})", ["x̃_t", "x_t+1"]
@@ -69,6 +64,36 @@ class Chains(Figure[Stepwise]):
         grid = _shown(model, [s.noisy for s in back], [s.image for s in back])
         pictures.append(labelled(grid, len(back), title=title, column_names=columns, row_names=rows * self.images))
         return stacked(pictures)
+
+    @torch.no_grad()
+    def frames(self, trained: Trained[Stepwise], progress: Progress) -> list[Image.Image]:
+        """See :meth:`Animated.frames`: samples alone, side by side."""
+        model = trained.model
+        label = class_of(model, self.label)
+        states = self._walked(model, label, progress)
+        moments = spread(len(states), MOST_FRAMES)
+        rows, names = ["x̃_t", "x_t+1"], [f"step {k + 1}" for k in moments]
+        if isinstance(model, Denoiser):
+            rows, names = ["x_t", "expected x_0"], _names(model, [states[k].t for k in moments])
+        return [
+            labelled(
+                _shown(model, [torch.cat([states[k].noisy, states[k].image])]),
+                self.images,
+                title=f"samples{of_class(model, label)} ({model.sampling})",
+                column_names=[name],
+                row_names=rows,
+            )
+            for k, name in zip(moments, names, strict=True)
+        ]
+
+    def _walked(self, model: Stepwise, label: int | None, progress: Progress) -> list[State]:
+        generator = PerImageGenerator(self.seed, device=model.device)
+        labels = model.labels_for(self.images, None if label is None else repeated(label, self.images), generator)
+        states: list[State] = []
+        for state in model.trajectory(self.images, labels, generator):
+            states.append(state)
+            progress(len(states), model.moments)
+        return states
 
     def _forward(self, model: Denoiser, trained: Trained[Stepwise], label: int | None) -> Image.Image:
         data = trained.data()
