@@ -238,6 +238,7 @@ COMMANDS: dict[str, str] = {
 # More of train.py, as lists of overrides.
 MISTAKES = [
     (["model=gam"], r"model=gam: no such choice; did you mean gan\? choose one of .*dcgan, .*gan"),
+    (["model=gna"], r"model=gna: no such choice; did you mean gan\? "),
     (["data=cifar"], r"data=cifar: no such choice; did you mean cifar10\?"),
     (["modle=gan"], r"modle=gan: no such setting; did you mean model\?"),
     (["model.latant=3"], r"model\.latant=3: no such setting; .*latent"),

@@ -180,8 +180,9 @@ def _not_of_this_model(group: str, choices: Mapping[str, Any]) -> str:
 
 
 def _one_of(name: str, known: Any, told: str, shown: Any = None) -> str:
-    """The nearest of what is known, and all of it."""
-    close = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(name.lower(), known, 1)
+    """The nearest of what is known, of equally near ones that with the same letters, and all of it."""
+    close = difflib.get_close_matches(name, known, 3) or difflib.get_close_matches(name.lower(), known, 3)
+    close.sort(key=lambda other: sorted(other) != sorted(name.lower()))
     return f"{f'did you mean {close[0]}? ' if close else ''}{told} {', '.join(shown or known)}"
 
 
