@@ -83,7 +83,7 @@ COMMANDS: dict[str, str] = {
     "sample checkpoint=RUN out=RUN/checkpoints": r"out=.*: a folder with files in it and no settings\.json",
     "sample checkpoint=RUN out=RUN": r"out=.*: a folder with files in it and no settings\.json",
     "figure checkpoint=RUN out=RUN/curves.png": r"out=.*/curves\.png: belongs to the run",
-    "figure checkpoint=RUN out=adir": r"out=adir: figures are PNG files",
+    "figure checkpoint=RUN out=adir": r"out=adir: cannot write nameless files; give a name ending in",
     "figure checkpoint=RUN out=pipe.png": r"out=pipe\.png: is a pipe or a device",
     "train_classifier out=adir": r"out=adir: is a folder; give another name",
     "train_classifier out=pipe": r"out=pipe: is a pipe or a device",
@@ -288,7 +288,7 @@ MISTAKES = [
     (
         ["model/sampler=ddim"],
         r"^error: model/sampler=ddim: model=gan has no group model/sampler; its own are .*model/objective, "
-        r".*; leave it out, or choose a model that has one: ddpm, flow_matching$",
+        r".*; leave it out, or choose a model that has one: ddpm, flow_matching, ncsn$",
     ),
     (
         ["model/distribution=softmax"],

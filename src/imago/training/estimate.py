@@ -26,7 +26,7 @@ from imago.data.stream import check_batch_size
 from imago.errors import UserError
 from imago.images import Batch
 from imago.models.autoregressive import Autoregressive
-from imago.models.base import GenerativeModel, evaluating, frozen
+from imago.models.base import GenerativeModel, evaluating
 from imago.models.denoiser import Denoiser
 from imago.nets.incremental import Recomputed
 from imago.rng import PerImageGenerator
@@ -246,11 +246,26 @@ def _product(_: Any, a: torch.Size, b: torch.Size, *rest: Any, **named: Any) -> 
 IN_PLACE = {torch.ops.aten.addmm_: _product, torch.ops.aten.baddbmm_: _product}
 
 
+class _Whole:
+    """Where torch's counter asks which module an operation is of: of the whole.
+
+    Its own hooks into modules fail where a model takes a gradient by its input, as those of energies do.
+    """
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
 def flop_of(work: Callable[[], object]) -> int:
     """The floating point operations of the matrix products, convolutions and attention in some work."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
+    counter.mod_tracker = _Whole()  # type: ignore[assignment]
+    with counter:
         work()
     return counter.get_total_flops()
 
@@ -260,7 +275,7 @@ def flop_per_sample(model: GenerativeModel) -> float:
     """The floating point operations of one drawn image, of which what repeats itself is done only once."""
     generator = PerImageGenerator(0, device=model.device)
     condition = model.labels_for(1, None, generator)
-    with evaluating(model), frozen(model):  # the counter hooks itself into modules whose inputs want a gradient
+    with evaluating(model):
         if isinstance(model, Denoiser):
             noisy = torch.zeros(1, *model.spec.shape, device=model.device)
             t = torch.ones(1, device=model.device)
