@@ -57,6 +57,9 @@ BUDGETS = (
     "realnvp_mnist",
     "glow_mnist",
     "rbm_mnist",
+    "ebm_mnist",
+    "gsn_mnist",
+    "ncsn_mnist",
 )
 BUSY = 0.2  # assumed share of the peak that a GPU reaches
 TOGETHER = 0.9  # assumed efficiency of eight
