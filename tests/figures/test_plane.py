@@ -9,31 +9,15 @@ import torch
 from matplotlib.colors import to_rgb
 from torch import Tensor
 
-from helpers import configuration
-from imago.config import build
-from imago.data import ImageDataModule
+from figures.test_density import quiet, trained
 from imago.data.shapes import EightGaussians
 from imago.data.sources import Toy
 from imago.diffusion.samplers import Context, Estimate, Euler, straight
 from imago.errors import UserError
-from imago.figures.base import Trained
 from imago.figures.plane import masses, middles, noisy_density
 from imago.figures.trajectories import Trajectories
 from imago.figures.vector_field import VectorField
 from imago.rng import PerImageGenerator
-from imago.training.run import build_model
-
-
-def quiet(done: int, total: int) -> None:
-    pass
-
-
-def trained(*overrides: str) -> Trained[Any]:
-    config = configuration(*overrides)
-    data: ImageDataModule = build(config["data"], "data")
-    data.prepare()
-    torch.manual_seed(0)
-    return Trained(build_model(config, data.spec).eval(), lambda: data)
 
 
 def expected(noisy: Tensor, alpha: float, sigma: float) -> Tensor:
