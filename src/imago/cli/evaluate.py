@@ -123,7 +123,9 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
     averaged = settings.averaged and bool(average_of(checkpoint))
     check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
-    check_has(model, ProbabilityFlow, "probability_flow", settings.probability_flow, "differential equation to noise")
+    check_has(
+        model, ProbabilityFlow, "probability_flow", settings.probability_flow, "likelihood by its probability flow"
+    )
     check_has(model, SummedBound, "bound_steps", settings.bound_steps, "sum over steps")
     data = data_of(checkpoint, settings.dir, settings.path)
     model.spec = data.spec  # the same, and checkpoints of version 0.1 do not know how frequent the classes are

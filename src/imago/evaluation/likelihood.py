@@ -111,7 +111,7 @@ def measure_likelihood(
             weights of a model without them.
     """
     check_has(model, ImportanceWeighted, "importance", importance, "importance-weighted bound")
-    check_has(model, ProbabilityFlow, "probability_flow", probability_flow, "differential equation to noise")
+    check_has(model, ProbabilityFlow, "probability_flow", probability_flow, "likelihood by its probability flow")
     whole = data.split(split)
     part = seen_by(model, whole)
     if not len(part):

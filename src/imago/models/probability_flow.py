@@ -82,7 +82,7 @@ class ProbabilityFlow(Denoiser, ABC):
             tolerance,
             tolerance,
             end=end,
-            scale=math.hypot(1 - end, end) if end < 1 else 1.0,
+            scale=math.hypot(1 - end, end),
         )
         return -density - values * math.log(width)
 
