@@ -102,7 +102,7 @@ class ImageSet(Dataset):
 
     def take(self, indices: np.ndarray) -> Batch:
         """See :meth:`Dataset.take`; on the device of the images."""
-        wanted = torch.from_numpy(indices).to(self.images.device)
+        wanted = sent(indices, self.images.device)
         # index_select is 20 times as fast on uint8 as images[indices].
         images = self.images.index_select(0, wanted)
         return Batch(images, None if self.condition is None else self.condition.index_select(0, wanted))
@@ -115,6 +115,12 @@ class ImageSet(Dataset):
     def to(self, device: torch.device) -> "ImageSet":
         """The same images on a device."""
         return ImageSet(self.images.to(device), None if self.condition is None else self.condition.to(device))
+
+
+def sent(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """Numbers on a device. A GPU is sent them from pinned memory: the processor does not wait until it has them."""
+    tensor = torch.from_numpy(numbers)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class MapStyle(Dataset):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imago.data.base import Dataset
+from imago.data.base import Dataset, sent
 from imago.errors import UserError
 from imago.images import Batch
 
@@ -37,7 +37,7 @@ def black_and_white(images: Tensor, below: np.ndarray) -> Tensor:
     Returns:
         uint8 (n, C, H, W), 0 or 1, on the device of ``images``.
     """
-    return (images > torch.from_numpy(below).to(images.device)).to(torch.uint8)
+    return (images > sent(below, images.device)).to(torch.uint8)
 
 
 def check_batch_size(batch_size: int, n_images: int, processes: int = 1) -> None:
@@ -120,7 +120,7 @@ class BatchStream:
         """This process's share of batch ``number``. Everything random is drawn on the CPU, whatever the device."""
         images, condition = self.data.take(indices)
         if self.flip:
-            chosen = torch.from_numpy(np.flatnonzero(mirrored)).to(images.device)
+            chosen = sent(np.flatnonzero(mirrored), images.device)
             flipped = images.index_select(0, chosen).flip(-1)
             _words(images).index_copy_(0, chosen, _words(flipped))
         if self.binarize:

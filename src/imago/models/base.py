@@ -311,9 +311,9 @@ class GenerativeModel(LightningModule, ABC):
                 nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
             logs = {f"gradient_norm/{loss.network}": norm}
             if self.gradient_skip is not None:
-                skipped = not bool(norm <= self.gradient_skip)  # also where the norm is not a number
-                self._means.add({f"skipped/{loss.network}": norm.new_tensor(float(skipped))}, finite_only=True)
-                if skipped:
+                skipped = ~(norm <= self.gradient_skip)  # also where the norm is not a number
+                self._means.add({f"skipped/{loss.network}": skipped}, finite_only=True)
+                if bool(skipped):
                     return
             self._means.add(logs, finite_only=self.gradient_skip is not None)
         if self.schedule is not None:

@@ -217,8 +217,8 @@ def check_features(spec: ImageSpec, **features: int) -> None:
 
 def grouped_order(features: int, channels: int, parts: int, device: torch.device) -> Tensor:
     """The order of ``parts`` maps of features in which each channel group has those of all parts side by side."""
-    index = torch.arange(parts * features).view(parts, features)
-    return torch.cat([index[:, start:end].reshape(-1) for start, end in parts_of(features, channels)]).to(device)
+    index = torch.arange(parts * features, device=device).view(parts, features)
+    return torch.cat([index[:, start:end].reshape(-1) for start, end in parts_of(features, channels)])
 
 
 def from_above(source: Row, weight: Tensor, bias: Tensor, into: Tensor, rows: int, left: int) -> Operation:
