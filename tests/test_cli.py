@@ -111,7 +111,7 @@ def test_multirun_jobs_are_apart_also_when_one_fails(command, tmp_path: Path) ->
 
 
 def test_a_sweep_without_measurements(command, tmp_path: Path) -> None:
-    given = ["logger=csv", "metrics=none", "trainer=cpu", "model=gan,made", "max_seconds=null", "max_images=64"]
+    given = ["logger=csv", "metrics=none", "trainer=cpu", "model=gan,made", "seed=0", "max_images=64"]
     code, _, err = command("-m", "sweep=lecture", *given)
     assert code == 0, err
     finished = sorted(tmp_path.glob("logs/sweeps/*/*/summary.json"))

@@ -20,6 +20,7 @@ from PIL import Image
 
 from helpers import configuration, small
 from imago import cli
+from imago.board.records import read_record
 from imago.checkpoints import load
 from imago.rng import PerImageGenerator
 from imago.runs import Run
@@ -140,18 +141,19 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     results = json.loads((run.path / "evaluation.json").read_text())
     in_training = run.summary["metrics"]
     more = ["precision", "recall", "density", "coverage", "inception_score", "authenticity"]
-    names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more), "copies"]
+    names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more), "copies", "edge_width"]
     assert [result["name"] for result in results] == names, "the latter are not measured in training"
-    assert re.search(r"precision_classifier +[\d.]+ † .*k = 3", out)
+    assert re.search(r"precision_classifier +[\d.]+ \(held-out [\d.]+\) † .*k = 3", out)
     assert "† precision_classifier, recall_classifier, density_classifier, coverage_classifier: unreliable" in out
     assert re.search(r"inception_score_classifier +[\d.]+ ± [\d.]+", out)
     assert re.search(r"authenticity_classifier +[\d.]+ \(held-out 0[\d.]*\)", out)
     for result in results[:2]:
         before = in_training[f"val/{result['name']}"]
         assert result["value"] == before["value"], "same weights, seed and sample count: the same number"
-        pace = {"seconds_per_sample", "device"}  # the clock's, not the model's
-        assert result["protocol"].keys() == before["protocol"].keys()
-        assert {k: v for k, v in result["protocol"].items() if k not in pace} == {
+        pace = {"seconds_per_sample", "seconds_alone", "device"}  # the clock's, not the model's
+        beside = {"held_out", "held_out_images", "held_out_value"}
+        assert result["protocol"].keys() == before["protocol"].keys() | beside | {"seconds_alone"}
+        assert {k: v for k, v in result["protocol"].items() if k not in pace | beside} == {
             k: v for k, v in before["protocol"].items() if k not in pace
         }
         assert (result["checkpoint"], result["images_seen"]) == ("last.ckpt", before["images_seen"])
@@ -159,12 +161,12 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     # The same again replaces, on another machine too; anything else stands beside it.
     elsewhere = [result | {"protocol": result["protocol"] | {"device": "NVIDIA H200"}} for result in results]
     (run.path / "evaluation.json").write_text(json.dumps(elsewhere))
-    for more, count in (([], 9), (["averaged=false"], 18), (["metrics.samples=60"], 27), (["seed=2"], 36)):
+    for more, count in (([], 10), (["averaged=false"], 20), (["metrics.samples=60"], 30), (["seed=2"], 40)):
         assert command("evaluate", *given, *more)[0] == 0
         assert len(json.loads((run.path / "evaluation.json").read_text())) == count
     kept = json.loads((run.path / "evaluation.json").read_text())
-    assert [(r["name"], r["value"]) for r in kept[:9]] == [(r["name"], r["value"]) for r in results]
-    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 9 + ["last"] * 9 + ["averaged"] * 18
+    assert [(r["name"], r["value"]) for r in kept[:10]] == [(r["name"], r["value"]) for r in results]
+    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 10 + ["last"] * 10 + ["averaged"] * 20
     assert len({result["value"] for result in kept if result["name"] in names[:2]}) == 8
 
 
@@ -218,7 +220,7 @@ def test_of_several_checkpoints_a_broken_one_stops_no_other(
         assert len(lines) == len(beginnings)
         assert all(line.startswith(beginning) for line, beginning in zip(lines, beginnings, strict=True))
     for folder in ("a", "c"):
-        assert len(json.loads((tmp_path / folder / "evaluation.json").read_text())) == 9
+        assert len(json.loads((tmp_path / folder / "evaluation.json").read_text())) == 10
     assert (tmp_path / "c" / "evaluation.json.1").read_text() == "[{"
     assert not (tmp_path / "b" / "evaluation.json").exists()
 
@@ -258,6 +260,16 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
     assert (data["data"], data["images"], data["likelihood"], data["weights"]) == (
         "digits test", 180, "exact", "averaged",
     )  # fmt: skip
+
+    # Each image's nats have a file of their own, which the board reads, and which the same measurement replaces.
+    each = np.load(explicit.path / results[1]["each"])
+    assert each.shape == (180,)
+    assert each.mean() == pytest.approx(results[1]["value"], rel=1e-6)
+    assert each.std(ddof=1) / 180**0.5 == pytest.approx(results[1]["protocol"]["standard_error"], rel=1e-5)
+    (nats,) = [m for m in read_record(explicit.path).measured if m.name == "nats" and m.split == "test"]
+    assert nats.of_each_image() == pytest.approx(each)
+    assert command("evaluate", f"checkpoint={explicit.path}", "metrics=none")[0] == 0
+    assert len(list((explicit.path / "each").iterdir())) == 1
 
     # The validation split: what the run measured last. Best was chosen by it.
     for which in ("last", "best"):

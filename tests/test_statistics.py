@@ -4,8 +4,18 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from imago.statistics import Estimate, explained_share, jackknife
+from imago.statistics import (
+    Difference,
+    all_above,
+    explained_share,
+    holm,
+    jackknife,
+    mean_of,
+    on_the_same_images,
+    welch,
+)
 
 
 def test_it_is_one_minus_the_ratio_of_squared_distances() -> None:
@@ -32,21 +42,60 @@ def test_all_nothing_and_no_variance() -> None:
     assert (one.value, one.error, none.value, none.error) == (1, 0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("above", "below", "value", "error"),
-    [
-        (Estimate(6.0, 0.3), Estimate(3.0, 0.0), 2.0, 0.1),
-        (Estimate(6.0, 0.0), Estimate(3.0, 0.3), 2.0, 0.2),
-        (Estimate(6.0, 0.3), Estimate(3.0, 0.3), 2.0, 0.05**0.5),
-        (Estimate(0.0, 0.3), Estimate(-3.0, 0.3), 0.0, 0.1),
-    ],
-)
-def test_a_ratio_has_the_errors_of_both(above: Estimate, below: Estimate, value: float, error: float) -> None:
-    ratio = above.over(below)
-    assert (ratio.value, ratio.error) == (pytest.approx(value), pytest.approx(error))
-
-
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     x = np.array([1.0, 4.0, 9.0, 16.0])
     without = (x.sum() - x) / 3
     assert jackknife(without) == pytest.approx(x.std(ddof=1) / 2)
+
+
+def test_tests_of_means_are_those_of_scipy() -> None:
+    random = np.random.default_rng(2)
+    first, second = random.normal(1, 1, 5), random.normal(0, 4, 9)
+    ours, theirs = welch(first.tolist(), second.tolist()), stats.ttest_ind(second, first, equal_var=False)
+    assert (ours.value / ours.error, ours.freedom, ours.p) == pytest.approx(
+        (theirs.statistic, theirs.df, theirs.pvalue)
+    )
+    assert mean_of(first.tolist()).p == pytest.approx(stats.ttest_1samp(first, 0).pvalue)
+    same, more = [3.0] * 5, [4.0] * 5
+    assert (welch(same, same).p, welch(same, more).p) == (1, 0), "without any spread"
+
+
+def test_pairs_of_images_take_out_what_is_hard_for_all() -> None:
+    """Images differ by 10, runs by 0.1: with one value a run it is Welch's test, and more images add their noise."""
+    random = np.random.default_rng(3)
+    hard = random.normal(0, 10, 1000)
+    first, second = (mean + random.normal(0, 0.1, (5, 1)) + hard for mean in (0.0, 1.0))
+    found = on_the_same_images(first, second)
+    plain = welch(first.mean(1).tolist(), second.mean(1).tolist())
+    assert (found.value, found.error) == (pytest.approx(plain.value), pytest.approx(plain.error, rel=1e-6))
+    noisy = on_the_same_images(first, second + random.normal(0, 20, (5, 1000)))
+    assert noisy.error == pytest.approx(np.hypot(20 / np.sqrt(5) / np.sqrt(1000), plain.error), rel=0.2)
+
+
+def test_the_error_of_pairs_holds_over_runs_and_images() -> None:
+    """Where the truth is 0, p is below 5% in 5% of all draws of runs and images together."""
+    random, below = np.random.default_rng(4), 0
+    for _ in range(1500):
+        hard = random.normal(0, 5, 40)
+        first, second = (
+            random.normal(0, 0.5, (5, 1)) + hard + random.normal(0, 2, 40) + random.normal(0, 0.5, (5, 40))
+            for _ in range(2)
+        )
+        below += on_the_same_images(first, second).p < 0.05
+    assert 0.03 < below / 1500 < 0.065
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_all_are_above_or_one_is_below() -> None:
+    def at(value: float, p: float) -> Difference:
+        return Difference(value, abs(value) / stats.t.isf(p / 2, 8), 8)
+
+    found = all_above([at(1, 0.01), at(2, 0.2)])
+    assert (found.holds, found.p) == (True, pytest.approx(0.2))
+    found = all_above([at(1, 0.001), at(-2, 0.02), at(-1, 0.5)])
+    assert (found.holds, found.p) == (False, pytest.approx(0.06))

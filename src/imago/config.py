@@ -124,6 +124,7 @@ class Settings:
     max_images: PositiveInt | None
     max_updates: PositiveInt | None
     max_seconds: PositiveFloat | None
+    max_cpu_seconds: PositiveFloat | None
     max_wall_seconds: PositiveFloat | None
     measuring_share: PositiveFloat | None
     every: Every
@@ -198,7 +199,7 @@ def check_top(config: Mapping[str, Any]) -> Settings:
     settings = check_settings(config, Settings, GROUPS)
     for name, value in config.items():
         check_plain(value, name)  # what a checkpoint could not hold, so that it could not be read
-    limits = ("max_images", "max_updates", "max_seconds", "max_wall_seconds")
+    limits = ("max_images", "max_updates", "max_seconds", "max_cpu_seconds", "max_wall_seconds")
     if all(getattr(settings, limit) is None for limit in limits):
         raise UserError(f"{', '.join(f'{limit}=null' for limit in limits)}: give at least one, e.g. max_images=1000000")
     if settings.name is not None:

@@ -1,7 +1,7 @@
 """What the numbers mean that models are measured by: which way is better, how they were obtained, which compare."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,9 @@ Better = Literal["low", "high"] | None
 # that may err to either side.
 Likelihood = Literal["exact", "lower_bound", "estimate", "none"]
 RELATIONS = {"exact": "=", "lower_bound": "≤", "estimate": "≈"}
+
+# Where a run keeps what was measured of every image.
+EACH = "each"
 
 # What is measured, in the order of a board's columns: by the beginnings of the names, which an extractor's may follow,
 # which way is better, a title, and what the number is. Of the last ones neither way is better: held-out images say what
@@ -39,6 +42,7 @@ MEASURES: dict[str, tuple[Better, str, str]] = {
         "Authentic",
         "Share of samples that are no near copies; as that of held-out images is best",
     ),
+    "edge_width": (None, "Edges", "Width of edges in pixels; as that of held-out images is best"),
     "copies": (None, "Copies", "Share of the samples that are a training image, pixel by pixel"),
 }
 
@@ -96,6 +100,7 @@ class Protocol:
         nfe: network evaluations that drawing one sample takes.
         sampler: how samples were drawn, where there is a choice.
         seconds_per_sample: time to draw one sample, in batches.
+        seconds_alone: time to draw one image alone.
         device: what that time depends on.
         caveat: what to beware of; "none" for nothing.
         other: entries of other versions, and those whose value has not the type it should have.
@@ -137,6 +142,7 @@ class Protocol:
     nfe: int | None = None
     sampler: str | None = None
     seconds_per_sample: float | None = _outcome()
+    seconds_alone: float | None = _outcome()
     device: str | None = _outcome()
     caveat: str | None = _outcome()
     other: Mapping[str, Any] = field(default_factory=dict)
@@ -214,11 +220,14 @@ class Measurement:
         name: "fid", "precision_classifier", "nats", ...; :func:`better` says which way is better.
         value: the number.
         protocol: how it was obtained.
+        each: of a likelihood the value of every image, in the order in which they were measured, so that two models'
+            can be compared image by image.
     """
 
     name: str
     value: float
     protocol: Protocol
+    each: Sequence[float] | None = field(default=None, repr=False, compare=False)
 
 
 def better(name: str) -> Better:

@@ -13,7 +13,7 @@ from imago.untrusted import read_yaml, shortened
 # Characters of a value in a name, and of a name: W&B takes 128.
 LONGEST_VALUE, LONGEST_NAME = 40, 120
 # Overrides that make no other sweep: where runs lie, and how long they go on.
-ASIDE = ("resume", "logs", "max_images", "max_updates", "max_seconds", "max_wall_seconds")
+ASIDE = ("resume", "logs", "max_images", "max_updates", "max_seconds", "max_cpu_seconds", "max_wall_seconds")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from imago.board.board import Board, duration, si
 from imago.board.records import read_record
-from imago.board.text import show, write_csv, write_markdown
+from imago.board.text import short_tables, show, write_csv, write_markdown
 
 from .conftest import MakeRun, likelihood, quality
 
@@ -108,6 +108,26 @@ def test_nothing_leads_in_what_held_out_images_judge(make_run: MakeRun) -> None:
     assert (titles["authenticity_classifier"], titles["copies"]) == ("Authentic classifier", "Copies")
     cells = [row.cells[key] for row in board.groups[0].rows for key in ("authenticity_classifier", "copies")]
     assert [(cell.text, cell.best) for cell in cells] == [("0.25", False)] * 2 + [("0.5", False)] * 2
+
+
+def test_what_is_beyond_held_out_images_does_not_lead(make_run: MakeRun, tmp_path: Path) -> None:
+    """A recall of 0.96 where real images have 0.87 is a fault of the samples; 0.88 ± 0.01 is not beyond them."""
+    beside = {"held_out": "mnist val", "held_out_images": 10000, "held_out_value": 0.87, "repeats": 4}
+    values = {"a": (0.96, 0.02), "b": (0.8, 0.02), "c": (0.88, 0.02)}
+    runs = [
+        make_run(name, metrics=None, evaluation=[measured(value, "recall_classifier", deviation=error, **beside)])
+        for name, (value, error) in values.items()
+    ]
+    board = Board(map(read_record, runs))
+    (group,) = board.groups
+    assert [row.record.started for row in group.rows if row.cells["recall_classifier"].best] == ["c"]
+    assert group.held_out is not None
+    assert group.held_out.cells["recall_classifier"].text == "0.87"
+    write_markdown(board, tmp_path / "board.md")
+    rows = [line for line in (tmp_path / "board.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows[-1].startswith("| held-out images | – | ")
+    assert "0.87 val 10k" in rows[-1]
+    assert "| held-out images | " in "\n".join(short_tables(board))
 
 
 def test_a_changed_use_of_a_model_is_no_headline(make_run: MakeRun) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -349,6 +350,31 @@ def test_results_are_read_in_the_form_that_evaluate_writes(make_run: MakeRun) ->
     path = make_run("run", evaluation=[])
     (path / "evaluation.json").write_text(json.dumps({"name": "fid", "value": 1.0}))
     assert "evaluation.json holds something else" in read_record(path).defects
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"no array", "each/a1.npy"),
+        (np.zeros(5, np.float32), "each/a1.npy"),  # of fewer images
+        (np.full(10000, np.nan, np.float32), "each/a1.npy"),
+        (np.zeros(10**6, np.float32), "each/a1.npy"),
+        (np.array([object()] * 10000), "each/a1.npy"),  # a pickle
+        (np.zeros(10000, np.float32), "../each/a1.npy"),
+    ],
+)
+def test_values_of_each_image_that_are_something_else_are_none(make_run: MakeRun, content: Any, named: str) -> None:
+    told = {"name": "test/nats", "value": 1.0, "protocol": likelihood("test")}
+    path = make_run("run", metrics=None, evaluation=[told | {"each": named}])
+    (path / "each").mkdir()
+    if isinstance(content, bytes):
+        (path / "each" / "a1.npy").write_bytes(content)
+    else:
+        np.save(path / "each" / "a1.npy", content, allow_pickle=True)
+    (m,) = read_record(path).measured
+    assert m.of_each_image() is None
+    np.save(path / "each" / "a1.npy", np.ones(10000, np.float32))
+    assert (m.of_each_image() is not None) == named.startswith("each/")
 
 
 def test_numbers_compare_whatever_machine_drew_the_samples_but_not_with_other_neighbours() -> None:

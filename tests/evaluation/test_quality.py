@@ -128,7 +128,14 @@ def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
     data = squares()
     metrics = quality(data, full=True)
     suffixed = [f"{name}_classifier" for name in ("precision", "recall", "density", "coverage", "inception_score")]
-    assert metrics.names == ["fd_classifier", "kd_classifier", *suffixed, "authenticity_classifier", "copies"]
+    assert metrics.names == [
+        "fd_classifier",
+        "kd_classifier",
+        *suffixed,
+        "authenticity_classifier",
+        "copies",
+        "edge_width",
+    ]
     near, far = (metrics.measure(sampler(x)) for x in (data.training_images(), noise(data)))
     assert [m.name for m in near] == metrics.names
     for a, b in zip(near[2:6], far[2:6], strict=True):
@@ -153,9 +160,9 @@ def test_more_samples_than_training_images_are_measured_at_equal_counts(squares)
 
 def test_too_few_samples_for_neighbours_are_said_at_the_start(squares):
     metrics = quality(squares(), samples=5, full=True)
-    assert metrics.names[2:] == ["inception_score_classifier", "authenticity_classifier", "copies"]
+    assert metrics.names[2:] == ["inception_score_classifier", "authenticity_classifier", "copies", "edge_width"]
     assert "metrics.samples=5: precision, recall, density and coverage are left out" in metrics.notices[0]
-    (*_, score, _, _) = metrics.measure(sampler(noise(squares())))
+    (*_, score, _, _, _) = metrics.measure(sampler(noise(squares())))
     assert score.protocol.splits == 5
     assert "splits of 1 images for 2 classes" in score.protocol.caveat
 
@@ -187,8 +194,11 @@ def test_as_many_held_out_images_as_samples_are_judged_if_there_are_so_many(squa
     def held_out(samples):
         measured = quality(data, samples=samples, full=True).measure(sampler(noise(data)))
         found = {m.name: m.protocol for m in measured if m.protocol.held_out}
-        assert set(found) == {"authenticity_classifier", "copies"}
-        return [(p.held_out_images, p.held_out_value) for p in found.values()]
+        at_equal_counts = {m.name for m in measured} if samples <= 40 else set()
+        assert set(found) == at_equal_counts | {"authenticity_classifier", "copies", "edge_width"}
+        return [
+            (found[name].held_out_images, found[name].held_out_value) for name in ("authenticity_classifier", "copies")
+        ]
 
     (_, authentic), copied = held_out(20)
     assert copied == (20, 0), "the copies are behind"
@@ -196,6 +206,29 @@ def test_as_many_held_out_images_as_samples_are_judged_if_there_are_so_many(squa
     assert held_out(50) == [(40, pytest.approx(authentic / 2)), (40, 0.5)]
     monkeypatch.setattr("imago.evaluation.reference._HELD_OUT", 25)
     assert held_out(50) == [(25, pytest.approx(authentic * 4 / 5)), (25, pytest.approx(1 / 5))]
+
+
+def test_held_out_images_stand_beside_every_number_of_samples(squares):
+    """They are what a sampler of them would measure, and another sampler has the same beside it."""
+    data = squares()
+    metrics = quality(data, samples=40, full=True)
+    own, other = (metrics.measure(sampler(x)) for x in (data.val.images, noise(data)))
+    for m, beside in zip(own, other, strict=True):
+        assert m.protocol.held_out_value == beside.protocol.held_out_value == pytest.approx(m.value), m.name
+        assert m.protocol.held_out == "squares val"
+
+
+def test_means_are_looked_at_for_edges_alone(squares):
+    data = squares()
+    metrics = quality(data, samples=40, full=True)
+    sharp = {m.name: m.value for m in metrics.measure(sampler(data.val.images))}
+    blurred = data.val.images.float().unfold(3, 3, 1).mean(-1).round().to(torch.uint8)
+    padded = torch.nn.functional.pad(blurred, (1, 1, 0, 0))
+    found = {m.name: m.value for m in metrics.measure(sampler(data.val.images), means=sampler(padded))}
+    assert found.pop("edge_width") != sharp.pop("edge_width")
+    assert found == sharp
+    binary = quality(squares(binarize="threshold"), samples=40, full=True)
+    assert "edge_width" not in binary.names, "edges of two values are one pixel wide"
 
 
 def test_all_training_images_count_not_only_the_kept_ones(squares, monkeypatch):

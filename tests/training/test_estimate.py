@@ -181,7 +181,7 @@ def test_norms_tell_each_other_their_statistics() -> None:
     assert exchanged(model, 1) == (0, 0)
 
 
-NO_LIMITS = [f"max_{what}=null" for what in ("images", "updates", "seconds", "wall_seconds")]
+NO_LIMITS = [f"max_{what}=null" for what in ("images", "updates", "seconds", "cpu_seconds", "wall_seconds")]
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,14 @@ NO_LIMITS = [f"max_{what}=null" for what in ("images", "updates", "seconds", "wa
         (["max_images=1000"], 1000, "max_images=1,000"),
         (["max_images=1000", "max_updates=10"], 640, "max_updates=10"),
         (["max_images=1000", "max_seconds=5"], 500, "max_seconds=5"),
+        (["max_images=1000", "max_cpu_seconds=8"], 400, "max_cpu_seconds=8"),
         (["max_updates=100", "max_wall_seconds=11"], 1000, "max_wall_seconds=11"),
     ],
 )
 def test_the_first_limit_ends_a_run(limits: list[str], images: int, name: str) -> None:
     settings = check(configuration(*NO_LIMITS, *limits, "measuring_share=0.1"))
-    assert end_of(settings, images_per_update=64, seconds_per_image=0.01) == (images, name)
+    found = end_of(settings, images_per_update=64, seconds_per_image=0.01, cpu_seconds_per_image=0.02)
+    assert found == (images, name)
 
 
 @pytest.mark.usefixtures("short")

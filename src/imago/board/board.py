@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from statistics import fmean, stdev
 
 from imago.board.records import Data, Measured, Record, weight
@@ -13,10 +14,12 @@ from imago.measures import MEASURES, Better
 from imago.sweeps import short_names
 
 MISSING = "–"
-FEATURELESS = ("nats", "bpd", "kl", "kl_histogram", "modes", "high_quality", "copies")
+FEATURELESS = ("nats", "bpd", "kl", "kl_histogram", "modes", "high_quality", "copies", "edge_width")
 QUALITIES = tuple(name for name in MEASURES if name not in ("nats", "bpd"))
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
+# What a sample takes, in a batch and alone.
+SECONDS = ("seconds_per_sample", "seconds_alone")
 # Settings that say where a run lay and who watched, not what it was.
 NOT_TELLING = re.compile(r"data\.(dir|seed)|logs|resume|name|tags|callbacks\..+\.every|model\.conditional|logger\..*")
 # What tables have columns for already.
@@ -85,11 +88,14 @@ class Group:
         data: theirs.
         rows: a run each.
         means: a row for each set of completed runs that differ in their seed alone: the mean over these.
+        held_out: what held-out images have by the protocol that most runs were measured by, where that is known: no
+            sample can be better.
     """
 
     data: Data
     rows: list[Row] = field(default_factory=list)
     means: list[Row] = field(default_factory=list)
+    held_out: Row | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -160,6 +166,7 @@ class Board:
             for record in means(row.record for row in group.rows):
                 group.means.append(Row(record, {column.key: column.cell(record) for column in self.columns}))
             group.rank(self.columns, self._place)
+            group.held_out = _held_out(group, self.columns)
 
     @property
     def records(self) -> list[Record]:
@@ -211,14 +218,17 @@ def _mean(runs: list[Record]) -> Record:
         shared = max(found.values(), key=lambda pairs: (len(pairs), weight(pairs[-1][1])), default=[])
         if len(shared) > 1:
             values = [m.value for _, m in shared]
-            seconds = [s for _, m in shared if (s := m.protocol.seconds_per_sample) is not None]
+            batched, alone = (
+                [s for _, m in shared if (s := getattr(m.protocol, entry)) is not None] for entry in SECONDS
+            )
             first = shared[0][1]
             protocol = replace(
                 first.protocol,
                 standard_error=stdev(values) / math.sqrt(len(values)),
                 deviation=None,
                 seed=None,
-                seconds_per_sample=fmean(seconds) if len(seconds) == len(shared) else None,
+                seconds_per_sample=fmean(batched) if len(batched) == len(shared) else None,
+                seconds_alone=fmean(alone) if len(alone) == len(shared) else None,
             )
             seeds = tuple(run.seed for run, _ in shared if run.seed is not None)
             measured.append(replace(first, value=fmean(values), protocol=protocol, seeds=seeds))
@@ -257,10 +267,39 @@ def _rank(rows: list[Row], column: Column) -> None:
 
     for block, key in enumerate(sorted(blocks, key=place)):
         values = [row.cells[column.key].value for row in blocks[key]]
-        lead = {"low": min(values), "high": max(values), None: math.nan}[column.better]
+        ranked = [
+            v for row, v in zip(blocks[key], values, strict=True) if not _beyond(row.cells[column.key], column.better)
+        ]
+        lead = {"low": min(ranked, default=math.nan), "high": max(ranked, default=math.nan), None: math.nan}[
+            column.better
+        ]
         for row, value in zip(blocks[key], values, strict=True):
-            best = len(values) > 1 and value == lead
+            best = len(values) > 1 and value == lead and not _beyond(row.cells[column.key], column.better)
             row.cells[column.key] = replace(row.cells[column.key], block=block, best=best)
+
+
+def _held_out(group: Group, columns: list[Column]) -> Row | None:
+    """The row of held-out images: of each column what the first runs that are ranked have beside them."""
+    record, cells = Record(Path(), "held-out images", "", model=MISSING, data=group.data, status=MISSING), {}
+    for column in columns:
+        ranked = [cell.source for row in group.rows if (cell := row.cells[column.key]).block == 0 and cell.source]
+        beside = next((m.protocol for m in ranked if m.protocol.held_out_value is not None), None)
+        cells[column.key] = Cell()
+        if beside is not None and beside.held_out_value is not None:
+            count = "" if beside.held_out_images is None else f" {si(beside.held_out_images)}"
+            tag = f"{(beside.held_out or '').rsplit(' ', 1)[-1]}{count}"
+            text = f"{beside.held_out_value:.4g}"
+            cells[column.key] = Cell(beside.held_out_value, text, tag, f"{beside.held_out_value:.8g}")
+    return Row(record, cells) if any(not math.isnan(cell.value) for cell in cells.values()) else None
+
+
+def _beyond(cell: Cell, better: Better) -> bool:
+    """Whether samples are, by this number and two of its errors, better than held-out images: no praise of them."""
+    real = cell.source.protocol.held_out_value if cell.source else None
+    if cell.source is None or real is None or better is None:
+        return False
+    margin = 2 * (cell.source.error or 0)
+    return cell.value < real - margin if better == "low" else cell.value > real + margin
 
 
 def _note_versions(group: Group) -> None:

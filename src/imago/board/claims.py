@@ -1,4 +1,11 @@
-"""The lecture's claims, held against the numbers of a board: every answer is computed, every missing run is named."""
+"""The lecture's claims, tested on the runs of a board: every verdict has an error, and every missing run is named.
+
+A claim is a question about differences between models that were trained alike. The unit is a training: each side needs
+:data:`SEEDS` runs that differ in their seed, and differences are tested by Welch's t, likelihoods with the error of the
+images beside that of the runs (:mod:`imago.statistics`). The p-values of all claims on a data set are corrected
+together (Holm), so that at most one board in twenty has a false verdict. What does not reach that, or was not trained
+alike, is undecided.
+"""
 
 import math
 import shlex
@@ -7,15 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from imago.board.board import FRECHET, MISSING, Board, duration, number, tag
-from imago.board.grids import of_originals, roughness, steering, tiles
+from imago.board.board import FRECHET, MISSING, Board, duration, means, tag
+from imago.board.grids import steering
 from imago.board.records import Data, Measured, Record, newest
 from imago.errors import printable
-from imago.statistics import Estimate
+from imago.statistics import Difference, all_above, combined, holm, mean_of, on_the_same_images, welch
 
 Verdict = Literal["agrees", "disagrees", "undecided", "open"]
 
@@ -27,6 +34,8 @@ VAES = ("vae", "conv_vae", "hvae")
 GANS = ("gan", "dcgan")
 DIFFUSION = "ddpm"
 FAMILIES = (AUTOENCODER, *AUTOREGRESSIVE, *VAES, *GANS, DIFFUSION)
+# Who speaks for a family, named before anything is measured; the autoencoder has the networks of this VAE.
+PIXELCNN, PIXELRNN, VAE, GAN = "pixelcnn", "row_lstm", "conv_vae", "dcgan"
 # What the lecture says of each: explicit and tractable, explicit through a bound, or implicit.
 KINDS = (
     dict.fromkeys(AUTOREGRESSIVE, "exact")
@@ -49,12 +58,14 @@ ASIDE = (
     "trainer.",
 )
 Settings = tuple[tuple[str, str], ...]
-# Two standard errors: what is closer than that is undecided.
-ERRORS = 2.0
-# Training seconds of runs that are called equally long differ by no more.
-EQUAL = 1.25
+# Runs of each side that a verdict needs, and the share of boards that may have a false one.
+SEEDS, LEVEL = 5, 0.05
+# Seconds of training, or parameters, of models that are called equal differ by no more.
+EQUAL = 1.1
 # The share of training that is its start.
 START = 0.25
+# Decoding codes from N(0, I), of an autoencoder that otherwise draws them from a normal distribution fitted to its own.
+UNFITTED = {"fitted": False}
 
 
 @dataclass
@@ -62,13 +73,15 @@ class Answer:
     """One claim and what the runs say.
 
     Attributes:
-        claim: as a question.
+        claim: as a question, with its scope.
         said: what the lecture says.
         measure: how it is measured here, and what that cannot tell.
         verdict: "agrees" and "disagrees" are about the lecture; "open" where runs are missing.
         words: the answer in a sentence, with its numbers.
         head: titles of the table of numbers.
         rows: the numbers.
+        differences: the lecture says that all are above 0; empty where nothing is to be tested.
+        doubts: why they decide nothing, whatever they are: too few runs, or unequal ones.
         needed: commands that would answer it, or answer it better.
         pictures: grids that show it, by label.
     """
@@ -80,6 +93,8 @@ class Answer:
     words: str = ""
     head: tuple[str, ...] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     needed: list[str] = field(default_factory=list)
     pictures: list[tuple[str, Path]] = field(default_factory=list)
 
@@ -88,15 +103,21 @@ class Answer:
         """What the commands are for."""
         return "Would answer it" if self.verdict == "open" else "Would add to it"
 
+    def tests(self, differences: Iterable[Difference], *doubts: str | None) -> None:
+        """Let these differences answer the claim, and say what stands against it."""
+        self.differences = list(differences)
+        self.doubts += [doubt for doubt in doubts if doubt]
+
 
 class Runs:
     """The runs on one data set.
 
     Args:
         data: what they were trained on.
-        records: the runs. Of several of a model the one that trained longest speaks, of those the newest. Generators
-            that learn by the minimax objective speak in the comparison of objectives alone, and those that were trained
-            beside them elsewhere only where there is no other.
+        records: the runs. For a model speak those that differ in their seed alone: of several such sets the largest, of
+            those the one that trained longest, then the newest. Generators that learn by the minimax objective speak
+            in the comparison of objectives alone, and those that were trained beside them elsewhere only where there is
+            no other.
     """
 
     def __init__(self, data: Data, records: Iterable[Record]) -> None:
@@ -104,43 +125,53 @@ class Runs:
         self.all = list(records)
         plain = [r for r in self.all if r.settings.get(OBJECTIVE) != MINIMAX]
         compared = {_aside(r) for r in self.all if r.settings.get(OBJECTIVE) == MINIMAX}
-        self.usual = sorted(
-            plain, key=lambda r: (_aside(r) not in compared, r.training_seconds or 0, r.started), reverse=True
-        )
+        together = [mean.runs for mean in means(plain)]
+        within = {id(run) for runs in together for run in runs}
+        together += [[r] for r in plain if id(r) not in within]
+        self._sets: dict[str, list[Record]] = {}
+        for runs in sorted(together, key=lambda runs: _standing(runs, compared), reverse=True):
+            self._sets.setdefault(runs[0].model, runs)
 
     @property
     def seconds(self) -> int:
         """The training time that most runs had, for commands."""
-        times = [round(r.training_seconds) for r in self.usual if r.training_seconds]
+        times = [round(t) for runs in self._sets.values() for r in runs if (t := seconds_of(r))]
         return max(1, Counter(times).most_common(1)[0][0]) if times else 60
 
-    def first(self, models: Sequence[str], wanted: Callable[[Record], bool] = lambda _: True) -> dict[str, Record]:
-        """The run that speaks for each model, of those that have what is wanted."""
-        found = {m: next((r for r in self.usual if r.model == m and wanted(r)), None) for m in models}
-        return {model: record for model, record in found.items() if record is not None}
+    def of(self, model: str) -> list[Record]:
+        """The runs that speak for a model."""
+        return self._sets.get(model, [])
 
-    def measured(self, models: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[Record, Measured]]:
-        """One number of each model, all of one protocol: of the name and protocol that most models have.
+    def first(self, models: Sequence[str]) -> dict[str, Record]:
+        """One run of each model that has any."""
+        return {model: self.of(model)[0] for model in models if self.of(model)}
+
+    def measured(
+        self, models: Sequence[str], names: tuple[str, ...], changes: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, list[Measured]]:
+        """One number of each run of each model, all of one protocol: of the name and protocol that most runs have.
 
         A run that was measured by several protocols speaks in the one that it shares with the others; of two that
         equally many have, the test split comes before the validation split, and more images before fewer.
 
         Args:
+            models: whose.
             names: beginnings of the names, in the order in which they are preferred.
+            changes: of a model's settings with which it was measured, instead of as it was trained.
         """
-        found: dict[tuple[str, str], dict[str, tuple[Record, Measured]]] = {}
-        for record in self.usual:
-            for name in {m.name for m in record.measured if m.name.startswith(names)}:
-                for comparison_key, m in record.by_comparison_key(name).items():
-                    if math.isfinite(m.value) and record.model in models:
-                        found.setdefault((name, comparison_key), {}).setdefault(record.model, (record, m))
+        found: dict[tuple[str, str], dict[str, list[Measured]]] = {}
+        for model in models:
+            for run in self.of(model):
+                for (name, key), m in _by_protocol(run, names, (changes or {}).get(model, {})).items():
+                    found.setdefault((name, key), {}).setdefault(model, []).append(m)
         best = max(found.values(), key=_weight, default={})
         return {model: best[model] for model in models if model in best}
 
-    def on_one_machine(self, records: dict[str, Record]) -> dict[str, Record]:
-        """Those of the machine that most ran on: times on different ones do not compare."""
-        usual = Counter(r.machine for r in records.values()).most_common(1)
-        return {model: r for model, r in records.items() if r.machine == usual[0][0]} if usual else {}
+    def on_one_machine(self, models: Sequence[str]) -> dict[str, list[Record]]:
+        """The runs of the machine that most ran on: times on different ones do not compare."""
+        usual = Counter(r.machine for model in models for r in self.of(model)).most_common(1)
+        found = {model: [r for r in self.of(model) if r.machine == usual[0][0]] for model in models if usual}
+        return {model: runs for model, runs in found.items() if runs}
 
     def command(self, sweep: str, *settings: str) -> str:
         """The command that trains what is missing."""
@@ -149,7 +180,7 @@ class Runs:
         chosen = "".join(f" {setting}" for setting in settings)
         return (
             f"python src/train.py -m sweep={sweep} {_quoted('data', self.data.name)}{binarize}{chosen} "
-            f"max_seconds={self.seconds}"
+            f"max_cpu_seconds={self.seconds}"
         )
 
     def lacking(self, models: Iterable[str]) -> list[str]:
@@ -157,33 +188,87 @@ class Runs:
         listed = ",".join(models)
         return [self.command("lecture", f"model={listed}")] if listed else []
 
+    def few(self, counts: Mapping[str, int]) -> str | None:
+        """That some models have too few runs for a verdict."""
+        some = [f"{model} {count}" for model, count in counts.items() if count < SEEDS]
+        return f"a verdict needs {SEEDS} seeds of each, and there are of {', '.join(some)}" if some else None
 
-def _weight(by_model: dict[str, tuple[Record, Measured]]) -> tuple[int, int, int]:
-    """How many models a protocol has, how many of them not on the validation split, and of how many images."""
-    measured = [m for _, m in by_model.values()]
-    return len(measured), sum(m.split != "val" for m in measured), max(m.count or 0 for m in measured)
+    def unequal(self, models: Iterable[str]) -> str | None:
+        """That models were not trained for the same time."""
+        seconds = {m: fmean(seconds_of(r) or math.nan for r in self.of(m)) for m in dict.fromkeys(models) if self.of(m)}
+        low, high = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
+        if seconds[high] <= EQUAL * seconds[low]:
+            return None
+        return f"{low} was trained for {seconds[low]:,.0f} s and {high} for {seconds[high]:,.0f} s"
+
+
+def seconds_of(record: Record) -> float | None:
+    """Seconds of training: the processor's where they were counted."""
+    return record.cpu_seconds or record.training_seconds
+
+
+def _standing(runs: list[Record], compared: set[Settings]) -> tuple[Any, ...]:
+    """By what one set of runs of a model comes before another."""
+    newest_start = max(r.started for r in runs)
+    return _aside(runs[0]) not in compared, len(runs), fmean(r.training_seconds or 0 for r in runs), newest_start
+
+
+def _by_protocol(run: Record, names: tuple[str, ...], changes: Mapping[str, Any]) -> dict[tuple[str, str], Measured]:
+    """The numbers of a run by name and protocol; one that was trained with what is asked for needs no change."""
+    wanted = {} if all(run.settings.get(f"model.{k}") == str(v).lower() for k, v in changes.items()) else dict(changes)
+    found = {}
+    for m in run.measured:
+        if m.name.startswith(names) and dict(m.changes) == wanted and math.isfinite(m.value):
+            found[m.name, m.comparison_key] = m
+    return found
+
+
+def _weight(by_model: dict[str, list[Measured]]) -> tuple[int, int, int, int]:
+    """How many models and runs a protocol has, whether not on the validation split, and of how many images."""
+    measured = [m for some in by_model.values() for m in some]
+    return len(by_model), len(measured), sum(m.split != "val" for m in measured), max(m.count or 0 for m in measured)
 
 
 def answers(board: Board) -> list[tuple[Runs, list[Answer]]]:
     """Every claim on every data set of the board."""
     of_data = [Runs(group.data, [row.record for row in group.rows]) for group in board.groups]
-    return [(runs, [claim(runs) for claim in CLAIMS]) for runs in of_data]
+    return [(runs, decided([claim(runs) for claim in CLAIMS])) for runs in of_data]
+
+
+def decided(found: list[Answer]) -> list[Answer]:
+    """Give the verdicts of claims that are asked together; each counts, so that none is found by asking many."""
+    tested = [answer for answer in found if answer.differences and not answer.doubts]
+    findings = [all_above(answer.differences) for answer in tested]
+    corrected = holm([finding.p for finding in findings])
+    for answer, finding, p in zip(tested, findings, corrected, strict=True):
+        answer.verdict = "undecided" if p > LEVEL else "agrees" if finding.holds else "disagrees"
+        counted = f" counted among {len(tested)} claims" if len(tested) > 1 else ""
+        answer.words += f" p = {finding.p:.2g}, {p:.2g}{counted}." if counted else f" p = {finding.p:.2g}."
+    for answer in found:
+        if answer.differences and answer.doubts:
+            answer.verdict = "undecided"
+            answer.words += f" That decides nothing: {'; '.join(answer.doubts)}."
+    return found
 
 
 def budgets(runs: Runs) -> str:
-    """Whether the runs that speak were trained equally long, in a sentence."""
-    times = {m: r.training_seconds for m, r in runs.first(FAMILIES).items() if r.training_seconds}
-    missing = [model for model in FAMILIES if model not in times]
+    """How many runs speak, and whether they were trained equally long, in a sentence."""
+    sets = {m: runs.of(m) for m in FAMILIES if runs.of(m)}
+    missing = [model for model in FAMILIES if model not in sets]
     lacking = f"Without a run: {', '.join(missing)}." if missing else ""
-    if not times:
-        return f"No run says how long it trained. {lacking}".strip()
-    low, high = min(times, key=times.__getitem__), max(times, key=times.__getitem__)
-    if times[high] <= EQUAL * times[low]:
-        shortest, longest = f"{times[low]:,.0f}", f"{times[high]:,.0f}"
-        said = f"All trained equally long: {shortest if shortest == longest else f'{shortest} to {longest}'} s."
-    else:
-        said = f"They trained for {times[low]:,.0f} s ({low}) to {times[high]:,.0f} s ({high}), so unequally long."
-    return f"{len(times)} of {len(FAMILIES)} models. {said} {lacking}".strip()
+    if not sets:
+        return lacking
+    counts = sorted({len(some) for some in sets.values()})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    times = [seconds_of(r) for some in sets.values() for r in some]
+    clock = "of the processor" if all(r.cpu_seconds for some in sets.values() for r in some) else "by the clock"
+    known = [t for t in times if t]
+    said = "No run says how long it trained."
+    if known:
+        told = sorted({f"{t:,.0f}" for t in (min(known), max(known))}, key=lambda text: float(text.replace(",", "")))
+        equally = "equally long" if max(known) <= EQUAL * min(known) else "unequally long"
+        said = f"Trained {equally}: {' to '.join(told)} s {clock}."
+    return f"{len(sets)} of {len(FAMILIES)} models, {seeds} seed(s) of each. {said} {lacking}".strip()
 
 
 def density(runs: Runs) -> Answer:
@@ -191,7 +276,8 @@ def density(runs: Runs) -> Answer:
     answer = Answer(
         "Which has a computable p(x)?",
         "Autoregressive models have; VAE and diffusion have a bound; GANs and autoencoders have none.",
-        "The kind that each run reports, and the number that it measured: = exact, ≤ a bound, ≈ an estimate.",
+        "The kind that each run reports, and the number that it measured: = exact, ≤ a bound, ≈ an estimate. A kind "
+        "follows from what a model is: it is no measurement, and has no error.",
         head=("model", "kind", "nats", "bits/dim", "of"),
     )
     records = runs.first(FAMILIES)
@@ -199,18 +285,16 @@ def density(runs: Runs) -> Answer:
     against: list[str] = []
     by_kind: dict[str, list[str]] = {"exact": [], "lower_bound": [], "estimate": [], "none": []}
     for model, r in records.items():
-        nats, bpd = (
-            found[model][1] if model in found and found[model][0] is r else r.headline(name)
-            for name, found in shared.items()
-        )
+        nats, bpd = (found.get(model, []) for found in shared.values())
         by_kind.setdefault(r.likelihood, []).append(model)
+        measured = [m for m in r.measured if m.name in shared and not m.changes]
         if r.likelihood != KINDS[model]:
             against.append(f"{model} reports {r.likelihood}")
-        elif r.likelihood == "none" and nats is not None:
+        elif r.likelihood == "none" and any(m.relation != "≈" for m in measured):
             against.append(f"{model} has a number, though it reports none")
-        elif nats is not None and not math.isfinite(nats.value):
-            against.append(f"{model} measured {nats.value}")
-        told = (_number(nats, 2), _number(bpd, 3), tag(bpd) if bpd else MISSING)
+        elif any(not math.isfinite(m.value) for m in measured):
+            against.append(f"{model} measured {next(m.value for m in measured if not math.isfinite(m.value))}")
+        told = (_numbers(nats, 2), _numbers(bpd, 3), tag(bpd[0]) if bpd else MISSING)
         answer.rows.append((model, r.likelihood.replace("_", " "), *told))
     answer.needed = runs.lacking(m for m in FAMILIES if m not in records)
     words = {
@@ -230,179 +314,197 @@ def density(runs: Runs) -> Answer:
 
 
 def direct(runs: Runs) -> Answer:
-    """Is the VAE's likelihood below that of models that compute the density directly?"""
+    """Is the VAE's likelihood below that of a model that computes the density directly?"""
     answer = Answer(
-        "Do models that compute the density directly have a better likelihood than the VAE?",
+        f"Has a model that computes the density directly, {PIXELCNN}, a better likelihood than the VAE, {VAE}, after "
+        "the same training time?",
         "Yes: the VAE's is lower.",
-        "Bits per dimension of the same images, lower is better. The VAE's are a bound: its true value may be lower.",
-        head=("model", "bits/dim"),
+        "Bits per dimension of the same images, lower is better; the VAE's importance-weighted bound where it was "
+        "measured, else its ELBO: its true value may be lower still. The others stand beside them.",
+        head=("model", "bits/dim", "runs"),
     )
-    found = runs.measured((*AUTOREGRESSIVE, *VAES, DIFFUSION), ("bpd",))
-    return _duel(answer, runs, found, 3, AUTOREGRESSIVE, VAES)
+    models = (*AUTOREGRESSIVE, *VAES, DIFFUSION)
+    found = runs.measured(models, ("nats",))
+    tighter = runs.measured(VAES, ("iw/nats",))
+    for model, some in tighter.items():
+        if model in found and len(some) == len(found[model]) and _same_images(some[0], found[model][0]):
+            found[model] = some
+    for model in sorted(found, key=lambda m: fmean(x.value for x in found[m])):
+        tight = " by draws" if found[model][0].name.startswith("iw/") else ""
+        answer.rows.append((model, f"{_numbers(found[model], 3, _per_bit(runs.data))}{tight}", str(len(found[model]))))
+    answer.needed = runs.lacking(m for m in models if m not in found)
+    if PIXELCNN in found and VAE in found:
+        _duel(answer, runs, found, PIXELCNN, [VAE], "nats", _of_likelihoods)
+    return answer
 
 
 def sampling(runs: Runs) -> Answer:
     """Who samples how fast?"""
     answer = Answer(
-        "Who samples how fast?",
+        "Is every autoregressive model slower to sample than every VAE and GAN, in a batch and alone, on this machine?",
         "Autoregressive models draw pixel after pixel and are very slow; VAE and GAN need one step.",
-        "Seconds an image in the batches that were measured, on one machine. Agreement is: every autoregressive model "
-        "is slower than every VAE and GAN.",
-        head=("model", "time of an image", "network calls", "against the fastest"),
+        "Seconds an image in batches, and of one image alone; the logarithms of the runs are compared.",
+        head=("model", "in a batch", "alone", "network calls", "runs"),
     )
-    records = runs.on_one_machine(runs.first(FAMILIES, lambda r: r.sampling is not None))
-    found = {m: r.sampling.protocol for m, r in records.items() if r.sampling}
-    costs = {m: protocol.seconds_per_sample for m, protocol in found.items() if protocol.seconds_per_sample}
-    order = sorted(costs, key=costs.__getitem__)
-    for model in order:
-        t, calls = costs[model], found[model].nfe
-        calls_told = MISSING if calls is None else f"{calls:,}"
-        answer.rows.append((model, duration(t), calls_told, f"{_times(t / costs[order[0]])}×"))
-    answer.needed = runs.lacking(m for m in FAMILIES if m not in costs)
-    a, b = _best(AUTOREGRESSIVE, costs), _best((*VAES, *GANS), costs, max)
-    if a and b:
-        answer.verdict = _order(costs, (*VAES, *GANS), AUTOREGRESSIVE)
-        x, y, low, high = (costs[m] for m in (a, b, order[0], order[-1]))
-        answer.words = (
-            f"The fastest autoregressive model, {a}, takes {duration(x)}; the slowest VAE or GAN, {b}, {duration(y)}. "
-            f"Of all, {order[0]} is fastest ({duration(low)}) and {order[-1]} slowest "
-            f"({duration(high)}, {_times(high / low)} times that)."
-        )
+    times: dict[str, tuple[list[float], list[float]]] = {}
+    calls: dict[str, int | None] = {}
+    for model, some in runs.on_one_machine(FAMILIES).items():
+        protocols = [r.sampling.protocol for r in some if r.sampling]
+        batched = [p.seconds_per_sample for p in protocols if p.seconds_per_sample]
+        alone = [p.seconds_alone for p in protocols if p.seconds_alone]
+        if batched:
+            times[model], calls[model] = (batched, alone), protocols[0].nfe
+    for model in sorted(times, key=lambda m: fmean(times[m][0])):
+        batched, alone = times[model]
+        told = (duration(fmean(batched)), duration(fmean(alone)) if alone else MISSING)
+        count = calls[model]
+        answer.rows.append((model, *told, MISSING if count is None else f"{count:,}", str(len(batched))))
+    answer.needed = runs.lacking(m for m in FAMILIES if m not in times)
+    slow, quick = ([m for m in family if m in times] for family in (AUTOREGRESSIVE, (*VAES, *GANS)))
+    if not slow or not quick:
+        return answer
+    parts = []
+    for k, what in enumerate(("in batches", "alone")):
+        known = {m: times[m][k] for m in (*slow, *quick) if times[m][k]}
+        if len(known) == len(slow) + len(quick):
+            a = min(slow, key=lambda m: fmean(known[m]))
+            b = max(quick, key=lambda m: fmean(known[m]))
+            parts.append(
+                f"{what} the fastest autoregressive model, {a}, takes {duration(fmean(known[a]))} and the slowest VAE "
+                f"or GAN, {b}, {duration(fmean(known[b]))}"
+            )
+            logs = {m: [math.log(t) for t in known[m]] for m in known}
+            if all(len(values) > 1 for values in logs.values()):
+                answer.differences += [welch(logs[one], logs[other]) for other in slow for one in quick]
+    answer.words = f"Of an image, {'; '.join(parts)}." if parts else ""
+    if parts and not answer.differences:
+        answer.verdict, answer.words = "undecided", f"{answer.words} One run of a model has no error."
+    answer.tests(answer.differences, runs.few({m: len(times[m][0]) for m in (*slow, *quick)}))
     return answer
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def training(runs: Runs) -> Answer:
     """Is the PixelCNN faster to train than the PixelRNN, and at what cost in bits?"""
     answer = Answer(
-        "Is the PixelCNN faster to train than the PixelRNN, and at what cost in bits?",
+        f"Is the PixelCNN, {PIXELCNN}, faster to train than a PixelRNN, {PIXELRNN}, of as many parameters, by a core's "
+        "seconds, and at what cost in bits?",
         "It is faster, because it trains all pixels in parallel; it sees only a neighbourhood.",
-        "Training images a second on one machine, and bits per dimension of the same images at the end.",
-        head=("model", "images a second", "training", "bits/dim"),
+        "Training images for a second of processor time, whose logarithms are compared. In both networks a weight is "
+        "used once for every pixel, so equal parameters are about equal arithmetic. It does not tell what a GPU would "
+        "say.",
+        head=("model", "images a second", "parameters", "bits/dim", "runs"),
     )
     models = (*CONVOLUTIONAL, *RECURRENT)
-    records = runs.on_one_machine(runs.first(models, lambda r: bool(r.images_seen and r.training_seconds)))
-    times = {m: r.training_seconds or 1 for m, r in records.items()}
-    speeds = {m: (r.images_seen or 0) / times[m] for m, r in records.items()}
-    bits = {m: x for m, (r, x) in runs.measured(models, ("bpd",)).items() if r is records.get(m)}
-    for m in records:
-        answer.rows.append((m, f"{speeds[m]:,.3g}", f"{times[m]:,.0f} s", _number(bits.get(m), 3)))
-    answer.needed = runs.lacking(m for m in models if m not in records)
-    cnn, rnn = (_best(side, speeds, max) for side in (CONVOLUTIONAL, RECURRENT))
-    if cnn and rnn:
-        answer.verdict = _order(speeds, RECURRENT, CONVOLUTIONAL)
-        cost = "bits of both by one protocol are missing"
-        a, b = (_best(side, {m: x.value for m, x in bits.items()}) for side in (CONVOLUTIONAL, RECURRENT))
-        if a and b:
-            gap, error = _gap(bits[b], bits[a])
-            equal = max(times[a], times[b]) <= EQUAL * min(times[a], times[b])
-            after = "the same time" if equal else f"{times[a]:,.0f} s against {times[b]:,.0f} s"
-            cost = f"after {after} {a} has {gap:+.3f} ± {error:.3f} bits/dim over {b}"
-        ratio = speeds[cnn] / speeds[rnn]
-        answer.words = f"{cnn} sees {ratio:.3g} times as many images a second as {rnn}; {cost}."
+    sets = {
+        m: counted
+        for m, some in runs.on_one_machine(models).items()
+        if (counted := [r for r in some if r.images_seen and r.cpu_seconds])
+    }
+    speeds = {m: [(r.images_seen or 0) / (r.cpu_seconds or 1) for r in some] for m, some in sets.items()}
+    parameters = {m: some[0].parameters.get("total") for m, some in sets.items()}
+    nats = runs.measured(models, ("nats",))
+    for m, some in speeds.items():
+        bits, count = _numbers(nats.get(m, []), 3, _per_bit(runs.data)), parameters[m]
+        answer.rows.append((m, _mean(some, 1), MISSING if count is None else f"{count:,}", bits, str(len(some))))
+    answer.needed = runs.lacking(m for m in models if m not in sets)
+    if PIXELCNN not in speeds or PIXELRNN not in speeds:
+        return answer
+    cnn, rnn = speeds[PIXELCNN], speeds[PIXELRNN]
+    ratio = fmean(cnn) / fmean(rnn)
+    cost = "bits of both by one protocol are missing"
+    if PIXELCNN in nats and PIXELRNN in nats and not runs.unequal([PIXELCNN, PIXELRNN]):
+        gap = _of_likelihoods(nats[PIXELRNN], nats[PIXELCNN])
+        error = f" ± {gap.error / _per_bit(runs.data):.3f}" if gap else ""
+        apart = fmean(m.value for m in nats[PIXELCNN]) - fmean(m.value for m in nats[PIXELRNN])
+        cost = f"after the same time it has {apart / _per_bit(runs.data):+.3f}{error} bits/dim over {PIXELRNN}"
+    answer.words = f"{PIXELCNN} sees {ratio:.3g} times as many images as {PIXELRNN}; {cost}."
+    logs = [[math.log(s) for s in some] for some in (rnn, cnn)]
+    if min(len(cnn), len(rnn)) < 2:
+        answer.verdict = "undecided"
+        return answer
+    one, other = (parameters[m] or math.nan for m in (PIXELCNN, PIXELRNN))
+    matched = max(one, other) <= EQUAL * min(one, other)
+    unmatched = None if matched else f"{PIXELCNN} has {one:,.0f} parameters and {PIXELRNN} {other:,.0f}"
+    answer.tests([welch(*logs)], runs.few({PIXELCNN: len(cnn), PIXELRNN: len(rnn)}), unmatched)
     return answer
 
 
 def autoencoder(runs: Runs) -> Answer:
     """Does the AE really sample badly?"""
     answer = Answer(
-        "Does the autoencoder really sample badly?",
+        f"Does the autoencoder sample worse than the VAE of the same networks, {VAE}, when both decode codes from "
+        "N(0, I)?",
         "Yes: decoding random codes gives poor images, which is the reason for the VAE.",
-        "The distance of samples to the training images, lower is better. Its codes are drawn as the run says: "
-        "model.fitted=true from a normal distribution fitted to the codes, false from N(0, I).",
-        head=("model", "distance", "how"),
+        "The distance of samples to the training images, lower is better. A second row of the autoencoder has codes "
+        "from a normal distribution fitted to its own, which is what its samples are by default.",
+        head=("model", "distance", "runs"),
     )
-    found = runs.measured((AUTOENCODER, *VAES), FRECHET)
-    _duel(answer, runs, found, 2, VAES, (AUTOENCODER,))
-    how = {m: f"model.fitted={found[m][0].settings.get('model.fitted', 'unknown')}" for m in found if m == AUTOENCODER}
-    answer.rows = [(*row, how.get(row[0], "")) for row in answer.rows]
+    models = (AUTOENCODER, VAE)
+    found = runs.measured(models, FRECHET, {AUTOENCODER: UNFITTED})
+    fitted = runs.measured((AUTOENCODER,), FRECHET).get(AUTOENCODER)
+    _distances(answer, runs, found)
+    if fitted and fitted != found.get(AUTOENCODER):
+        answer.rows.append((f"{AUTOENCODER}, fitted codes", _numbers(fitted, 2), str(len(fitted))))
+    answer.needed = runs.lacking(m for m in models if not runs.of(m))
+    unmeasured = [str(r.path) for r in runs.of(AUTOENCODER) if AUTOENCODER not in found and _checkpointed(r)]
+    if unmeasured:
+        checkpoints = ",".join(unmeasured)
+        answer.needed.append(
+            f"python src/evaluate.py {_quoted('checkpoint', f'[{checkpoints}]')} model.fitted=false metrics=classifier "
+            "metrics.samples=1000"
+        )
+    if len(found) == len(models):
+        _duel(answer, runs, found, VAE, [AUTOENCODER], "distance", _of_distances)
     return answer
 
 
 def samples(runs: Runs) -> Answer:
     """Are the GAN's samples better than those of PixelCNN and VAE?"""
     answer = Answer(
-        "Are a GAN's samples better than those of PixelCNN and VAE?",
+        f"Are the samples of a GAN, {GAN}, better than those of a PixelCNN, {PIXELCNN}, and of a VAE, {VAE}, after the "
+        "same training time?",
         "Yes.",
-        "The distance of samples to the training images, lower is better; the best of each family.",
-        head=("model", "distance"),
+        "The distance of samples to the training images, lower is better. Others stand beside them, and real images "
+        "that were held out.",
+        head=("model", "distance", "runs"),
     )
-    found = runs.measured((*GANS, *CONVOLUTIONAL, *VAES), FRECHET)
-    return _duel(answer, runs, found, 2, GANS, CONVOLUTIONAL, VAES)
-
-
-def _duel(
-    answer: Answer,
-    runs: Runs,
-    found: dict[str, tuple[Record, Measured]],
-    digits: int,
-    winners: Sequence[str],
-    *losers: Sequence[str],
-) -> Answer:
-    """Whether the best of the expected winners is below the best of the expected losers, by two standard errors.
-
-    Args:
-        found: the number of each model.
-        digits: of the numbers, behind the point.
-        winners: a family.
-        losers: families, of which each must have a number.
-    """
-    values = {m: x.value for m, (_, x) in found.items()}
-    answer.rows = [(m, _number(found[m][1], digits)) for m in sorted(values, key=values.__getitem__)]
-    answer.needed = runs.lacking(m for family in (winners, *losers) for m in family if m not in found)
-    if answer.head[1] == "distance":
-        answer.pictures = [(m, r.grid) for m, (r, _) in found.items() if r.grid is not None]
-    first, *others = (_best(family, values) for family in (winners, *losers))
-    if first and all(others):
-        second = min((m for m in others if m), key=values.__getitem__)
-        x, y = found[first][1], found[second][1]
-        gap, error = _gap(x, y)
-        answer.verdict = _beyond(gap, error)
-        answer.words = (
-            f"{first} {_number(x, digits)}, {second} {_number(y, digits)} {answer.head[1]}: "
-            f"{first} is {'better' if gap > 0 else 'worse'} by {abs(gap):.{digits}f} "
-            f"{f'± {error:.{digits}f}' if error else '(its error is unknown)'}."
-        )
+    models = (*GANS, *CONVOLUTIONAL, *VAES)
+    found = runs.measured(models, FRECHET)
+    _distances(answer, runs, found)
+    answer.needed = runs.lacking(m for m in models if m not in found)
+    if all(m in found for m in (GAN, PIXELCNN, VAE)):
+        _duel(answer, runs, found, GAN, [PIXELCNN, VAE], "distance", _of_distances)
     return answer
 
 
 def blur(runs: Runs) -> Answer:
     """Is the VAE blurrier than the GAN?"""
     answer = Answer(
-        "Is the VAE blurrier than the GAN?",
-        "Yes.",
-        "Squared differences of neighbouring pixels over the variance of pixels, in the newest grids, in units of the "
-        "same of real images: below 1 is smoother than those, above 1 rougher, which may be noise and not sharpness. "
-        "Where samples are draws of p(x|z), pixel noise would hide the blur: then the decoder's means are measured, of "
-        "encoded images. Agreement is: every VAE is below 1 and below every GAN.",
-        head=("model", "what is measured", "of real images"),
+        f"Are the edges of a VAE's samples, {VAE}, wider than those of a GAN's, {GAN}, and of real images?",
+        "Yes: a VAE's samples are blurry.",
+        "The width of edges in pixels, which neither the thickness of a stroke nor the contrast changes; of samples, "
+        "and of the means of p(x|z) with z from the prior where samples are draws of it, whose noise would hide them.",
+        head=("model", "edges", "runs"),
     )
-    originals = (of_originals(newest(r, "reconstructions"), r.data.shape) for r in runs.usual)
-    real = next((ratio for images in originals if (ratio := roughness(images))), None)
-    found: dict[str, Estimate] = {}
-    for model, r in runs.first((*VAES, *GANS, *AUTOREGRESSIVE, DIFFUSION), lambda r: r.grid is not None).items():
-        noisy = r.settings.get("model.observation_noise", "false").lower() == "true"
-        path = newest(r, "reconstructions") if noisy else r.grid
-        ratio = roughness(of_originals(path, r.data.shape, True) if noisy else tiles(path, r.data.shape))
-        if ratio is None or real is None or path is None:
-            continue
-        found[model] = ratio.over(real)
-        what = "means of reconstructions" if noisy else "samples"
-        answer.rows.append((model, what, str(found[model])))
-        if model in (*VAES, *GANS):
-            answer.pictures.append((f"{model}: {what}", path))
-    answer.needed = runs.lacking(m for m in (*VAES, *GANS) if m not in found)
-    values = {"real images": 1.0} | {m: x.value for m, x in found.items()}
-    if _best(VAES, values) and _best(GANS, values):
-        answer.verdict = _order(values, VAES, ("real images", *GANS))
-        shown = {m: found[m] for m in (*VAES, *GANS) if m in found}
-        rough = [m for m, x in shown.items() if x.value - ERRORS * x.error > 1]
-        answer.words = f"In units of real images: {'; '.join(f'{m} {x}' for m, x in shown.items())}."
-        if rough:
-            answer.words += f" {', '.join(rough)}: rougher than real images, so at least in part noise."
+    models = (*VAES, *GANS, *AUTOREGRESSIVE, DIFFUSION)
+    found = runs.measured(models, ("edge_width",))
+    for m in sorted(found, key=lambda m: fmean(x.value for x in found[m])):
+        answer.rows.append((m, _numbers(found[m], 3), str(len(found[m]))))
+        if m in (*VAES, *GANS):
+            answer.pictures += [(m, r.grid) for r in runs.of(m)[:1] if r.grid is not None]
+    real = next((x.protocol.held_out_value for some in found.values() for x in some if x.protocol.held_out_value), None)
+    if real is not None:
+        answer.rows.append(("held-out images", f"{real:.3f}", MISSING))
+    answer.needed = runs.lacking(m for m in (*VAES, *GANS) if not runs.of(m))
+    unmeasured = [r.path for m in (VAE, GAN) if m not in found for r in runs.of(m) if _checkpointed(r)]
+    if unmeasured:
+        listed = ",".join(map(str, unmeasured))
+        answer.needed.append(f"python src/evaluate.py {_quoted('checkpoint', f'[{listed}]')} metrics.samples=1000")
+    if VAE in found and GAN in found:
+        _duel(answer, runs, found, GAN, [VAE], "edges", _of_distances)
+        if real is not None and answer.differences:
+            answer.differences.append(mean_of([x.value - real for x in found[VAE]]))
+            answer.words += f" Held-out images have {real:.3f}."
     return answer
 
 
@@ -415,7 +517,6 @@ def objective(runs: Runs) -> Answer:
         "runs that differ in the objective and the seed alone.",
         head=("model", "objective", "runs", "distance at the start", "at the end of that"),
     )
-    answer.needed = [runs.command("objectives")]
     comparisons: dict[tuple[str, Settings], dict[str, list[Record]]] = {}
     for r in runs.all:
         if r.model in GANS and r.settings.get(OBJECTIVE) in (MINIMAX, NON_SATURATING):
@@ -430,24 +531,21 @@ def objective(runs: Runs) -> Answer:
                 f"Runs of both objectives are there, but not each was measured in its first {START:.0%}: a smaller "
                 "every.quality, or a longer run, would do."
             )
-        means = {}
+        levels = {name: [value for value, _ in values] for name, values in starts.items()}
         for name, values in starts.items():
-            level, n = [value for value, _ in values], len(values)
-            means[name] = Estimate(fmean(level), stdev(level) / math.sqrt(n) if n > 1 else 0.0)
-            told = f"{means[name].value:.3g}" + (f" ± {means[name].error:.2g}" if n > 1 else "")
-            answer.rows.append((model, name, str(n), told, f"{fmean(last for _, last in values):.3g}"))
+            told = (str(len(values)), _mean(levels[name], 1), f"{fmean(last for _, last in values):.3g}")
+            answer.rows.append((model, name, *told))
         count = min(map(len, starts.values()), default=0)
         if count > most:
             most = count
-            slow, quick = means[MINIMAX], means[NON_SATURATING]
-            gap, error = slow.value - quick.value, math.hypot(slow.error, quick.error)
-            answer.verdict = _beyond(gap, error)
+            slow, quick = levels[MINIMAX], levels[NON_SATURATING]
             answer.words = (
-                f"{model}: {quick.value:.3g} with the non-saturating, {slow.value:.3g} with the minimax objective, a "
-                f"difference of {gap:+.3g} ± {error:.2g} over {count} run{'s' * (count != 1)} each"
-                f"{' (one seed: no error is known)' if count == 1 else ''}."
+                f"{model}: {_mean(quick, 1)} with the non-saturating, {_mean(slow, 1)} with the minimax objective."
             )
-    answer.needed = answer.needed if most < 2 else []
+            answer.verdict, answer.differences, answer.doubts = "undecided", [], []
+            if count > 1:
+                answer.tests([welch(quick, slow)], runs.few({name: len(levels[name]) for name in levels}))
+    answer.needed = [runs.command("objectives")] if most < SEEDS else []
     return answer
 
 
@@ -456,7 +554,7 @@ def _starts(by_objective: dict[str, list[Record]]) -> dict[str, list[tuple[float
 
     Nothing where not all runs were measured by the same distance, and within their start.
     """
-    curves = {r: _distances(r) for some in by_objective.values() for r in some}
+    curves = {r: _curves(r) for some in by_objective.values() for r in some}
     shared = [name for name in next(iter(curves.values())) if all(name in of_run for of_run in curves.values())]
     if not shared:
         return {}
@@ -467,7 +565,7 @@ def _starts(by_objective: dict[str, list[Record]]) -> dict[str, list[tuple[float
     return {name: [_mean_until(points[r], until) for r in some] for name, some in by_objective.items()}
 
 
-def _distances(record: Record) -> dict[str, list[tuple[float, float]]]:
+def _curves(record: Record) -> dict[str, list[tuple[float, float]]]:
     """Curves of distances over images seen."""
     found = {}
     for block in record.table.blocks:
@@ -490,62 +588,152 @@ def _mean_until(points: list[tuple[float, float]], until: float) -> tuple[float,
 def first_pixels(runs: Runs) -> Answer:
     """How much do the first pixels steer an autoregressive sample?"""
     answer = Answer(
-        "How much do the first pixels steer an autoregressive sample?",
+        "Do the first pixels steer an autoregressive sample, of every model, as far as in its last third?",
         "The first pixels steer all later ones.",
         "Completions of images that are hidden below: the share of the variance of the completed pixels that what is "
         "shown explains; 0 if completions of one image differ as much as those of different images, 1 if what is shown "
-        "leaves no choice. Agreement is: more than 0, by two standard errors, in the third that is farthest away too.",
-        head=("model", "shown", "images × completions", "explained", "nearest third", "farthest third"),
+        "leaves no choice. The third that is farthest away is tested, over the runs of each model.",
+        head=("model", "shown", "images × completions", "explained", "nearest third", "farthest third", "runs"),
     )
-    records, far = runs.first(AUTOREGRESSIVE, lambda r: r.path.exists()), []
-    for model, r in records.items():
-        path = newest(r, "completions")
-        found = steering(path, r.data.shape) if path is not None else None
-        if path is None or found is None:
-            answer.needed.append(
-                f"python src/figure.py figure=completion {_quoted('checkpoint', r.path)} figure.images=40 "
-                f"figure.completions=6 {_quoted('out', r.path / 'samples' / 'completions.png')}"
-            )
+    far: dict[str, list[float]] = {}
+    for model in AUTOREGRESSIVE:
+        found, picture = [], None
+        for r in runs.of(model):
+            path = newest(r, "completions")
+            steered = steering(path, r.data.shape) if path is not None else None
+            if steered is not None:
+                found.append(steered)
+                picture = picture or path
+            elif _checkpointed(r):
+                answer.needed.append(
+                    f"python src/figure.py figure=completion {_quoted('checkpoint', r.path)} figure.images=40 "
+                    f"figure.completions=6 {_quoted('out', r.path / 'samples' / 'completions.png')}"
+                )
+        if not found or picture is None:
             continue
-        shape = f"{found.images} × {found.completions}"
-        shares = (str(found.whole), str(found.near), str(found.far))
-        answer.rows.append((model, f"{found.shown:.0%} of the rows", shape, *shares))
-        answer.pictures.append((f"{model}: image, what is shown, completions", path))
-        far.append((model, found))
-    answer.needed += runs.lacking(m for m in AUTOREGRESSIVE if m not in records)
+        shape = f"{found[0].images} × {found[0].completions}"
+        far[model] = [s.far.value for s in found]
+        shares = (_mean([s.whole.value for s in found], 2), _mean([s.near.value for s in found], 2))
+        shown = f"{found[0].shown:.0%} of the rows"
+        answer.rows.append((model, shown, shape, *shares, _mean(far[model], 2), str(len(found))))
+        answer.pictures.append((f"{model}: image, what is shown, completions", picture))
+    answer.needed += runs.lacking(m for m in AUTOREGRESSIVE if not runs.of(m))
     if far:
-        steered = [found.far.value > ERRORS * found.far.error for _, found in far]
-        answer.verdict = "agrees" if all(steered) else "undecided" if any(steered) else "disagrees"
-        listed = "; ".join(f"{m} {found.whole}, farthest third {found.far}" for m, found in far)
-        answer.words = f"Explained by what is shown: {listed}."
+        answer.verdict = "undecided"
+        listed = "; ".join(f"{m} {_mean(values, 2)}" for m, values in far.items())
+        answer.words = f"Explained of the farthest third: {listed}."
+        tested = [mean_of(values) for values in far.values() if len(values) > 1]
+        if len(tested) == len(far):
+            answer.tests(tested, runs.few({m: len(values) for m, values in far.items()}))
     return answer
 
 
 CLAIMS = (density, direct, sampling, training, autoencoder, samples, blur, objective, first_pixels)
 
 
-def _best(family: Sequence[str], values: Mapping[str, float], choose: Callable[..., str | None] = min) -> str | None:
-    """The model of a family with the lowest value, or the highest by ``max``; ``None`` if none has one."""
-    return choose((m for m in family if m in values), key=values.__getitem__, default=None)
+def _distances(answer: Answer, runs: Runs, found: dict[str, list[Measured]]) -> None:
+    """The rows of a table of distances, the one of held-out images among them, and the pictures."""
+    for m in sorted(found, key=lambda m: fmean(x.value for x in found[m])):
+        answer.rows.append((m, _numbers(found[m], 2), str(len(found[m]))))
+        answer.pictures += [(m, r.grid) for r in runs.of(m)[:1] if r.grid is not None]
+    real = next((x.protocol.held_out_value for some in found.values() for x in some if x.protocol.held_out_value), None)
+    if real is not None:
+        answer.rows.append(("held-out images", f"{real:.2f}", MISSING))
 
 
-def _order(values: Mapping[str, float], below: Sequence[str], above: Sequence[str]) -> Verdict:
-    """Whether the values of all of the first are below those of all of the second, none is, or some are."""
-    low, high = ([values[m] for m in side if m in values] for side in (below, above))
-    return "agrees" if max(low) < min(high) else "disagrees" if min(low) >= max(high) else "undecided"
+def _duel(
+    answer: Answer,
+    runs: Runs,
+    found: dict[str, list[Measured]],
+    winner: str,
+    losers: Sequence[str],
+    what: str,
+    compare: Callable[[list[Measured], list[Measured]], Difference | None],
+) -> None:
+    """Test whether the numbers of one model are below those of others.
+
+    Args:
+        answer: is given the words and the test.
+        runs: the runs.
+        found: the numbers of each model.
+        winner: which the lecture expects to be lower.
+        losers: which it expects to be higher, all of them.
+        what: the numbers are called.
+        compare: the second less the first; ``None`` where no error can be known.
+    """
+    differences = [compare(found[winner], found[loser]) for loser in losers]
+    words = []
+    for loser, difference in zip(losers, differences, strict=True):
+        gap = fmean(m.value for m in found[loser]) - fmean(m.value for m in found[winner])
+        error = f" ± {difference.error:.2g}" if difference else " (without a second run it has no error)"
+        words.append(f"{loser} has {_numbers(found[loser], 2)}, {gap:+.2f}{error}")
+    answer.words = f"{winner} has {_numbers(found[winner], 2)} {what}; {'; '.join(words)}."
+    answer.verdict = "undecided"
+    known = [difference for difference in differences if difference is not None]
+    if len(known) == len(differences):
+        sides = {m: len(found[m]) for m in (winner, *losers)}
+        answer.tests(known, runs.few(sides), runs.unequal(sides))
 
 
-def _gap(first: Measured, second: Measured) -> tuple[float, float]:
-    """By how much the first is lower, and the error of that."""
-    return second.value - first.value, math.hypot(first.error or 0, second.error or 0)
+def _checkpointed(record: Record) -> bool:
+    """Whether a run can still be measured: records that are kept for a board have no weights."""
+    return (record.path / "checkpoints").is_dir()
 
 
-def _beyond(gap: float, error: float) -> Verdict:
-    return "agrees" if gap > ERRORS * error else "disagrees" if gap < -ERRORS * error else "undecided"
+def _of_distances(first: list[Measured], second: list[Measured]) -> Difference | None:
+    """The second less the first, by the runs."""
+    if min(len(first), len(second)) < 2:
+        return None
+    return welch([m.value for m in first], [m.value for m in second])
 
 
-def _number(m: Measured | None, digits: int) -> str:
-    return number(m, digits) if m else MISSING
+def _of_likelihoods(first: list[Measured], second: list[Measured]) -> Difference | None:
+    """The second less the first, in nats, by the runs and the images.
+
+    Where the nats of each image are not kept, the errors of both means are taken for independent, which they are not:
+    that makes the error of the difference too large.
+    """
+    if min(len(first), len(second)) < 2 or not _same_images(first[0], second[0]):
+        return None
+    each = [[m.of_each_image() for m in side] for side in (first, second)]
+    if all(values is not None for side in each for values in side):
+        one, other = (np.stack([values for values in side if values is not None]) for side in each)
+        return on_the_same_images(one, other)
+    gap = welch([m.value for m in first], [m.value for m in second])
+    of_images = [(fmean((m.error or 0) ** 2 for m in side), (side[0].count or 2) - 1) for side in (first, second)]
+    return combined(gap.value, [(gap.error**2, gap.freedom), *of_images])
+
+
+def _same_images(first: Measured, second: Measured) -> bool:
+    """Whether two likelihoods are of the same images, in the same form."""
+    a, b = first.protocol, second.protocol
+    return all(
+        getattr(a, entry) == getattr(b, entry)
+        for entry in ("data", "data_fingerprint", "images", "selection", "binarization", "conditional")
+    )
+
+
+def _per_bit(data: Data) -> float:
+    """How many nats of an image are a bit per dimension."""
+    return math.log(2) * (math.prod(data.shape[:3]) if data.shape else 1)
+
+
+def _numbers(found: list[Measured], digits: int, unit: float = 1.0) -> str:
+    """The mean of the runs with its standard error, in such a unit; of one run its own error."""
+    if not found:
+        return MISSING
+    if len(found) == 1:
+        error = "" if found[0].error is None else f" ± {found[0].error / unit:.{digits}f}"
+        return f"{found[0].relation} {found[0].value / unit:,.{digits}f}{error}".strip()
+    return f"{found[0].relation} {_mean([m.value / unit for m in found], digits)}".strip()
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    """A mean with its standard error over the runs."""
+    if not values:
+        return MISSING
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):,.{digits}f}{error}"
 
 
 def _quoted(key: str, value: object) -> str:

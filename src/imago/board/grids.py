@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from imago.board.pictures import LARGEST_FILE, picture_of
-from imago.statistics import Estimate, explained_share, jackknife
+from imago.statistics import Estimate, explained_share
 from imago.untrusted import read_bytes
 
 Shape = tuple[int, int, int, int]
@@ -66,30 +66,6 @@ def tiles(path: Path | None, shape: Shape | None) -> Tiles | None:
     cut = pixels.reshape(rows, high, columns, wide).swapaxes(1, 2)[:, :, :-MARGIN, :-MARGIN]
     full = not (cut[-1, -1] == BACKGROUND).all() or rows == 1
     return cut if full else cut[:-1]
-
-
-def of_originals(path: Path | None, shape: Shape | None, reconstructed: bool = False) -> Tiles | None:
-    """Of a grid of reconstructions the real images, every other row from the first; or what lies below them."""
-    cut = tiles(path, shape)
-    return None if cut is None or len(cut) < 2 else cut[int(reconstructed) :: 2]
-
-
-def roughness(images: Tiles | None) -> Estimate | None:
-    """Mean squared difference of neighbouring pixels over twice the variance of pixels.
-
-    1 for white noise, near 0 for smooth images; scaling the contrast does not change it. ``None`` of images that are
-    all one gray, and of none.
-    """
-    if images is None:
-        return None
-    each = images.reshape(-1, *images.shape[2:])
-    across, down = np.diff(each, axis=2), np.diff(each, axis=1)
-    energy = ((across**2).mean((1, 2)) + (down**2).mean((1, 2))) / 2
-    variance = 2 * ((each - each.mean()) ** 2).mean((1, 2))
-    if not variance.sum():
-        return None
-    without = (energy.sum() - energy) / np.maximum(variance.sum() - variance, 1e-12)
-    return Estimate(float(energy.sum() / variance.sum()), jackknife(without))
 
 
 def steering(path: Path, shape: Shape | None) -> Steering | None:

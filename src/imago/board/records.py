@@ -5,16 +5,19 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
 
 from imago.board.checkpoint import peek
 from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
-from imago.measures import RELATIONS, Protocol
+from imago.measures import EACH, RELATIONS, Protocol
 from imago.signatures import attribute_of
 from imago.sweeps import in_short
 from imago.tables import Table, read_table
@@ -42,6 +45,7 @@ class Measured:
         images_seen: by the model then, where that is known.
         changes: of the model's settings for this measurement.
         seeds: of the runs whose mean it is; empty of a single run.
+        each: the file with the value of every image, where there is one.
     """
 
     name: str
@@ -52,6 +56,20 @@ class Measured:
     images_seen: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
+    each: Path | None = None
+
+    def of_each_image(self) -> Float[np.ndarray, " n"] | None:
+        """The value of every image, in the order of their measurement; ``None`` where it is not known or damaged."""
+        if self.each is None or not self.count:
+            return None
+        try:
+            if self.each.stat().st_size > 8 * self.count + 1024:  # more than a header and so many numbers
+                return None
+            values = np.load(self.each, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        whole = values.shape == (self.count,) and values.dtype.kind == "f" and np.isfinite(values).all()
+        return values.astype(np.float64) if whole else None
 
     @property
     def relation(self) -> str:
@@ -146,6 +164,7 @@ class Record:
         parameters: learned numbers by player, and their "total".
         images_seen: so far.
         training_seconds: so far, without measuring, drawing and writing.
+        cpu_seconds: of the processor in that time, all threads together.
         peak_memory_mib: of the GPU, or of the process.
         machine: what it ran on.
         measured: every number that was measured, oldest first.
@@ -172,6 +191,7 @@ class Record:
     parameters: dict[str, int] = field(default_factory=dict)
     images_seen: int | None = None
     training_seconds: float | None = None
+    cpu_seconds: float | None = None
     peak_memory_mib: float | None = None
     machine: str = "machine unknown"
     measured: list[Measured] = field(default_factory=list)
@@ -273,6 +293,7 @@ def _read_into(record: Record) -> None:
     seen = [summary.get("images_seen"), last.get("images_seen"), checkpoint["progress"].get("images_seen")]
     record.images_seen = _whole(_largest(seen))
     record.training_seconds = _largest([summary.get("training_seconds"), last.get("time/training_seconds")])
+    record.cpu_seconds = _largest([summary.get("training_cpu_seconds")])
     record.peak_memory_mib = _largest([summary.get("peak_memory_mib"), last.get("time/peak_memory_mib")])
     record.measured = [*_in_training(record, summary), *_evaluated(record)]
     _status(record, summary)
@@ -346,7 +367,9 @@ def _evaluated(record: Record) -> Iterator[Measured]:
         record.defects.append(f"evaluation.json: {len(entries) - len(usable)} without name and number, left out")
     for entry in usable:
         name = str(entry["name"])
-        yield _measured(name, name.split("/")[0] if name.startswith(("test/", "val/")) else "eval", entry)
+        measured = _measured(name, name.split("/")[0] if name.startswith(("test/", "val/")) else "eval", entry)
+        file = re.fullmatch(rf"{EACH}/(\w+\.npy)", str(entry.get("each")))
+        yield replace(measured, each=record.path / EACH / file[1]) if file else measured
 
 
 def _measured(name: str, split: str, entry: Mapping[str, Any]) -> Measured:

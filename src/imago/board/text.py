@@ -69,6 +69,10 @@ def _printed(group: Group, rows: list[Row], columns: list[Column], title: str) -
         settings = [Text(r.setting(key) or MISSING) for key in _settings(group, rows)]
         cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
         table.add_row(Text(named(r, rows)), Text(r.model), *settings, *cells, Text(r.status))
+    if group.held_out is not None:
+        known = [Text(_tagged(group.held_out.cells[c.key])) for c in columns]
+        empty = [Text(MISSING) for _ in _settings(group, rows)]
+        table.add_row(Text(group.held_out.record.name), Text(MISSING), *empty, *known, Text(MISSING), style="dim")
     return table
 
 
@@ -144,6 +148,9 @@ def write_markdown(board: Board, path: Path) -> None:
                 + [row.record.setting(key) or MISSING for key in settings]
                 for row in rows
             }
+            if group.held_out is not None:
+                real = group.held_out.record
+                names[real], rows = [real.name, MISSING, *(MISSING for _ in settings)], [*rows, group.held_out]
             status = {row.record: row.record.status for row in rows}
             lines += [f"{title[:1].upper()}{title[1:]}", ""] if group.means else []
             lines += [*_table(rows, heads, names, group.filled(board.columns), status), ""]
@@ -165,10 +172,13 @@ def short_tables(board: Board, left_out: tuple[str, ...] = ()) -> list[str]:
     columns = [column for column in board.columns if not column.key.startswith(left_out)]
     for group in board.groups:
         names = {record: [label] for record, label in group.labels.items()}
+        rows = group.rows
+        if (real := group.held_out) is not None and not all(math.isnan(real.cells[c.key].value) for c in columns):
+            names[real.record], rows = [real.record.name], [*rows, real]
         lines += [
             f"**{escaped(str(group.data))}**",
             "",
-            *_table(group.rows, ["model"], names, group.filled(columns)),
+            *_table(rows, ["model"], names, group.filled(columns)),
             "",
         ]
     return lines
@@ -200,7 +210,8 @@ READING = (
     "images, of samples over the seeds that drew them (an Inception score of one seed: over its splits), and where `n "
     "seeds` stands over n runs that differ in their seed alone. `test` and `val` are splits of the data with the "
     "number of images; `eval` marks samples that evaluate.py drew and `val` those of the last measurement in "
-    "training, with their number. Bold leads among numbers of one protocol. † has a caveat."
+    "training, with their number. Bold leads among numbers of one protocol, except those beyond what held-out images "
+    "have. † has a caveat."
 )
 
 

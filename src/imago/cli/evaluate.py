@@ -3,12 +3,13 @@
 The likelihood of held-out images, where the model knows it, and the quality of samples.
 """
 
+import hashlib
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -22,9 +23,9 @@ from imago import cli
 from imago.capacity import Drawn
 from imago.config import Compile, build, check_has, check_node, check_settings, plain
 from imago.errors import RunError, UserError, printable
-from imago.files import locked, write_text
+from imago.files import locked, replacing, write_text
 from imago.legacy import today
-from imago.measures import Measurement, Protocol
+from imago.measures import EACH, Measurement, Protocol
 from imago.paths import checkpoint_file, folder_of
 from imago.processes import first_process
 
@@ -149,7 +150,8 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         made_at |= {"changes": settings.model} if settings.model else {}
         print("\n".join(table(measurements)), flush=True)
         kept = results.add(
-            [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol.as_dict()} for m in measurements]
+            [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol.as_dict()} for m in measurements],
+            [m.each for m in measurements],
         )
         print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
 
@@ -192,7 +194,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
         try:
             for seed in seeds:
                 with progress_bar(f"Measuring samples of seed {seed}") as progress:
-                    repeated.append(measure(metrics, model, seed, averaged, progress))
+                    repeated.append(measure(metrics, model, seed, averaged, progress, alone=True))
         finally:
             if repeated:  # also where it is stopped
                 conclude(over_seeds(repeated), began)
@@ -210,12 +212,15 @@ def over_seeds(repeated: list[list[Measurement]]) -> list[Measurement]:
         return repeated[0]
     combined = []
     for same in zip(*repeated, strict=True):
-        values, seconds = [m.value for m in same], [m.protocol.seconds_per_sample for m in same]
+        values = [m.value for m in same]
+        batched, alone = [m.protocol.seconds_per_sample for m in same], [m.protocol.seconds_alone for m in same]
         protocol = replace(
             same[0].protocol,
             repeats=len(values),
             deviation=statistics.stdev(values),
-            seconds_per_sample=None if None in seconds else statistics.fmean(filter(None, seconds)),
+            standard_error=None,
+            seconds_per_sample=None if None in batched else statistics.fmean(filter(None, batched)),
+            seconds_alone=None if None in alone else statistics.median(filter(None, alone)),
         )
         combined.append(replace(same[0], value=statistics.fmean(values), protocol=protocol))
     return combined
@@ -248,7 +253,12 @@ def table(measurements: list[Measurement]) -> list[str]:
     """A line for each measurement, with what holds of it alone; what holds of all is said once, above them."""
     entries = [m.protocol.as_dict() for m in measurements]
     told = [{key: text.format(e[key]) for key, text in SHOWN.items() if e.get(key, "none") != "none"} for e in entries]
-    common = {key: text for key, text in told[0].items() if all(other.get(key) == text for other in told)}
+    # What is measured without features has none to name.
+    common = {
+        key: text
+        for key, text in told[0].items()
+        if all(other.get(key, text if key == "extractor" else None) == text for other in told)
+    }
     numbers = [number_of(m) for m in measurements]
     widths = [max(len(m.name) for m in measurements), max(map(len, numbers))]
     lines = [f"  {', '.join(common.values())}"]
@@ -296,8 +306,12 @@ class Results:
                 f"note: {self.path}: cannot be written ({error.strerror}); results are printed alone", file=sys.stderr
             )
 
-    def add(self, results: list[dict[str, Any]]) -> str:
+    def add(self, results: list[dict[str, Any]], each: Sequence[Sequence[float] | None] = ()) -> str:
         """Keep results; the same measurement again replaces the older one.
+
+        Args:
+            results: entries of evaluation.json.
+            each: for each of them the value of every image, which gets a file of its own, or ``None``.
 
         Returns:
             Where they are.
@@ -307,12 +321,25 @@ class Results:
         new = [what(result) for result in results]
         try:
             with self._locked():  # somebody else may measure the same run
+                for result, question, values in zip(results, new, each, strict=False):
+                    if values is not None:
+                        result["each"] = self._write(question, values)
                 known = [result for result in self._known() if what(result) not in new]
                 write_text(self.path, json.dumps(known + results, indent=2) + "\n")
         except OSError as error:
             self.lost = error
             return "kept nowhere"
         return f"kept in {self.path}"
+
+    def _write(self, question: dict[str, Any], values: Sequence[float]) -> str:
+        """Write the value of every image; the same measurement again has the same file. Its place in the run."""
+        import numpy as np
+
+        name = f"{hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]}.npy"
+        (self.path.parent / EACH).mkdir(exist_ok=True)
+        with replacing(self.path.parent / EACH / name) as file:
+            np.save(file, np.asarray(values, np.float32), allow_pickle=False)
+        return f"{EACH}/{name}"
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.path.with_name(".evaluation.lock"))
@@ -336,9 +363,9 @@ class Results:
 
 
 def what(result: dict[str, Any]) -> dict[str, Any]:
-    """All of a result but what came out, and on which machine in what time."""
+    """All of a result but what came out, where that lies, and on which machine in what time."""
     question = Protocol.from_dict(result["protocol"]).question
-    return {key: entry for key, entry in result.items() if key != "value"} | {"protocol": question}
+    return {key: entry for key, entry in result.items() if key not in ("value", "each")} | {"protocol": question}
 
 
 def command() -> None:

@@ -342,7 +342,7 @@ def measure_by_ais(
     between = "between estimates from below and from above"
     return [
         Measurement(f"{prefix}bpd", values["bpd"], replace(protocol, standard_error=values["bpd_error"])),
-        Measurement(f"{prefix}nats", values["nats"], replace(protocol, standard_error=values["nats_error"])),
+        Measurement(f"{prefix}nats", values["nats"], replace(protocol, standard_error=values["nats_error"]), nats.each),
         Measurement(
             "ais/gap",
             float(gap.mean()),

@@ -50,6 +50,11 @@ class NegativeLogLikelihood(Metric):
         """Add −log p(x) of a batch, in nats per image."""
         self.values.append(nats.detach())
 
+    @property
+    def each(self) -> list[float]:
+        """The nats of every image so far, in the order in which they were added."""
+        return dim_zero_cat(self.values).double().tolist()
+
     def compute(self) -> dict[str, Float64[Tensor, ""]]:
         """Return ``nats`` and ``bpd``, and their standard errors over the images, nan for a single one.
 
@@ -104,7 +109,8 @@ def measure_likelihood(
         ``elbo/gap``, the nats between the two bounds; with ``probability_flow`` ``flow/bpd`` and ``flow/nats``. Where
         the distribution of the data is known (:meth:`imago.data.ImageDataModule.log_prob`) also ``kl``,
         KL(p_data ‖ p_model) in nats. Protocols have the standard error of the mean over the images, those of an
-        estimate with what all images share (:attr:`imago.models.base.ExplicitModel.common_error`).
+        estimate with what all images share (:attr:`imago.models.base.ExplicitModel.common_error`). Nats have those of
+        each image.
 
     Raises:
         UserError: images or labels that the model was not made for, none that it knows the class of, or importance
@@ -153,6 +159,7 @@ def measure_likelihood(
             done += len(found["nats"])
             if progress is not None:
                 progress(done, count)
+    seen = (data, count, available, len(whole) - available)
     protocol = Protocol(
         data=f"{data.name} {split}",
         data_fingerprint=data.fingerprint,
@@ -165,27 +172,33 @@ def measure_likelihood(
         bound_terms=bound_terms,
         dequantization=model.dequantization_name if isinstance(model, NormalizingFlow) else None,
         weights="averaged" if averaged else "last",
-        caveat=_caveat(model, model.likelihood, data, count, available, len(whole) - available),
+        caveat=_caveat(model, model.likelihood, *seen),
     )
     measured: list[Measurement] = []
-    bits_of = model.spec.dimensions * math.log(2)
     for name, metric in metrics.items():
         told = replace(protocol, draws=importance) if name.startswith("iw/") or name == "elbo/gap" else protocol
         if name == "flow/nats" and isinstance(model, ProbabilityFlow) and probability_flow is not None:
-            how = model.flow_estimator(probability_flow)
-            told = replace(told, likelihood="estimate", estimator=how, bound_terms=None)
-            told = replace(told, caveat=_caveat(model, "estimate", data, count, available, len(whole) - available))
+            how, doubt = model.flow_estimator(probability_flow), _caveat(model, "estimate", *seen)
+            told = replace(told, likelihood="estimate", estimator=how, bound_terms=None, caveat=doubt)
         elif name not in ("nats", "iw/nats", "kl"):
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
-        bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
-        values = {key: float(value) for key, value in metric.compute().items()}
-        for key, measure in ((name, "nats"),) if name == "kl" else ((bits, "bpd"), (name, "nats")):
-            error, common = values[f"{measure}_error"], None
-            if told.likelihood == "estimate":
-                common = model.common_error / (bits_of if measure == "bpd" else 1)
-                error = math.hypot(error, common)
-            measured.append(Measurement(key, values[measure], replace(told, standard_error=error, common_error=common)))
+        measured += _measurements(name, metric, told, model)
     return measured
+
+
+def _measurements(name: str, metric: NegativeLogLikelihood, told: Protocol, model: ExplicitModel) -> list[Measurement]:
+    """A number in bits per dimension and in nats, with its standard errors; the nats with those of each image."""
+    values = {key: float(value) for key, value in metric.compute().items()}
+    bits = name.removesuffix("nats") + "bpd" if name.endswith("nats") else f"{name}_bpd"
+    found = []
+    for key, measure in ((name, "nats"),) if name == "kl" else ((bits, "bpd"), (name, "nats")):
+        error, common = values[f"{measure}_error"], None
+        if told.likelihood == "estimate":
+            common = model.common_error / (model.spec.dimensions * math.log(2) if measure == "bpd" else 1)
+            error = math.hypot(error, common)
+        each = metric.each if key.endswith("nats") else None
+        found.append(Measurement(key, values[measure], replace(told, standard_error=error, common_error=common), each))
+    return found
 
 
 def _nats(

@@ -22,6 +22,7 @@ from imago.evaluation.kernel import KernelDistance
 from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, PRDC
 from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics, batches_of_features
+from imago.evaluation.sharpness import EdgeWidth
 from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
 from imago.processes import by_first, shared
@@ -44,9 +45,9 @@ class SampleQuality:
         weights: path of the extractor's weights, instead of the place where they are looked for.
         subsets: number of random subsets of the kernel distance.
         subset_size: images in each of them; fewer are used, and the protocol says so, where there are not so many.
-        full: measure precision, recall, density, coverage, authenticity, copies and, where the extractor knows
-            classes, the Inception score too; ``None`` leaves that to who measures: not during training, but in
-            evaluate.py.
+        full: measure precision, recall, density, coverage, authenticity, copies, the width of edges and, where the
+            extractor knows classes, the Inception score too, and held-out images beside the samples, where there are as
+            many; ``None`` leaves that to who measures: not during training, but in evaluate.py.
 
     Attributes:
         notices: what the user has to be told at the start of the run; complete after :meth:`prepare`.
@@ -71,6 +72,7 @@ class SampleQuality:
         self.full = bool(full)
         self.notices: list[str] = []
         self._extractor: FeatureExtractor | None = None
+        self._edges: EdgeWidth | None = None
         self._protocols: dict[str, Protocol] = {}
 
     @property
@@ -102,7 +104,7 @@ class SampleQuality:
         Raises:
             UserError: these data cannot be measured in the way that was asked for.
         """
-        self.notices, self._protocols, self._extractor = [], {}, None
+        self.notices, self._protocols, self._extractor, self._edges = [], {}, None, None
         if self.choice is None:
             return
         if len(data.train) < 2:
@@ -159,6 +161,8 @@ class SampleQuality:
             self._add_prdc(extractor, reference)
             self._add_score(extractor)
             self._add_authenticity(extractor, known, data)
+            self._judge_held_out(extractor, known, data)
+            self._add_edges(data)
 
     def take(self, samples: int) -> None:
         """Draw so many samples from now on; call :meth:`prepare` first."""
@@ -253,7 +257,7 @@ class SampleQuality:
         self._tell("inception_score", extractor, caveat, splits=splits)
 
     def _add_authenticity(self, extractor: FeatureExtractor, known: KnownFeatures, data: ImageDataModule) -> None:
-        """With the shares of held-out images in the protocols."""
+        """Beside the shares of held-out images, however few there are."""
         metric = Authenticity(**_OPTIONS)
         metric.update(known.training, real=True, originals=data.split("train"))
         held_out = known.held_out[: self.samples]
@@ -270,9 +274,52 @@ class SampleQuality:
             entries = {"reference_images": count, "held_out_value": shares.get(name), **told}
             self._tell(name, extractor, "; ".join(doubts), **entries)
 
+    def _judge_held_out(self, extractor: FeatureExtractor, known: KnownFeatures, data: ImageDataModule) -> None:
+        """What every number is of as many held-out images as there will be samples: of fewer it would not compare."""
+        if len(known.held_out) < self.samples:
+            return
+        part = data.val.part(slice(self.samples))
+        self._metrics.update(known.held_out[: self.samples], real=False, originals=part)
+        for name, value in self._metrics.compute().items():
+            suffixed = _suffixed(name, extractor)
+            if suffixed in self._protocols:
+                self._protocols[suffixed] = replace(
+                    self._protocols[suffixed],
+                    held_out=f"{data.name} val",
+                    held_out_images=self.samples,
+                    held_out_value=float(value),
+                )
+        self._metrics.reset()
+
+    def _add_edges(self, data: ImageDataModule) -> None:
+        """Of images that have more than two values: the edges of others are one pixel wide."""
+        if data.spec.levels == 2 or data.spec.tokens:
+            return
+        self._edges = EdgeWidth(sync_on_compute=False)
+        part = data.val.part(slice(self.samples))
+        told: dict[str, Any] = {}
+        if len(part):
+            for batch in part.batches(self.batch_size):
+                self._edges.update(batch.images)
+            value = float(self._edges.compute()["edge_width"])
+            told = {"held_out": f"{data.name} val", "held_out_images": len(part), "held_out_value": value}
+            self._edges.reset()
+        self._protocols["edge_width"] = Protocol(
+            reference=self._called,
+            reference_fingerprint=data.fingerprint,
+            samples=self.samples,
+            caveat="none",
+            **told,
+        )
+
     @torch.no_grad()
     def measure(
-        self, sample: Sampler, progress: Progress | None = None, *, spec: ImageSpec | None = None
+        self,
+        sample: Sampler,
+        progress: Progress | None = None,
+        *,
+        spec: ImageSpec | None = None,
+        means: Sampler | None = None,
     ) -> list[Measurement]:
         """Draw samples and compare them with the training split; the global random generators are left as they were.
 
@@ -282,36 +329,46 @@ class SampleQuality:
             sample: ``sample(n, first)`` gives the images first..first+n-1, uint8 (n, C, H, W) with values 0..levels-1.
             progress: called with (samples so far, samples in all).
             spec: of the samples; ``None``: that of the training images.
+            means: of what the samples are draws, called alike: pixel noise would hide how wide edges are.
         """
         extractor = self._extractor
         if extractor is None:
             return []
         spec = spec or self._spec
 
-        def drawn(first: int) -> tuple[Tensor, Tensor]:
-            """The images from this one on that make a batch, and their features."""
+        def drawn(first: int) -> tuple[Tensor, Tensor, Tensor]:
+            """The images from this one on that make a batch, their features, and where edges are looked for."""
             n = min(self.batch_size, self.samples - first)
             images = sample(n, first)
             spec.check(images)
             if len(images) != n:
                 raise ValueError(f"{len(images)} samples where {n} were asked for")
-            return images.cpu(), self.features(images, spec.levels)
+            sharp = images if means is None or self._edges is None else means(n, first)
+            return images.cpu(), self.features(images, spec.levels), sharp.cpu()
 
         try:
             with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
                 done = 0
-                for images, features in shared(drawn, range(0, self.samples, self.batch_size)):
+                for images, features, sharp in shared(drawn, range(0, self.samples, self.batch_size)):
                     if isinstance(extractor, Coordinates):
                         self._metrics.update(features)
                     else:
                         self._metrics.update(features, real=False, originals=images)
+                    if self._edges is not None:
+                        self._edges.update(sharp)
                     done += len(images)
                     if progress is not None:
                         progress(done, self.samples)
             numbers = by_first(lambda: {name: float(value) for name, value in self._metrics.compute().items()})
             found = {_suffixed(name, extractor): value for name, value in numbers.items()}
+            if (metric := self._edges) is not None:
+                edges = by_first(lambda: {name: float(value) for name, value in metric.compute().items()})
+                found["edge_width"], error = edges["edge_width"], edges["edge_width_error"]
+                self._protocols["edge_width"] = replace(self._protocols["edge_width"], standard_error=error)
         finally:
             self._metrics.reset()
+            if self._edges is not None:
+                self._edges.reset()
         deviation = found.pop("inception_score_std" + extractor.suffix, None)
         return [
             Measurement(

@@ -78,6 +78,7 @@ class TrainState:
         batches: batches they came in; the position in the data stream.
         updates: steps of the model: of the last of its networks, which for a GAN is the generator.
         seconds: of training, without what :meth:`paused` encloses.
+        cpu_seconds: of all threads of this process in that time, which other work on the machine hardly changes.
         progress: share of the run, in [0, 1], for schedules that end with it.
     """
 
@@ -85,24 +86,26 @@ class TrainState:
     batches: int = 0
     updates: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     progress: float = 0.0
-    _since: float | None = None  # when the clock was looked at; None while it stands
+    _since: tuple[float, float] | None = None  # when the clocks were looked at; None while they stand
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Let the clocks run."""
         if self._since is None:
-            self._since = time.perf_counter()
+            self._since = (time.perf_counter(), time.process_time())
 
     def tick(self) -> None:
-        """Bring ``seconds`` up to date."""
+        """Bring ``seconds`` and ``cpu_seconds`` up to date."""
         if self._since is not None:
-            now = time.perf_counter()
-            self.seconds += now - self._since
+            now = (time.perf_counter(), time.process_time())
+            self.seconds += now[0] - self._since[0]
+            self.cpu_seconds += now[1] - self._since[1]
             self._since = now
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock inside: measuring, drawing and writing are no training."""
+        """Stop the clocks inside: measuring, drawing and writing are no training."""
         running = self._since is not None
         self.tick()
         self._since = None
@@ -383,6 +386,7 @@ class GenerativeModel(LightningModule, ABC):
         """Counters and running means go along, so that a continued run logs the rows of one that never stopped."""
         state = self.state
         checkpoint["seconds"] = state.seconds
+        checkpoint["cpu_seconds"] = state.cpu_seconds
         checkpoint["spec"] = self.spec.as_dict()
         checkpoint.setdefault("config", {} if self.config is None else {"model": self.config})
         checkpoint["progress"] = {
@@ -416,7 +420,9 @@ class GenerativeModel(LightningModule, ABC):
         """Restore what :meth:`on_save_checkpoint` kept."""
         progress = checkpoint["progress"]
         seconds = float(checkpoint["seconds"]) if "seconds" in checkpoint else _seconds_of_log(checkpoint)
-        self.state = TrainState(progress["images_seen"], progress["batches_seen"], progress["updates"], seconds)
+        cpu_seconds = float(checkpoint.get("cpu_seconds", 0.0))  # 0 of one from before they were counted
+        counts = (progress["images_seen"], progress["batches_seen"], progress["updates"])
+        self.state = TrainState(*counts, seconds, cpu_seconds)
         self._means.sums = {name: (total, count) for name, (total, count) in progress["terms"].items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

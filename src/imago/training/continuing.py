@@ -81,6 +81,7 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
         "max_images": content["progress"]["images_seen"],
         "max_updates": content["progress"]["updates"],
         "max_seconds": content.get("seconds", limits.get("seconds", 0.0)),
+        "max_cpu_seconds": content.get("cpu_seconds", 0.0),
         "max_wall_seconds": limits.get("wall_seconds", 0.0),
     }
     completed = Run(directory, write=False).summary.get("status") == "completed"  # with its closing work

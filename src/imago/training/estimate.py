@@ -186,7 +186,9 @@ def estimate_run(config: Mapping[str, Any], name: str) -> Estimate:
     check_batch_size(data.batch_size, len(data.train), devices)
     cost = measure(model.to(device), data, data.batch_size // devices, trainer.precision_plugin.train_step_context)
     seconds_per_image = cost.seconds_per_image / devices
-    images, ended_by = end_of(settings, data.batch_size * model.batches_per_update, seconds_per_image)
+    images, ended_by = end_of(
+        settings, data.batch_size * model.batches_per_update, seconds_per_image, cost.cpu_seconds_per_image / devices
+    )
     paced = list(_paced(config["callbacks"]))
     seconds = images * seconds_per_image
     measuring = None
@@ -211,13 +213,17 @@ def estimate_run(config: Mapping[str, Any], name: str) -> Estimate:
     )
 
 
-def end_of(settings: Settings, images_per_update: int, seconds_per_image: float) -> tuple[int, str]:
+def end_of(
+    settings: Settings, images_per_update: int, seconds_per_image: float, cpu_seconds_per_image: float
+) -> tuple[int, str]:
     """How many images a run will have seen when it ends, and the limit that ends it."""
     within = {
         "max_images": settings.max_images,
         "max_updates": None if settings.max_updates is None else settings.max_updates * images_per_update,
         "max_seconds": None if settings.max_seconds is None else round(settings.max_seconds / seconds_per_image),
     }
+    if settings.max_cpu_seconds is not None:
+        within["max_cpu_seconds"] = round(settings.max_cpu_seconds / cpu_seconds_per_image)
     if settings.max_wall_seconds is not None:
         factor = 1 + (settings.measuring_share or 0.0)
         within["max_wall_seconds"] = round(settings.max_wall_seconds / factor / seconds_per_image)

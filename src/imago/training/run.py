@@ -135,7 +135,7 @@ def train(
             group = None if job is None else job.folder.name
             with connected(trainer, run, config, settings, name, group):
                 ends = (settings.max_images, settings.max_updates, settings.max_seconds, settings.max_wall_seconds)
-                limits = Limits(*ends, began)
+                limits = Limits(*ends, began, settings.max_cpu_seconds)
                 chosen = [
                     build_with(node, f"callbacks.{key}", run=run, metrics=metrics, config=config)
                     for key, node in config["callbacks"].items()
@@ -444,6 +444,7 @@ def conclude(
         "updates": model.state.updates,
         "stopped_by": limits.reached(model),
         "training_seconds": round(seconds, 2),
+        "training_cpu_seconds": round(model.state.cpu_seconds, 2),
         "images_per_second": round(model.state.images / seconds, 1) if seconds else None,
         "peak_memory_mib": round(peak_memory_mib(trainer.strategy.root_device), 1),
         "precision": trainer.precision,

@@ -17,6 +17,8 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    process_time = perf_counter
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -54,6 +56,24 @@ def test_seconds_end_the_run(toy: Any, fit: Any, clock: Clock) -> None:
     assert len(model.values) == 3  # 2, 4, 6 seconds
     assert told == pytest.approx([0, 0.4, 0.8]), "for schedules without an end"
     assert limit.reached(model) == "max_seconds=5.0"
+
+
+def test_seconds_of_the_processor_end_the_run_whatever_a_clock_says(toy: Any, fit: Any, clock: Clock) -> None:
+    """A batch takes five seconds of which the process has one; measuring takes both, and does not count."""
+    limit, model = Limits(10**9, None, None, max_cpu_seconds=3.0), toy()
+    clock.process_time = lambda: clock.now / 5
+
+    class Told(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            clock.now += 5
+            with pl_module.state.paused():
+                clock.now += 100
+
+    fit(model, 50, limit, Told())
+    assert len(model.values) == 3
+    assert (model.state.seconds, model.state.cpu_seconds) == (15, pytest.approx(3))
+    assert limit.reached(model) == "max_cpu_seconds=3.0"
+    assert limit.timed, "the first process decides for all"
 
 
 def test_a_continued_run_counts_what_went_before(toy: Any) -> None:

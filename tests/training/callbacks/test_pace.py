@@ -19,7 +19,7 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
-    monotonic = perf_counter
+    monotonic = process_time = perf_counter
 
 
 class Second(Callback):

@@ -30,7 +30,7 @@ class Scripted(SampleQuality):
     def prepare(self, data: Any, device: torch.device) -> None:
         raise AssertionError("prepared before training")
 
-    def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
+    def measure(self, sample: Any, progress: Any = None, means: Any = None) -> list[Measurement]:
         self.seen.append(torch.cat([sample(3, 0), sample(2, 3)]))
         value = self.values.pop(0)
         return [Measurement("fd_toy", value, Protocol(samples=5)), Measurement("kd_toy", -value, Protocol(samples=5))]
@@ -120,7 +120,7 @@ class Directed(SampleQuality):
 
     def prepare(self, data: Any, device: torch.device) -> None: ...
 
-    def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
+    def measure(self, sample: Any, progress: Any = None, means: Any = None) -> list[Measurement]:
         value = self.values.pop(0)
         return [Measurement(name, value, Protocol(samples=self.seen, seed=1)) for name in self.names]
 
@@ -171,10 +171,10 @@ def test_an_abandoned_measurement_is_made_up_for(toy: Any, fit: Any, tmp_path: P
     run, interruption = Run(tmp_path), Interruption()
 
     class Interrupted(Scripted):
-        def measure(self, sample: Any, progress: Any = None) -> list[Measurement]:
+        def measure(self, sample: Any, progress: Any = None, means: Any = None) -> list[Measurement]:
             if len(self.values) == 1:
                 interruption.requested = 15
-            return super().measure(sample, progress)
+            return super().measure(sample, progress, means)
 
     first = MeasureQuality(32, run, Interrupted(5.0, 99.0), at_start=False)
     fit(toy(), 6, first, interruption, last=(Checkpoints(10**6, run, {"seed": 0}),))

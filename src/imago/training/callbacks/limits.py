@@ -17,6 +17,7 @@ class Limits(Callback):
         max_seconds: seconds of training, ``None`` for no limit. Measuring, drawing and writing do not count.
         max_wall_seconds: seconds of everything that the run does, ``None`` for no limit. Training ends earlier by what
             the closing work will take.
+        max_cpu_seconds: seconds of processor time of training, of all threads of a process; ``None`` for no limit.
         began: when the run did, by ``time.monotonic()``; ``None`` for now.
     """
 
@@ -27,11 +28,13 @@ class Limits(Callback):
         max_seconds: float | None,
         max_wall_seconds: float | None = None,
         began: float | None = None,
+        max_cpu_seconds: float | None = None,
     ) -> None:
         self.max_images = max_images
         self.max_updates = max_updates
         self.max_seconds = max_seconds
         self.max_wall_seconds = max_wall_seconds
+        self.max_cpu_seconds = max_cpu_seconds
         self.closing_seconds = 0.0  # what the work after training will take
         self._began = time.monotonic() if began is None else began
 
@@ -43,7 +46,7 @@ class Limits(Callback):
     @property
     def timed(self) -> bool:
         """Whether a clock can end the run."""
-        return self.max_seconds is not None or self.max_wall_seconds is not None
+        return any(limit is not None for limit in (self.max_seconds, self.max_wall_seconds, self.max_cpu_seconds))
 
     def reached(self, model: GenerativeModel) -> str | None:
         """The limit that is reached, as text, or ``None``."""
@@ -53,6 +56,8 @@ class Limits(Callback):
             return f"max_updates={self.max_updates}"
         if self.max_seconds is not None and model.state.seconds >= self.max_seconds:
             return f"max_seconds={self.max_seconds}"
+        if self.max_cpu_seconds is not None and model.state.cpu_seconds >= self.max_cpu_seconds:
+            return f"max_cpu_seconds={self.max_cpu_seconds}"
         if self.max_wall_seconds is not None and self.wall_seconds + self.closing_seconds >= self.max_wall_seconds:
             return f"max_wall_seconds={self.max_wall_seconds}"
         return None
@@ -66,6 +71,8 @@ class Limits(Callback):
             parts.append(model.state.updates / self.max_updates)
         if self.max_seconds is not None:
             parts.append(model.state.seconds / self.max_seconds)
+        if self.max_cpu_seconds is not None:
+            parts.append(model.state.cpu_seconds / self.max_cpu_seconds)
         if self.max_wall_seconds is not None:
             parts.append((self.wall_seconds + self.closing_seconds) / self.max_wall_seconds)
         return min(1.0, max(parts))
