@@ -26,6 +26,12 @@ torch.set_num_threads(1)
 install_import_hook("imago", "typecheck.check")  # every annotated shape and type in imago is checked at each call
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked ``gpu`` where there is none."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reaches the network or an account, whatever is configured on this machine."""

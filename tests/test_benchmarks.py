@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,49 @@ def test_the_page_of_costs_holds_the_committed_results(monkeypatch: pytest.Monke
     page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
     begin, end = scaling.MARKS
     assert page.split(begin)[1].split(end)[0].strip() == scaling.tables(content)
+
+
+def test_what_wants_a_gpu_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu = importlib.import_module("gpu")
+    words = ["gpu.py", "--rehearse", f"--out={tmp_path}", "speed/vae-float32", "speed/vae-bfloat16"]
+    monkeypatch.setattr("sys.argv", words)
+    assert gpu.main() == 0
+    row = json.loads((tmp_path / "speed" / "vae-bfloat16.json").read_text())
+    assert row["flop_per_image"] > 1e4
+    assert row["images_per_second"] == pytest.approx(1000 * row["batch_size"] / row["step_ms"])
+    assert (tmp_path / "report.md").read_text().count("| vae |") == 2
+    done = []
+    monkeypatch.setattr(gpu, "speed", lambda name, mode, rehearse: done.append(mode) or row)
+    (tmp_path / "speed" / "vae-float32.json").unlink()
+    assert gpu.main() == 0
+    assert done == ["float32"]
+
+
+def test_a_part_that_ends_the_process_twice_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu = importlib.import_module("gpu")
+    tries = []
+
+    def killed(*_: object) -> None:
+        tries.append(1)
+        raise SystemExit
+
+    monkeypatch.setattr(gpu, "speed", killed)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--rehearse", f"--out={tmp_path}", "speed/vae-float32"])
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            gpu.main()
+    assert gpu.main() == 0
+    assert len(tries) == 2
+    assert "ended the process" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_all_that_wants_a_gpu_is_rehearsed(tmp_path: Path) -> None:
+    words = [sys.executable, str(BENCHMARKS / "gpu.py"), "--rehearse", f"--out={tmp_path}"]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == 0
+    kept = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert not [name for name, content in kept.items() if "error" in content]
+    assert {name.split("/")[0] for name in kept} == {"tests", "speed", "train", "evaluate"}
+    assert "nats" in (tmp_path / "report.md").read_text()

@@ -281,7 +281,7 @@ def test_images_that_the_model_was_not_made_for_are_refused_with_both_numbers(na
         make(name, ImageSpec(1, 6, 4, 2)).log_likelihood(images, labels)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_samples_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
     """Also where rows are captured as one graph; up to ties."""
     spec = SMALL["gray-7x5"]
