@@ -60,8 +60,8 @@ ASIDE = (
 Settings = tuple[tuple[str, str], ...]
 # Runs of each side that a verdict needs, and the share of boards that may have a false one.
 SEEDS, LEVEL = 5, 0.05
-# Seconds of training, or parameters, of models that are called equal differ by no more.
-EQUAL = 1.1
+# Seconds of training, and parameters, of models that are called equal differ by no more.
+EQUAL, EQUAL_SIZE = 1.1, 1.2
 # The share of training that is its start.
 START = 0.25
 # Decoding codes from N(0, I), of an autoencoder that otherwise draws them from a normal distribution fitted to its own.
@@ -423,7 +423,7 @@ def training(runs: Runs) -> Answer:
         answer.verdict = "undecided"
         return answer
     one, other = (parameters[m] or math.nan for m in (PIXELCNN, PIXELRNN))
-    matched = max(one, other) <= EQUAL * min(one, other)
+    matched = max(one, other) <= EQUAL_SIZE * min(one, other)
     unmatched = None if matched else f"{PIXELCNN} has {one:,.0f} parameters and {PIXELRNN} {other:,.0f}"
     answer.tests([welch(*logs)], runs.few({PIXELCNN: len(cnn), PIXELRNN: len(rnn)}), unmatched)
     return answer
