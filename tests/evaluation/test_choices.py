@@ -36,6 +36,7 @@ class StandIn(InceptionExtractor):
 def _stand_in(monkeypatch):
     monkeypatch.setattr(choices, "InceptionExtractor", StandIn)
     monkeypatch.setattr(choices, "_FIRST_USE_IMAGES", 500)
+    monkeypatch.setattr(choices, "EFFICIENTNET_PACKAGE", "a_package_that_nobody_has_installed")  # test_efficientnet.py
 
 
 SHA256 = hashlib.sha256(b"inception").hexdigest()

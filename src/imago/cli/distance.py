@@ -146,9 +146,7 @@ def measured(
         shape = "x".join(map(str, side.spec.shape))
         lines.append(f"{key}: {side.name}, {len(side.images):,} images of {shape}")
     if extractor.side is not None:
-        lines.append(
-            f"{extractor.name} sees {extractor.side}x{extractor.side}: resized bilinearly without antialiasing"
-        )
+        lines.append(f"{extractor.name} sees {extractor.side}x{extractor.side}: resized {extractor.resized}")
     same = len(a.images) == len(b.images) and a.spec.shape == b.spec.shape
     if same and torch.equal(*(digests(side.images).sort().values for side in (a, b))):
         lines.append("warning: a and b are the same images")

@@ -1,11 +1,12 @@
 """Sample quality (feature extractors, distances, what a run is given to measure with), and likelihood."""
 
 from imago.evaluation.ais import measure_by_ais
-from imago.evaluation.choices import Auto, Classifier, Clip, DinoV2, ExtractorChoice, Inception
+from imago.evaluation.choices import Auto, Classifier, Clip, DinoV2, EfficientNet, ExtractorChoice, Inception
 from imago.evaluation.extractors import (
     ClassifierExtractor,
     ClipExtractor,
     DinoV2Extractor,
+    EfficientNetExtractor,
     FeatureExtractor,
     InceptionExtractor,
 )
@@ -29,6 +30,8 @@ __all__ = [
     "ClipExtractor",
     "DinoV2",
     "DinoV2Extractor",
+    "EfficientNet",
+    "EfficientNetExtractor",
     "ExtractorChoice",
     "FeatureExtractor",
     "FrechetDistance",

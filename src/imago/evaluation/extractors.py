@@ -7,13 +7,16 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from imago.evaluation.efficientnet import FEATURES, load_efficientnet
 from imago.evaluation.network import ClassifierNetwork
 
 
@@ -28,6 +31,7 @@ class FeatureExtractor(nn.Module, ABC):
         fingerprint: hexadecimal digest of its weights.
         doubt: why nothing should be concluded from its features; empty where nothing is known against them.
         side: height and width that images are resized to; ``None``: they are seen as they are, or nearly.
+        resized: how, for messages.
     """
 
     name: str
@@ -37,6 +41,7 @@ class FeatureExtractor(nn.Module, ABC):
     fingerprint: str
     doubt: str = ""
     side: int | None = None
+    resized: str = ""
 
     @property
     def num_features(self) -> int:
@@ -99,6 +104,7 @@ class FidelityExtractor(FeatureExtractor):
     """
 
     network: Any
+    resized = "bilinearly without antialiasing"
 
     def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """See :meth:`FeatureExtractor.features`."""
@@ -217,6 +223,46 @@ class DinoV2Extractor(FidelityExtractor):
         self.network.model = backbone.float()
         self.fingerprint = weights_fingerprint(backbone.state_dict())
         self.requires_grad_(False).eval()
+
+
+class EfficientNetExtractor(FeatureExtractor):
+    """EfficientNet-lite0, trained on ImageNet's classes (:mod:`imago.evaluation.efficientnet`); d = 1280.
+
+    Features are the globally averaged activations of its last convolution. Images are resized to 96x96, bilinearly with
+    antialiasing, and gray ones repeated to three channels. The network was trained on 224x224, which costs five times
+    as much (docs/metrics.md has what smaller sides lose).
+
+    Args:
+        weights: path of a file in the published layout.
+        name: what protocols call it.
+
+    Raises:
+        ValueError: the file is not such a file.
+    """
+
+    dimensions = FEATURES
+    metric_names = ("fd_efficientnet", "kd_efficientnet")
+    suffix = "_efficientnet"
+    side = 96
+    resized = "bilinearly with antialiasing"
+
+    def __init__(self, weights: str, name: str = "efficientnet-lite0") -> None:
+        super().__init__()
+        self.name = name
+        self.network = load_efficientnet(Path(weights))
+        self.fingerprint = weights_fingerprint(self.network.state_dict())
+        fold_batch_norms(self.network)
+        self.requires_grad_(False)
+
+    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """See :meth:`FeatureExtractor.features`."""
+        colours = images.expand(-1, 3, -1, -1).float()
+        return self.network.embed(F.interpolate(colours, (self.side, self.side), mode="bilinear", antialias=True))
+
+    @torch.no_grad()
+    def logits(self, features: Float[Tensor, "n 1280"]) -> Float[Tensor, "n 1000"]:
+        """Of ImageNet's classes."""
+        return self.network.classifier(features)
 
 
 class ClassifierExtractor(FeatureExtractor):
