@@ -12,6 +12,8 @@ from imago.measures import Protocol, better, is_better
     ("names", "way"),
     [
         (["nats", "val/bpd", "test/iw/bpd", "fid", "fd_classifier", "val/kid", "kd_dinov2"], "low"),
+        (["fd_infinity", "fd_infinity_classifier", "mind", "mind_clip"], "low"),
+        (["clipped_density", "clipped_coverage_classifier"], "high"),
         (["precision", "recall_clip", "val/density_classifier", "coverage", "inception_score"], "high"),
         (["authenticity_classifier", "val/copies", "elbo/gap", "val/elbo/kl", "elbo/kl_bpd", "something"], None),
     ],

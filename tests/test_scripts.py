@@ -140,11 +140,13 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     assert re.search(r"fd_classifier +[\d.]+", out)
     results = json.loads((run.path / "evaluation.json").read_text())
     in_training = run.summary["metrics"]
-    more = ["precision", "recall", "density", "coverage", "inception_score", "authenticity"]
+    clouds = ["precision", "recall", "density", "coverage", "clipped_density", "clipped_coverage"]
+    more = ["fd_infinity", "mind", *clouds, "inception_score", "authenticity"]
     names = ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in more), "copies", "edge_width"]
     assert [result["name"] for result in results] == names, "the latter are not measured in training"
     assert re.search(r"precision_classifier +[\d.]+ \(held-out [\d.]+\) † .*k = 3", out)
-    assert "† precision_classifier, recall_classifier, density_classifier, coverage_classifier: unreliable" in out
+    assert f"† {', '.join(f'{name}_classifier' for name in clouds)}: unreliable" in out
+    assert re.search(r"fd_infinity_classifier +[\d.-]+ ± [\d.]+ .*†", out)
     assert re.search(r"inception_score_classifier +[\d.]+ ± [\d.]+", out)
     assert re.search(r"authenticity_classifier +[\d.]+ \(held-out 0[\d.]*\)", out)
     for result in results[:2]:
@@ -161,12 +163,12 @@ def test_evaluation_agrees_with_the_measurement_in_training(command: Command, ru
     # The same again replaces, on another machine too; anything else stands beside it.
     elsewhere = [result | {"protocol": result["protocol"] | {"device": "NVIDIA H200"}} for result in results]
     (run.path / "evaluation.json").write_text(json.dumps(elsewhere))
-    for more, count in (([], 10), (["averaged=false"], 20), (["metrics.samples=60"], 30), (["seed=2"], 40)):
+    for more, count in (([], 14), (["averaged=false"], 28), (["metrics.samples=60"], 42), (["seed=2"], 56)):
         assert command("evaluate", *given, *more)[0] == 0
         assert len(json.loads((run.path / "evaluation.json").read_text())) == count
     kept = json.loads((run.path / "evaluation.json").read_text())
-    assert [(r["name"], r["value"]) for r in kept[:10]] == [(r["name"], r["value"]) for r in results]
-    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 10 + ["last"] * 10 + ["averaged"] * 20
+    assert [(r["name"], r["value"]) for r in kept[:14]] == [(r["name"], r["value"]) for r in results]
+    assert [result["protocol"]["weights"] for result in kept] == ["averaged"] * 14 + ["last"] * 14 + ["averaged"] * 28
     assert len({result["value"] for result in kept if result["name"] in names[:2]}) == 8
 
 
@@ -220,7 +222,7 @@ def test_of_several_checkpoints_a_broken_one_stops_no_other(
         assert len(lines) == len(beginnings)
         assert all(line.startswith(beginning) for line, beginning in zip(lines, beginnings, strict=True))
     for folder in ("a", "c"):
-        assert len(json.loads((tmp_path / folder / "evaluation.json").read_text())) == 10
+        assert len(json.loads((tmp_path / folder / "evaluation.json").read_text())) == 14
     assert (tmp_path / "c" / "evaluation.json.1").read_text() == "[{"
     assert not (tmp_path / "b" / "evaluation.json").exists()
 

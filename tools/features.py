@@ -73,9 +73,9 @@ def chosen(images: Dataset, count: int, seed: int) -> Dataset:
     return images.take(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count].numpy())
 
 
-def tampered(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Variants of test images, by what was done to them."""
-    generator = torch.Generator().manual_seed(0)
+def tampered(pool: Tensor, labels: Tensor, count: int) -> dict[str, Tensor]:
+    """Variants of so many test images, by what was done to them."""
+    images, generator = pool[:count], torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8)
     blurred = {size: avg_pool2d(images.float(), size, 1, size // 2, count_include_pad=False) for size in (3, 5)}
     tenth, half = (torch.rand(len(images), 1, *images.shape[2:], generator=generator) < share for share in (0.1, 0.5))
@@ -88,8 +88,8 @@ def tampered(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "half of the pixels noise": torch.where(half, noise, images),
         "gray": images.float().mean(1, keepdim=True).round().byte().expand_as(images),
         "halves of different images": torch.cat([images[..., :16], images.roll(1, 0)[..., 16:]], 3),
-        "without two of the ten classes": images[labels < 8],
-        "one class": images[labels == 3],
+        "without two of the ten classes": pool[labels < 8][:count],
+        "one class": pool[labels == 3][:count],
         "uniform noise": noise,
     }
 
@@ -101,7 +101,7 @@ def main(sides: Sequence[int], count: int) -> None:
     extractor = EfficientNet().build(data, torch.device("cpu"), None, lambda notice: None)
     assert isinstance(extractor, EfficientNetExtractor)
     both = chosen(data.split("train"), 2 * count, 0)
-    test = chosen(data.test, count, 1)
+    test = chosen(data.test, len(data.test), 1)
     assert both.labels is not None
     assert test.labels is not None
     known, asked = PROBE
@@ -124,18 +124,17 @@ def main(sides: Sequence[int], count: int) -> None:
 
     found = features(extractor, both.images, "training images")
     real, others = found[:count], found[count:]
-    held_out = features(extractor, test.images, "test images")
+    held_out = features(extractor, test.images[:count], "test images")
     table("images", "FD of training images", "KD", "FD of test images", "KD")
     for n in (500, 1000, 2000, 5000, 10_000):
         if n <= count:
             cells = [value for samples in (others[:n], held_out[:n]) for value in distances(real, samples)]
-            row(f"{n:,}", *(f"{value:.4f}" for value in cells))
+            row(f"{n:,}", *(f"{value:.{digits}f}" for value, digits in zip(cells, (0, 3, 0, 3), strict=True)))
 
     table("test images", "FD", "KD")
-    few = min(TAMPERED, count)
-    for name, images in tampered(test.images[:few], test.labels[:few]).items():
+    for name, images in tampered(test.images, test.labels, TAMPERED).items():
         frechet, kernel = distances(real, features(extractor, images, name))
-        row(f"{name} ({len(images):,})", f"{frechet:.2f}", f"{kernel:.4f}")
+        row(name, f"{frechet:.0f}", f"{kernel:.3f}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,11 @@ MEASURES: dict[str, tuple[Better, str, str]] = {
     "modes": ("high", "Modes", "Modes of the data's distribution that samples hit"),
     "high_quality": ("high", "High quality", "Share of the samples where the data's density is not unusually low"),
     "fid": ("low", "FID", "Fréchet distance of samples to the training images"),
+    "fd_infinity": ("low", "FD∞", "Fréchet distance that infinitely many samples would have, by extrapolation"),
     "fd_": ("low", "FD", "Fréchet distance of samples to the training images"),
     "kid": ("low", "KID", "Kernel distance of samples to the training images"),
     "kd_": ("low", "KD", "Kernel distance of samples to the training images"),
+    "mind": ("low", "MIND", "Sliced Wasserstein distance of samples to the training images"),
     "precision": ("high", "Precision", "Share of the samples that lie among the training images"),
     "recall": ("high", "Recall", "Share of the training images that lie among the samples"),
     "density": (
@@ -36,6 +38,8 @@ MEASURES: dict[str, tuple[Better, str, str]] = {
         "How many samples lie in neighbourhoods of training images, over those expected",
     ),
     "coverage": ("high", "Coverage", "Share of the training images that have a sample in their neighbourhood"),
+    "clipped_density": ("high", "Density, clipped", "Density that no outlier and no crowded place can raise, 0..1"),
+    "clipped_coverage": ("high", "Coverage, clipped", "Share of good samples that would cover as much, 0..1"),
     "inception_score": ("high", "IS", "How certain and how varied a classifier finds the samples"),
     "authenticity": (
         None,

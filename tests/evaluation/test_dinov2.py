@@ -129,7 +129,7 @@ def test_names_of_the_numbers(squares, filled):
     metrics.prepare(data, CPU)
     measured = metrics.measure(lambda n, first: data.val.images[first : first + n])
     assert [m.name for m in measured] == metrics.names
-    assert metrics.names[:3] == ["fd_dinov2", "kd_dinov2", "precision_dinov2"]
+    assert metrics.names[:3] == ["fd_dinov2", "kd_dinov2", "fd_infinity_dinov2"]
     assert not [name for name in metrics.names if name.startswith("inception_score")]
     assert measured[0].protocol.extractor == "dinov2-vit-l-14"
     assert measured[0].protocol.extractor_fingerprint

@@ -59,8 +59,10 @@ def test_the_distance_is_torchmetrics_of_the_same_features(
     theirs.update(digits.test.images, real=False)
     found = values(Path("x.json"))
     assert found["fd_classifier"] == pytest.approx(float(theirs.compute()), rel=1e-4)
-    names = ["precision", "recall", "density", "coverage", "inception_score", "authenticity"]
-    assert list(found) == ["fd_classifier", "kd_classifier", *(f"{name}_classifier" for name in names), "copies"]
+    clouds = ["precision", "recall", "density", "coverage", "clipped_density", "clipped_coverage"]
+    names = ["fd_infinity", "mind", *clouds, "inception_score", "authenticity"]
+    names = [f"{name}_classifier" for name in ("fd", "kd", *names)]
+    assert list(found) == [*names, "copies", "edge_width"]
     assert "a: test.npz, 180 images of 1x8x8\nb: digits train, 1,437 images of 1x8x8\n" in out
     kept = json.loads(Path("x.json").read_text())
     assert kept["measurements"][0]["protocol"]["reference"] == "digits train"
@@ -68,6 +70,7 @@ def test_the_distance_is_torchmetrics_of_the_same_features(
     assert script("distance", "digits:test", "digits", "out=x.json")[0] == 0, "its own file is written anew"
     again = values(Path("x.json"))
     assert again.pop("inception_score_classifier") > 1, "of other splits"
+    assert again.pop("fd_infinity_classifier") < again["fd_classifier"], "of other parts"
     assert again == pytest.approx({name: found[name] for name in again}, rel=1e-6), "the same images, named otherwise"
 
 

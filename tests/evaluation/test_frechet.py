@@ -4,7 +4,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
 
-from imago.evaluation import FrechetDistance, frechet_distance
+from imago.evaluation import ExtrapolatedFrechetDistance, FrechetDistance, frechet_distance
 from imago.evaluation.frechet import merged
 
 
@@ -144,3 +144,51 @@ def test_what_is_not_finite_has_no_distance(broken: float) -> None:
     for pair in ((good, bad), (bad, good)):
         with pytest.raises(ValueError, match="not finite"):
             frechet_distance(good[0], pair[0], good[0], pair[1])
+
+
+def extrapolated(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> tuple[float, float]:
+    metric = ExtrapolatedFrechetDistance(num_features=x.shape[1])
+    metric.set_real(mean, covariance, 10**6)
+    for part in x.split(100):
+        metric.update(part, real=False)
+    found = metric.compute()
+    return float(found["fd_infinity"]), float(found["fd_infinity_error"])
+
+
+def test_infinitely_many_samples_have_the_closed_form_and_the_stated_error():
+    """Of N(m, s² I) and N(0, I) it is d (s − 1)² + |m|²; the distance of 400 samples is larger by several errors."""
+    d, mean, deviation = 20, 0.1, 1.2
+    truth = d * ((deviation - 1) ** 2 + mean**2)
+    standard = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+    found, errors, plain = [], [], []
+    for seed in range(40):
+        x = mean + deviation * torch.randn(400, d, generator=torch.Generator().manual_seed(seed)).double()
+        value, error = extrapolated(x, *standard)
+        found.append(value)
+        errors.append(error)
+        plain.append(frechet_distance(x.mean(0), x.T.cov(), *standard))
+    off = torch.tensor(found).double() - truth
+    spread = float(off.std())
+    assert abs(float(off.mean())) < 4 * spread / 40**0.5
+    assert float(torch.tensor(errors).square().mean().sqrt()) == pytest.approx(spread, rel=0.4)
+    assert float((torch.tensor(plain).double() - truth).mean()) > 4 * abs(float(off.mean())), "without extrapolation"
+
+
+def test_the_bias_of_equal_distributions_goes_away():
+    standard = torch.zeros(10, dtype=torch.float64), torch.eye(10, dtype=torch.float64)
+    clouds = [torch.randn(2000, 10, generator=torch.Generator().manual_seed(k)).double() for k in range(20)]
+    plain = sum(frechet_distance(x.mean(0), x.T.cov(), *standard) for x in clouds)
+    assert abs(sum(extrapolated(x, *standard)[0] for x in clouds)) < 0.1 * plain
+
+
+def test_extrapolation_needs_parts_and_forgets_its_samples():
+    metric = ExtrapolatedFrechetDistance(num_features=3, reset_real_features=False)
+    metric.update(features(50, 3, 1), real=True)
+    for n, raises in ((9, True), (10, False), (9, True)):
+        metric.reset()
+        metric.update(features(n, 3, 2), real=False)
+        if raises:
+            with pytest.raises(ValueError, match="9 generated images: 10 are needed"):
+                metric.compute()
+        else:
+            assert metric.compute()["fd_infinity_error"] > 0

@@ -7,6 +7,7 @@ import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from imago.evaluation import PRDC
+from imago.evaluation.manifold import equivalent_share
 
 
 def cloud(n: int, seed: int, shift: float = 0.0, scale: float = 1.0, d: int = 8) -> torch.Tensor:
@@ -37,6 +38,31 @@ def naive(samples: torch.Tensor, reference: torch.Tensor, k: int = 5) -> tuple[f
     return density, coverage
 
 
+def naive_clipped(samples: torch.Tensor, reference: torch.Tensor, k: int = 5) -> tuple[float, float]:
+    """Clipped density, and what clipped coverage is calibrated from, one pair at a time."""
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a.double() - b.double()).square().sum().sqrt())
+
+    balls = [sorted(distance(x, y) for y in reference)[k] for x in reference]  # itself is the nearest
+    clipped = [min(r, sorted(balls)[(len(balls) - 1) // 2]) for r in balls]
+
+    def density(points: torch.Tensor, own: bool) -> float:
+        hits = [
+            sum(
+                distance(y, x) <= r
+                for j, (x, r) in enumerate(zip(reference, clipped, strict=True))
+                if not own or j != i
+            )
+            for i, y in enumerate(points)
+        ]
+        return sum(min(1, h / k) for h in hits) / len(points)
+
+    inside = [sum(distance(y, x) <= r for y in samples) for x, r in zip(reference, balls, strict=True)]
+    filling = sum(min(k, n) for n in inside) / (k * len(reference))
+    return min(1, density(samples, False) / density(reference, True)), filling
+
+
 CLOUDS = [
     (cloud(90, 1), cloud(90, 2)),
     (cloud(70, 1, shift=0.6), cloud(70, 2)),
@@ -58,6 +84,52 @@ def test_precision_and_recall_equal_torch_fidelitys(samples: torch.Tensor, refer
 def test_density_and_coverage_are_their_definitions(samples: torch.Tensor, reference: torch.Tensor) -> None:
     ours = prdc(samples, reference)
     assert (ours.density, ours.coverage) == pytest.approx(naive(samples, reference), rel=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "reference"), CLOUDS)
+def test_clipped_density_and_coverage_are_their_definitions(samples: torch.Tensor, reference: torch.Tensor) -> None:
+    samples, reference = samples[:60], reference[:60]
+    ours = prdc(samples, reference, block=13)
+    density, filling = naive_clipped(samples, reference)
+    assert ours.clipped_density == pytest.approx(density, rel=1e-12)
+    share = float(equivalent_share(torch.tensor(filling, dtype=torch.float64), 60, 5))
+    assert ours.clipped_coverage == pytest.approx(share, abs=1e-12)
+
+
+def test_filling_of_one_ball_has_a_closed_form() -> None:
+    """With k = 1 it is 1 − E (1 − p)^m = m / (n − 1 + m), with p distributed as Beta(1, n − 1)."""
+    for m in (0, 1, 7, 40, 50):
+        assert float(equivalent_share(torch.tensor(m / (49 + m), dtype=torch.float64), 50, 1)) == pytest.approx(m / 50)
+    assert float(equivalent_share(torch.tensor(0.99, dtype=torch.float64), 50, 1)) == 1
+
+
+def test_filling_is_what_simulated_balls_have() -> None:
+    """300 real points on a line and 120 good samples among others far away: 120 / 300."""
+    generator, fillings = torch.Generator().manual_seed(0), []
+    for _ in range(40):
+        real, good = torch.rand(300, 1, generator=generator).double(), torch.rand(120, 1, generator=generator).double()
+        radii = torch.cdist(real, real).sort(1).values[:, 5:6]
+        fillings.append((torch.cdist(real, good) <= radii).sum(1).clamp(max=5).double().mean() / 5)
+    share = float(equivalent_share(torch.stack(fillings).mean(), 300, 5))
+    assert share == pytest.approx(120 / 300, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [0.25, 0.5, 0.75])
+def test_clipped_ones_fall_with_the_share_of_bad_samples(bad: float) -> None:
+    """As the paper promises: in proportion."""
+    count = int(800 * bad)
+    measures = prdc(torch.cat([cloud(800 - count, 1, d=4), cloud(count, 3, shift=40, d=4)]), cloud(800, 2, d=4))
+    assert measures.clipped_density == pytest.approx(1 - bad, abs=0.06)
+    assert measures.clipped_coverage == pytest.approx(1 - bad, abs=0.06)
+
+
+def test_an_outlier_among_the_real_images_raises_no_clipped_density() -> None:
+    """All samples lie far from the data, in the large ball of a real image that lies there too."""
+    outlier = torch.full((1, 8), 20.0)
+    samples, real = cloud(100, 3, shift=25), torch.cat([cloud(99, 1), outlier])
+    measures = prdc(samples, real)
+    assert measures.precision > 0.99
+    assert measures.clipped_density == 0
 
 
 def test_blocks_change_nothing() -> None:

@@ -127,25 +127,25 @@ def test_samples_of_one_class_are_precise_and_recall_that_class_alone(squares):
 def test_thorough_measurements_say_their_counts_and_see_the_difference(squares):
     data = squares()
     metrics = quality(data, full=True)
-    suffixed = [f"{name}_classifier" for name in ("precision", "recall", "density", "coverage", "inception_score")]
-    assert metrics.names == [
-        "fd_classifier",
-        "kd_classifier",
-        *suffixed,
-        "authenticity_classifier",
-        "copies",
-        "edge_width",
-    ]
+    clouds = ("precision", "recall", "density", "coverage", "clipped_density", "clipped_coverage")
+    others = ("fd_infinity", "mind", *clouds, "inception_score", "authenticity")
+    suffixed = [f"{name}_classifier" for name in others]
+    assert metrics.names == ["fd_classifier", "kd_classifier", *suffixed, "copies", "edge_width"]
     near, far = (metrics.measure(sampler(x)) for x in (data.training_images(), noise(data)))
     assert [m.name for m in near] == metrics.names
-    for a, b in zip(near[2:6], far[2:6], strict=True):
+    for a, b in zip(near[2:4], far[2:4], strict=True):
+        assert a.value < b.value
+    assert 0 < near[2].protocol.error < 1
+    assert near[2].protocol.caveat == "unreliable: parts of 40 images for covariances of 56 features"
+    assert (near[3].protocol.samples, near[3].protocol.reference_images) == (200, 200)
+    for a, b in zip(near[4:10], far[4:10], strict=True):
         assert a.value > 0.5 > b.value
         assert (a.protocol.samples, a.protocol.reference_images) == (200, 200), "as many of each"
         assert (near[0].protocol.samples, near[0].protocol.reference_images) == (200, 300)
-    assert [m.protocol.neighbours for m in near[2:6]] == [3, 3, 5, 5]
-    assert near[6].protocol.splits == 10
-    assert near[6].protocol.deviation > 0
-    assert 1 < near[6].value < 2, "of two classes"
+    assert [m.protocol.neighbours for m in near[4:10]] == [3, 3, 5, 5, 5, 5]
+    assert near[10].protocol.splits == 10
+    assert near[10].protocol.deviation > 0
+    assert 1 < near[10].value < 2, "of two classes"
     plain = quality(data).measure(sampler(noise(data)))
     assert [m.value for m in plain] == [m.value for m in far[:2]], "and the distances are the same without"
 
@@ -154,13 +154,19 @@ def test_more_samples_than_training_images_are_measured_at_equal_counts(squares)
     data = squares()
     shuffled = data.training_images()[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
     found = quality(data, samples=400, full=True).measure(sampler(torch.cat([shuffled, noise(data)])))
-    assert [m.value for m in found[2:4]] == [1, 1], "the first 300 samples are all of the training images"
-    assert (found[2].protocol.samples, found[2].protocol.reference_images) == (300, 300)
+    assert [m.value for m in found[4:6]] == [1, 1], "the first 300 samples are all of the training images"
+    assert (found[4].protocol.samples, found[4].protocol.reference_images) == (300, 300)
 
 
 def test_too_few_samples_for_neighbours_are_said_at_the_start(squares):
     metrics = quality(squares(), samples=5, full=True)
-    assert metrics.names[2:] == ["inception_score_classifier", "authenticity_classifier", "copies", "edge_width"]
+    assert metrics.names[2:] == [
+        "mind_classifier",
+        "inception_score_classifier",
+        "authenticity_classifier",
+        "copies",
+        "edge_width",
+    ]
     assert "metrics.samples=5: precision, recall, density and coverage are left out" in metrics.notices[0]
     (*_, score, _, _, _) = metrics.measure(sampler(noise(squares())))
     assert score.protocol.splits == 5

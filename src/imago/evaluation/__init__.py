@@ -10,7 +10,7 @@ from imago.evaluation.extractors import (
     FeatureExtractor,
     InceptionExtractor,
 )
-from imago.evaluation.frechet import FrechetDistance, frechet_distance
+from imago.evaluation.frechet import ExtrapolatedFrechetDistance, FrechetDistance, frechet_distance
 from imago.evaluation.inception_score import InceptionScore
 from imago.evaluation.kernel import KernelDistance, squared_mmd
 from imago.evaluation.likelihood import NegativeLogLikelihood, measure_likelihood
@@ -18,6 +18,7 @@ from imago.evaluation.manifold import PRDC
 from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.quality import SampleQuality
 from imago.evaluation.reference import ReferenceStatistics
+from imago.evaluation.sliced import MongeDistance
 from imago.measures import Measurement, Protocol
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "EfficientNet",
     "EfficientNetExtractor",
     "ExtractorChoice",
+    "ExtrapolatedFrechetDistance",
     "FeatureExtractor",
     "FrechetDistance",
     "Inception",
@@ -40,6 +42,7 @@ __all__ = [
     "InceptionScore",
     "KernelDistance",
     "Measurement",
+    "MongeDistance",
     "NegativeLogLikelihood",
     "Protocol",
     "ReferenceStatistics",

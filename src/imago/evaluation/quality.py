@@ -16,13 +16,14 @@ from imago.evaluation.cache import Cache
 from imago.evaluation.choices import Auto, ExtractorChoice
 from imago.evaluation.density import BINS, Coordinates, HistogramKL, ModeCoverage, probabilities
 from imago.evaluation.extractors import FeatureExtractor
-from imago.evaluation.frechet import FrechetDistance
+from imago.evaluation.frechet import PARTS, ExtrapolatedFrechetDistance, FrechetDistance
 from imago.evaluation.inception_score import InceptionScore
 from imago.evaluation.kernel import KernelDistance
 from imago.evaluation.manifold import FEW, FEWEST, NEIGHBOURS, PRDC
 from imago.evaluation.neighbours import Authenticity
 from imago.evaluation.reference import KnownFeatures, ReferenceStatistics, batches_of_features
 from imago.evaluation.sharpness import EdgeWidth
+from imago.evaluation.sliced import MOST, MongeDistance
 from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
 from imago.processes import by_first, shared
@@ -45,9 +46,10 @@ class SampleQuality:
         weights: path of the extractor's weights, instead of the place where they are looked for.
         subsets: number of random subsets of the kernel distance.
         subset_size: images in each of them; fewer are used, and the protocol says so, where there are not so many.
-        full: measure precision, recall, density, coverage, authenticity, copies, the width of edges and, where the
-            extractor knows classes, the Inception score too, and held-out images beside the samples, where there are as
-            many; ``None`` leaves that to who measures: not during training, but in evaluate.py.
+        full: measure the Fréchet distance of infinitely many samples, the Monge distance, precision, recall, density,
+            coverage, authenticity, copies, the width of edges and, where the extractor knows classes, the Inception
+            score too, and held-out images beside the samples, where there are as many; ``None`` leaves that to who
+            measures: not during training, but in evaluate.py.
 
     Attributes:
         notices: what the user has to be told at the start of the run; complete after :meth:`prepare`.
@@ -158,6 +160,8 @@ class SampleQuality:
         )
         self._add_distances(extractor, reference)
         if known is not None:
+            self._add_infinity(extractor, reference)
+            self._add_monge(extractor, reference)
             self._add_prdc(extractor, reference)
             self._add_score(extractor)
             self._add_authenticity(extractor, known, data)
@@ -202,6 +206,24 @@ class SampleQuality:
         self._tell(names[0], extractor, few if fewest <= d else "")
         smaller = f"subsets of {size} instead of {self.subset_size}: too few images" if size < self.subset_size else ""
         self._tell(names[1], extractor, smaller, subsets=self.subsets, subset_size=size)
+
+    def _add_infinity(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
+        """Of samples that are enough for parts of them."""
+        size = self.samples // PARTS
+        if size < 2:
+            return
+        metric = ExtrapolatedFrechetDistance(num_features=extractor.dimensions, **_OPTIONS)
+        metric.set_real(reference.mean, reference.covariance, reference.count)
+        self._metrics["infinity"] = metric
+        few = f"unreliable: parts of {size} images for covariances of {extractor.dimensions} features"
+        self._tell("fd_infinity", extractor, few if size <= extractor.dimensions else "")
+
+    def _add_monge(self, extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
+        """Of as many samples as images."""
+        count = min(self.samples, len(reference.features), MOST)
+        self._metrics["mind"] = metric = MongeDistance(**_OPTIONS)
+        metric.update(reference.features, real=True)
+        self._tell("mind", extractor, "", samples=count, reference_images=count)
 
     def _add_density(self, extractor: Coordinates) -> None:
         """Of points whose density is known, with what as many test points have."""
@@ -360,24 +382,24 @@ class SampleQuality:
                     if progress is not None:
                         progress(done, self.samples)
             numbers = by_first(lambda: {name: float(value) for name, value in self._metrics.compute().items()})
-            found = {_suffixed(name, extractor): value for name, value in numbers.items()}
             if (metric := self._edges) is not None:
-                edges = by_first(lambda: {name: float(value) for name, value in metric.compute().items()})
-                found["edge_width"], error = edges["edge_width"], edges["edge_width_error"]
-                self._protocols["edge_width"] = replace(self._protocols["edge_width"], standard_error=error)
+                numbers |= by_first(lambda: {name: float(value) for name, value in metric.compute().items()})
         finally:
             self._metrics.reset()
             if self._edges is not None:
                 self._edges.reset()
-        deviation = found.pop("inception_score_std" + extractor.suffix, None)
+        outcomes: dict[str, dict[str, Any]] = {
+            "inception_score": {"deviation": numbers.pop("inception_score_std", None)},
+            "fd_infinity": {"standard_error": numbers.pop("fd_infinity_error", None)},
+            "edge_width": {"standard_error": numbers.pop("edge_width_error", None)},
+        }
+        found = {_suffixed(name, extractor): (value, outcomes.get(name, {})) for name, value in numbers.items()}
         return [
-            Measurement(
-                name, found[name], protocol if protocol.splits is None else replace(protocol, deviation=deviation)
-            )
+            Measurement(name, found[name][0], replace(protocol, **found[name][1]))
             for name, protocol in self._protocols.items()
         ]
 
 
 def _suffixed(name: str, extractor: FeatureExtractor) -> str:
     """The name of a metric, with the extractor's suffix where its features play a part."""
-    return name if name in (*extractor.metric_names, "copies") else name + extractor.suffix
+    return name if name in (*extractor.metric_names, "copies", "edge_width") else name + extractor.suffix
