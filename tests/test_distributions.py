@@ -73,6 +73,18 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_all_levels_together_have_the_probability_one(case: str) -> None:
+    distribution, parameters, expected = CASES[case]
+    found = distribution.probabilities(parameters)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert float(found.sum()) == pytest.approx(1, abs=1e-12)
+    bent = LogisticMixture(9, 1, largest_scale=0.5)
+    wide = torch.tensor([[0.0, 0.2, 4.0]])
+    torch.testing.assert_close(bent.probabilities(wide), bent.logits(wide).double().exp(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("case", CASES)
 def test_samples_have_the_probabilities_at_every_temperature(case: str, temperature: float) -> None:

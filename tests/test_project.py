@@ -43,7 +43,7 @@ FLOORS = [
     {"checkpoints", "runs"},
     {"data"},
     {"evaluation"},
-    {"figures", "loggers", "wandb_report", "board"},
+    {"figures", "loggers", "wandb_report", "board", "compression"},
     {"training"},
     {"cli"},
     {"__main__"},

@@ -67,6 +67,7 @@ GUIDE = [
             "scaling.md",
             "data.md",
             "metrics.md",
+            "compress.md",
             "figures.md",
             "compare.md",
             "extending.md",

@@ -5,6 +5,7 @@ configuration), ``spec`` (the shape of the images), ``progress`` (the model's co
 every random generator). Lightning's loop counters are left out: the position in the data is ``progress.batches_seen``.
 """
 
+import hashlib
 import os
 import random
 import warnings
@@ -283,6 +284,15 @@ def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         found = found.get(name, {}) if isinstance(found, Mapping) else {}
     _check_weights(found, "averaged weights")
     return dict(found)
+
+
+def fingerprint(model: GenerativeModel) -> str:
+    """Of all weights and buffers of a model on the CPU: equal where they are, and only there."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def random_state() -> dict[str, Any]:

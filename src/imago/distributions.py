@@ -53,6 +53,10 @@ class Distribution(ABC):
     def log_prob(self, parameters: Parameters, values: Values) -> Float[Tensor, "*shape"]:
         """Log-probability of the given values, in nats."""
 
+    def probabilities(self, parameters: Parameters) -> LevelLogits:
+        """Probability of every level, up to rounding; of the precision of :func:`sampling_dtype`."""
+        return self.logits(parameters).to(sampling_dtype(parameters.device)).softmax(-1)
+
     def mean(self, parameters: Parameters) -> Float[Tensor, "*shape"]:
         """The expected value, in 0..levels-1."""
         values = torch.arange(self.levels, device=parameters.device, dtype=torch.float32)
@@ -145,6 +149,14 @@ class LogisticMixture(Distribution):
         values = torch.arange(self.levels, device=parameters.device)
         wide = parameters.unsqueeze(-2).expand(*parameters.shape[:-1], self.levels, self.parameters)
         return self.log_prob(wide, values.expand(wide.shape[:-1]))
+
+    def probabilities(self, parameters: Parameters) -> LevelLogits:
+        """Differences of the cumulative distribution at the levels' edges: what is far below rounding is 0."""
+        weight, mean, inverse = (x.to(sampling_dtype(x.device)) for x in self.components_of(parameters))
+        edges = torch.arange(1, self.levels, device=mean.device).to(mean.dtype).mul(2).sub(1) / (self.levels - 1) - 1
+        below = torch.sigmoid((edges - mean[..., None]) * inverse[..., None])
+        cumulative = (weight.softmax(-1)[..., None] * below).sum(-2)
+        return F.pad(F.pad(cumulative, (1, 0)), (0, 1), value=1.0).diff(dim=-1).clamp(min=0)
 
     def components_of(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights (up to a constant), means and inverse scales of the components, (*shape, components) each."""

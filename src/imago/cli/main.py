@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "measure trained models: likelihood, quality of samples",
     "distance": "measure how far two sets of images are from each other",
     "sample": "draw images from a trained model",
+    "compress": "code images as bytes with a model, and back without a loss",
     "figure": "draw a figure of a model",
     "compare": "put runs side by side on a board",
     "prepare": "write images as shards, for data larger than the memory",

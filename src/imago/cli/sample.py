@@ -74,7 +74,7 @@ def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> N
     import torch
     from torch import Tensor
 
-    from imago.checkpoints import average_of, changed, model_of, read
+    from imago.checkpoints import average_of, changed, fingerprint, model_of, read
     from imago.cli.outputs import OUTPUTS
     from imago.images import ImageSpec, to_bytes
     from imago.models.completing import Completing
@@ -213,19 +213,6 @@ def in_batches(numbers: list[int], batch_size: int) -> Iterator[list[int]]:
         batch.append(number)
     if batch:
         yield batch
-
-
-def fingerprint(model: "GenerativeModel") -> str:
-    """Of all weights and buffers of a model on the CPU: equal where they are, and only there."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def command() -> None:

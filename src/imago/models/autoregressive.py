@@ -19,16 +19,16 @@ from collections.abc import Iterator
 from typing import Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from imago.distributions import Categorical, DistributionFactory, distribution_of, sampling_dtype
+from imago.distributions import Categorical, DistributionFactory, Parameters, distribution_of, sampling_dtype
 from imago.errors import UserError
 from imago.images import Batch, Images, ImagesLike, ImageSpec, Labels, LabelsLike, bits_per_dim, normalize
 from imago.models.base import Common, ExplicitModel, Loss
 from imago.models.completing import Completing
 from imago.nets.causal import AutoregressiveNet
-from imago.nets.incremental import Recomputed
+from imago.nets.incremental import Incremental, Recomputed
 from imago.rng import BatchGenerator, PerImageGenerator
 from imago.threads import suitable_threads
 
@@ -125,28 +125,21 @@ class Autoregressive(Completing, ExplicitModel, ABC):
         known: Tensor | None,
     ) -> Images:
         """Value after value from its distribution given the ones before it, drawn or kept."""
-        channels, height, width = self.spec.shape
-        like = next(self.net.parameters())
-        scale = 2 / (self.spec.levels - 1)
-        with torch.inference_mode(), suitable_threads(like.device):
-            uniform = generator.uniform(n, channels, height, width).to(like.device, sampling_dtype(like.device))
-            images = torch.zeros(n, *self.spec.shape, dtype=torch.long, device=like.device)
-            blank = like.new_zeros(n, *self.spec.shape)
-            state = self.net.incremental(blank, labels) if self.incremental else Recomputed(self.net, blank, labels)
+        height, device = self.spec.height, self.device
+        with torch.inference_mode(), suitable_threads(device):
+            uniform = generator.uniform(n, *self.spec.shape).to(device, sampling_dtype(device))
+            images = torch.zeros(n, *self.spec.shape, dtype=torch.long, device=device)
+            state = self.begin(n, labels)
             # One row of everything, on the same memory for every row.
             u, drawn = uniform[:, :, 0].clone(), images[:, :, 0].clone()
             kept = None if known is None or given is None else (known[:, :, 0].clone(), drawn.clone())
 
             def draw(row: int) -> None:
-                state.begin_row(row)
-                for column in range(width):
-                    for channel in range(channels):
-                        parameters = state.predict(row, column, channel)
-                        value = self.distribution.sample(parameters, u[:, channel, column], self.temperature)
-                        if kept is not None:
-                            value = torch.where(kept[0][:, channel, column], kept[1][:, channel, column], value)
-                        drawn[:, channel, column] = value
-                        state.set(row, column, channel, value * scale - 1)
+                for column, channel, parameters in self.visit(state, row, drawn):
+                    value = self.distribution.sample(parameters, u[:, channel, column], self.temperature)
+                    if kept is not None:
+                        value = torch.where(kept[0][:, channel, column], kept[1][:, channel, column], value)
+                    drawn[:, channel, column] = value
 
             graph: torch.cuda.CUDAGraph | None = None
             for row in range(height):
@@ -154,7 +147,7 @@ class Autoregressive(Completing, ExplicitModel, ABC):
                 if kept is not None and known is not None and given is not None:
                     kept[0].copy_(known[:, :, row])
                     kept[1].copy_(given[:, :, row])
-                if like.is_cuda and state.same_rows and row > 0:
+                if device.type == "cuda" and state.same_rows and row > 0:
                     # Hundreds of small kernels a pixel: launched one by one, the launches would take the time.
                     if graph is None:  # after the first row, which has initialised the libraries
                         graph = torch.cuda.CUDAGraph()
@@ -164,5 +157,29 @@ class Autoregressive(Completing, ExplicitModel, ABC):
                 else:
                     draw(row)
                 images[:, :, row] = drawn
-                self.report((row + 1) * width * channels, self.spec.dimensions)
+                self.report((row + 1) * self.spec.dimensions // height, self.spec.dimensions)
         return images.to(self.spec.dtype)
+
+    def begin(self, n: int, labels: Tensor | None) -> Incremental:
+        """The state of visiting the values of ``n`` images, for :meth:`visit`."""
+        blank = next(self.net.parameters()).new_zeros(n, *self.spec.shape)
+        return self.net.incremental(blank, labels) if self.incremental else Recomputed(self.net, blank, labels)
+
+    def visit(
+        self, state: Incremental, row: int, values: Int64[Tensor, "n channels width"]
+    ) -> Iterator[tuple[int, int, Parameters]]:
+        """Column, channel and parameters of the distribution of each value of a row, given the values before it.
+
+        Rows are visited from the first on. The parameters may be a view of memory that is written again.
+
+        Args:
+            state: of :meth:`begin`.
+            row: its number.
+            values: of the row; each is read when the next is asked for, and has to be there by then.
+        """
+        scale = 2 / (self.spec.levels - 1)
+        state.begin_row(row)
+        for column in range(self.spec.width):
+            for channel in range(self.spec.channels):
+                yield column, channel, state.predict(row, column, channel)
+                state.set(row, column, channel, values[:, channel, column] * scale - 1)

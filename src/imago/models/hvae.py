@@ -32,7 +32,7 @@ are left out (``gradient_skip``).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, NamedTuple, Unpack
 
@@ -48,7 +48,7 @@ from imago.errors import UserError
 from imago.images import ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize
 from imago.models.base import Normal
 from imago.models.latent import Latents
-from imago.models.variational import PosteriorSample, Variational, VariationalSettings, gaussian_kl
+from imago.models.variational import Choose, PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.dcgan import size_ladder
 from imago.nets.residual import channels_of
 
@@ -191,12 +191,16 @@ class TopDownBlock(nn.Module):
         mean, log_scale, update = self.prior(h).split([self.zdim, self.zdim, h.shape[1]], 1)
         posterior = None
         if features is not None:
-            delta, log_factor = self.posterior(torch.cat([h, features], 1)).chunk(2, 1)
-            posterior = Posterior(delta.float(), bounded(log_factor))
+            posterior = self.posterior_of(h, features)
             noise = posterior.mean + torch.exp(posterior.log_scale) * noise
         z = mean.float() + torch.exp(bounded(log_scale)) * noise
         h = h + update + self.project(z)
         return h + self.residual(h), posterior
+
+    def posterior_of(self, h: Maps, features: Maps) -> Posterior:
+        """q(e_l | e_<l, x), from the stream before this block."""
+        delta, log_factor = self.posterior(torch.cat([h, features], 1)).chunk(2, 1)
+        return Posterior(delta.float(), bounded(log_factor))
 
 
 class TopDown(nn.Module):
@@ -247,24 +251,46 @@ class TopDown(nn.Module):
         self, noise: Latents, labels: Labels | None, features: list[Tensor] | None
     ) -> tuple[Parameters, Posterior | None]:
         """Parameters (n, channels, height, width, parameters), and the posterior of all groups, (n, latent) each."""
-        h = self.places[0].expand(len(noise), -1, -1, -1).contiguous(memory_format=channels_last)
-        if self.embed is not None:
-            h = h + self.embed(labels)[:, :, None, None]
         groups: Iterator[Tensor] = iter(noise.split(self.groups, 1))
         posteriors = []
-        for k, (blocks, (height, width)) in enumerate(zip(self.blocks, self.sizes, strict=True)):
-            if k > 0:
-                h = F.interpolate(self.widenings[k - 1](h), (height, width)) + self.places[k]
-            for block in blocks:  # type: ignore[attr-defined]
-                e = next(groups).unflatten(1, (height, width, self.zdim)).permute(0, 3, 1, 2)
-                h, posterior = block(h, e, None if features is None else features[k])
-                if posterior is not None:
-                    posteriors.append(Posterior(*map(flat, posterior)))
+
+        def after(block: TopDownBlock, h: Maps, k: int) -> Maps:
+            h, posterior = block(h, self.maps(next(groups), k), None if features is None else features[k])
+            if posterior is not None:
+                posteriors.append(Posterior(*map(flat, posterior)))
+            return h
+
+        h = self.stream(len(noise), labels, after)
         out = F.pixel_shuffle(self.last(F.elu(h)), self.patch)[:, :, : self.spec.height, : self.spec.width]
         parameters = out.unflatten(1, (self.spec.channels, -1)).permute(0, 1, 3, 4, 2)
         if not posteriors:
             return parameters, None
         return parameters, Posterior(*(torch.cat(rows, 1) for rows in zip(*posteriors, strict=True)))
+
+    def infer(self, labels: Labels | None, features: list[Tensor], choose: Choose) -> None:
+        """Let somebody choose e group by group, who is told q(e_l | e_<l, x); see :meth:`Variational.infer`."""
+
+        def after(block: TopDownBlock, h: Maps, k: int) -> Maps:
+            e = choose(*map(flat, block.posterior_of(h, features[k])))
+            return block(h, self.maps(e, k), None)[0]
+
+        self.stream(len(features[0]), labels, after)
+
+    def stream(self, n: int, labels: Labels | None, after: Callable[[TopDownBlock, Maps, int], Maps]) -> Maps:
+        """h of ``n`` images behind all blocks; ``after`` gives it behind one, of maps of the k-th size."""
+        h = self.places[0].expand(n, -1, -1, -1).contiguous(memory_format=channels_last)
+        if self.embed is not None:
+            h = h + self.embed(labels)[:, :, None, None]
+        for k, (blocks, size) in enumerate(zip(self.blocks, self.sizes, strict=True)):
+            if k > 0:
+                h = F.interpolate(self.widenings[k - 1](h), size) + self.places[k]
+            for block in blocks:  # type: ignore[attr-defined]
+                h = after(block, h, k)
+        return h
+
+    def maps(self, e: Latents, k: int) -> Maps:
+        """The inverse of :func:`flat`, of a group on maps of the k-th size."""
+        return e.unflatten(1, (*self.sizes[k], self.zdim)).permute(0, 3, 1, 2)
 
 
 class HierarchicalVAE(Variational):
@@ -340,6 +366,12 @@ class HierarchicalVAE(Variational):
         # log q − log p: the constants of the normal densities cancel, and so do the σ_l of the change of variables.
         log_ratio = (0.5 * (e.square() - noise.square()) - log_scale).sum(1)
         return PosteriorSample(parameters, gaussian_kl(mean, log_scale), log_ratio)
+
+    def infer(self, observed: list[Tensor], labels: Labels | None, choose: Choose) -> None:
+        """Group by group, whitened: e of each knows those before it."""
+        top_down = self.net["top_down"]
+        assert isinstance(top_down, TopDown)
+        top_down.infer(labels, observed, choose)
 
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
         """The way down, with the whitened z in place of noise."""

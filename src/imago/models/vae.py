@@ -27,7 +27,7 @@ from imago.distributions import Parameters
 from imago.images import ImagesLike, ImageSpec, Labels, LabelsLike, Normalized, normalize
 from imago.models.base import Normal
 from imago.models.latent import Latents
-from imago.models.variational import PosteriorSample, Variational, VariationalSettings, gaussian_kl
+from imago.models.variational import Choose, PosteriorSample, Variational, VariationalSettings, gaussian_kl
 from imago.nets.mlp import MLPDecoder, MLPEncoder
 
 LARGE = 3.0  # a log σ beyond anything that a posterior of use has
@@ -88,6 +88,10 @@ class VAE(Variational):
         # log q − log p: the constants of the two normal densities cancel.
         log_ratio = (0.5 * (z.square() - epsilon.square()) - log_scale).sum(1)
         return PosteriorSample(self.parameters_at(z, labels), gaussian_kl(mean, log_scale), log_ratio)
+
+    def infer(self, observed: list[Tensor], labels: Labels | None, choose: Choose) -> None:
+        """All of z at once."""
+        choose(*observed)
 
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:
         """The decoder."""

@@ -16,7 +16,7 @@ and it stays below log p(x) however many draws there are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,8 @@ from imago.models.base import Common, Loss, Normal, Terms, sum_of
 from imago.models.importance import ImportanceWeighted, LogWeights
 from imago.models.latent import EncodingModel, Latents
 from imago.rng import BatchGenerator, PerImageGenerator
+
+Choose = Callable[[Latents, Latents], Latents]
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,15 @@ class Variational(ImportanceWeighted, EncodingModel, ABC):
     @abstractmethod
     def rsample(self, observed: list[Tensor], labels: Labels | None, normal: Normal) -> PosteriorSample:
         """Draw z ~ q(z|x) with noise from ``normal``."""
+
+    @abstractmethod
+    def infer(self, observed: list[Tensor], labels: Labels | None, choose: Choose) -> None:
+        """Let somebody else than chance choose z, a part after the other where q(z|x) has parts.
+
+        ``choose`` is called with mean and log-scale (n, part) of q(part | parts before it, x), in units in which
+        the prior of every part is N(0, I) whatever the others are, and returns the part, (n, part). All parts one after
+        the other are the z of :meth:`parameters_at`.
+        """
 
     @abstractmethod
     def parameters_at(self, z: Latents, labels: Labels | None) -> Parameters:

@@ -293,21 +293,16 @@ def flop_per_sample(model: GenerativeModel) -> float:
 
 
 def _flop_of_rows(model: Autoregressive, condition: torch.Tensor | None) -> float:
-    channels, height, width = model.spec.shape
-    blank = torch.zeros(1, *model.spec.shape, device=model.device)
-    net = model.net
-    state = net.incremental(blank, condition) if model.incremental else Recomputed(net, blank, condition)
+    height, state = model.spec.height, model.begin(1, condition)
     if isinstance(state, Recomputed):
         return flop_of(lambda: state.predict(0, 0, 0)) * model.spec.dimensions
     rows = 1 if state.same_rows else height
+    black = torch.zeros(1, model.spec.channels, model.spec.width, dtype=torch.long, device=model.device)
 
     def draw() -> None:
         for row in range(rows):
-            state.begin_row(row)
-            for column in range(width):
-                for channel in range(channels):
-                    state.predict(row, column, channel)
-                    state.set(row, column, channel, blank[:, 0, 0, 0])
+            for _ in model.visit(state, row, black):
+                pass
 
     return flop_of(draw) * height / rows
 
