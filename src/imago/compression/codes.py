@@ -131,14 +131,16 @@ class ChainRule(Code):
         return max(1, min(most, KEPT // (4 * self.model.distribution.parameters * self.spec.dimensions)))
 
     def seconds(self, images: Images, labels: Tensor | None, batch_size: int) -> float:
-        """From one row of a batch."""
-        stack = Stack()
+        """From one row of a batch, on both ways."""
+        stack, distribution = Stack(), self.model.distribution
         n = self.batch(stack, min(batch_size, len(images)))
+        given, row = None if labels is None else labels[:n], images[:n, :, 0].long()
+        states = [self.model.begin(n, given) for _ in range(2)]
         began = time.perf_counter()
-        state = self.model.begin(n, None if labels is None else labels[:n])
-        for values, parameters in self._row(state, 0, images[:n, :, 0].long()):
-            push_values(stack, self.model.distribution, parameters, values)
-            pop_values(stack, self.model.distribution, parameters)
+        for values, parameters in self._row(states[0], 0, row):
+            push_values(stack, distribution, parameters, values)
+        for _, parameters in self._row(states[1], 0, row):
+            pop_values(stack, distribution, parameters)
         return (time.perf_counter() - began) * self.spec.height * len(images) / n
 
 
