@@ -22,6 +22,7 @@ SAID = {
 }
 MARKS = {"agrees": "completed", "disagrees": "failed", "undecided": "interrupted", "open": "open"}
 WIDEST = 12
+FEW = 3  # commands that the terminal shows for a claim
 
 
 def show_claims(claims: Claims) -> None:
@@ -31,8 +32,11 @@ def show_claims(claims: Claims) -> None:
         console.print(Text(f"\nThe lecture's claims on {runs.data}", "bold"))
         for answer in answers:
             console.print(Text(f"  {answer.claim} {SAID[answer.verdict]}. {answer.words}".rstrip()), soft_wrap=True)
-            for command in answer.needed if answer.verdict == "open" else []:
+            needed = answer.needed if answer.verdict == "open" else []
+            for command in needed[:FEW]:
                 console.print(Text(f"    would answer it: {command}"), soft_wrap=True)
+            if len(needed) > FEW:
+                console.print(Text(f"    and {len(needed) - FEW} more commands, in claims.md"), soft_wrap=True)
 
 
 def write_claims_markdown(claims: Claims, path: Path) -> None:
