@@ -501,7 +501,7 @@ def blur(runs: Runs) -> Answer:
         listed = ",".join(map(str, unmeasured))
         answer.needed.append(f"python src/evaluate.py {_quoted('checkpoint', f'[{listed}]')} metrics.samples=1000")
     if VAE in found and GAN in found:
-        _duel(answer, runs, found, GAN, [VAE], "edges", _of_distances)
+        _duel(answer, runs, found, GAN, [VAE], "pixels", _of_distances, digits=3)
         if real is not None and answer.differences:
             answer.differences.append(mean_of([x.value - real for x in found[VAE]]))
             answer.words += f" Held-out images have {real:.3f}."
@@ -649,6 +649,7 @@ def _duel(
     losers: Sequence[str],
     what: str,
     compare: Callable[[list[Measured], list[Measured]], Difference | None],
+    digits: int = 2,
 ) -> None:
     """Test whether the numbers of one model are below those of others.
 
@@ -660,14 +661,15 @@ def _duel(
         losers: which it expects to be higher, all of them.
         what: the numbers are called.
         compare: the second less the first; ``None`` where no error can be known.
+        digits: of the numbers, behind the point.
     """
     differences = [compare(found[winner], found[loser]) for loser in losers]
     words = []
     for loser, difference in zip(losers, differences, strict=True):
         gap = fmean(m.value for m in found[loser]) - fmean(m.value for m in found[winner])
         error = f" ± {difference.error:.2g}" if difference else " (without a second run it has no error)"
-        words.append(f"{loser} has {_numbers(found[loser], 2)}, {gap:+.2f}{error}")
-    answer.words = f"{winner} has {_numbers(found[winner], 2)} {what}; {'; '.join(words)}."
+        words.append(f"{loser} has {_numbers(found[loser], digits)}, {gap:+.{digits}f}{error}")
+    answer.words = f"{winner} has {_numbers(found[winner], digits)} {what}; {'; '.join(words)}."
     answer.verdict = "undecided"
     known = [difference for difference in differences if difference is not None]
     if len(known) == len(differences):

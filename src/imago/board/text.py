@@ -210,8 +210,8 @@ READING = (
     "images, of samples over the seeds that drew them (an Inception score of one seed: over its splits), and where `n "
     "seeds` stands over n runs that differ in their seed alone. `test` and `val` are splits of the data with the "
     "number of images; `eval` marks samples that evaluate.py drew and `val` those of the last measurement in "
-    "training, with their number. Bold leads among numbers of one protocol, except those beyond what held-out images "
-    "have. † has a caveat."
+    "training, with their number. Held-out images are validation images that are judged as samples are, as many. Bold "
+    "leads among numbers of one protocol, except those beyond what held-out images have. † has a caveat."
 )
 
 
