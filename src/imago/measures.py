@@ -41,6 +41,7 @@ MEASURES: dict[str, tuple[Better, str, str]] = {
     "clipped_density": ("high", "Density, clipped", "Density that no outlier and no crowded place can raise, 0..1"),
     "clipped_coverage": ("high", "Coverage, clipped", "Share of good samples that would cover as much, 0..1"),
     "inception_score": ("high", "IS", "How certain and how varied a classifier finds the samples"),
+    "cas": ("high", "CAS", "Accuracy on real test images of a classifier that learned from samples and their classes"),
     "authenticity": (
         None,
         "Authentic",

@@ -14,7 +14,7 @@ from imago.measures import MEASURES, Better
 from imago.sweeps import short_names
 
 MISSING = "–"
-FEATURELESS = ("nats", "bpd", "kl", "kl_histogram", "modes", "high_quality", "copies", "edge_width")
+FEATURELESS = ("nats", "bpd", "kl", "kl_histogram", "modes", "high_quality", "copies", "edge_width", "cas")
 QUALITIES = tuple(name for name in MEASURES if name not in ("nats", "bpd"))
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")

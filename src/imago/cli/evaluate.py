@@ -52,6 +52,7 @@ class Settings:
     ais_sigma: PositiveFloat | None
     bound_steps: PositiveInt | None
     probability_flow: Annotated[float, Field(gt=0, le=0.1)] | None
+    cas: Annotated[int, Field(ge=100, le=1_000_000)] | None
     batch_size: PositiveInt
     seed: NonNegativeInt
     repeats: Annotated[int, Field(gt=0, le=10_000)]
@@ -111,7 +112,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import average_of, model_of, read
     from imago.data import data_of
-    from imago.evaluation import measure_by_ais, measure_likelihood
+    from imago.evaluation import measure_by_ais, measure_cas, measure_likelihood
     from imago.models.base import knows_likelihood
     from imago.models.importance import ImportanceWeighted
     from imago.models.probability_flow import ProbabilityFlow
@@ -137,7 +138,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     for notice in metrics.notices if first_process() else ():
         print(f"note: {notice}")
     likelihood_too = settings.likelihood and knows_likelihood(model)
-    if not metrics.names and not likelihood_too and not settings.ais:
+    if not metrics.names and not likelihood_too and not settings.ais and not settings.cas:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
     results = Results(path) if first_process() else None
     if results is not None:
@@ -187,6 +188,19 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
                 progress=progress,
             )
         conclude([replace(m, name=f"{settings.split}/{m.name}") for m in estimate], began)
+    if settings.cas is not None:
+        began = time.perf_counter()
+        with progress_bar("Training two classifiers, one on samples and one on real images") as progress:
+            score = measure_cas(
+                model,
+                data,
+                samples=settings.cas,
+                seed=settings.seed,
+                averaged=averaged,
+                batch_size=settings.batch_size,
+                progress=progress,
+            )
+        conclude(score, began)
     if metrics.names:
         began = time.perf_counter()
         seeds = range(settings.seed, settings.seed + settings.repeats)

@@ -1,6 +1,7 @@
 """Sample quality (feature extractors, distances, what a run is given to measure with), and likelihood."""
 
 from imago.evaluation.ais import measure_by_ais
+from imago.evaluation.cas import measure_cas
 from imago.evaluation.choices import Auto, Classifier, Clip, DinoV2, EfficientNet, ExtractorChoice, Inception
 from imago.evaluation.extractors import (
     ClassifierExtractor,
@@ -49,6 +50,7 @@ __all__ = [
     "SampleQuality",
     "frechet_distance",
     "measure_by_ais",
+    "measure_cas",
     "measure_likelihood",
     "squared_mmd",
 ]
