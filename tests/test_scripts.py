@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -272,6 +273,16 @@ def test_the_likelihood_of_the_test_split(command: Command, explicit: Run) -> No
     assert nats.of_each_image() == pytest.approx(each)
     assert command("evaluate", f"checkpoint={explicit.path}", "metrics=none")[0] == 0
     assert len(list((explicit.path / "each").iterdir())) == 1
+
+    # Where they cannot be written, the means are.
+    shutil.rmtree(explicit.path / "each")
+    (explicit.path / "each").write_text("a file")
+    code, out, err = command("evaluate", f"checkpoint={explicit.path}", "metrics=none")
+    assert (code, "kept in" in out) == (0, True)
+    assert f"{explicit.path / 'each'}: the values of each image cannot be written (File exists)" in err
+    results = json.loads((explicit.path / "evaluation.json").read_text())
+    assert ["each" in r for r in results] == [False, False]
+    (explicit.path / "each").unlink()
 
     # The validation split: what the run measured last. Best was chosen by it.
     for which in ("last", "best"):

@@ -1,5 +1,6 @@
 """The share of a variance that groups explain: against sums over all pairs, and where it is known."""
 
+import math
 from itertools import combinations, product
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from imago.statistics import (
     Difference,
+    above,
     all_above,
     explained_share,
     holm,
@@ -57,7 +59,14 @@ def test_tests_of_means_are_those_of_scipy() -> None:
     )
     assert mean_of(first.tolist()).p == pytest.approx(stats.ttest_1samp(first, 0).pvalue)
     same, more = [3.0] * 5, [4.0] * 5
-    assert (welch(same, same).p, welch(same, more).p) == (1, 0), "without any spread"
+    assert (welch(same, same).p, welch(same, more).p) == (1, 1), "without any spread nothing is known"
+    assert all_above([welch(same, more), Difference(math.nan, math.nan, 4)]).p == 1
+
+
+def test_a_level_has_an_error_of_its_own() -> None:
+    values = [1.0, 2.0, 3.0, 2.5, 1.5]
+    assert above(values, 1.0, 0.0, 99) == mean_of([v - 1 for v in values])
+    assert above(values, 1.0, 0.5, 99).error == pytest.approx(math.hypot(mean_of(values).error, 0.5))
 
 
 def test_pairs_of_images_take_out_what_is_hard_for_all() -> None:

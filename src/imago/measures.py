@@ -98,6 +98,7 @@ class Protocol:
         held_out: data set and split of the held-out images that are judged like samples.
         held_out_images: their number.
         held_out_value: the metric's value for them.
+        held_out_error: its standard error, where that is known.
         weights: "averaged" or "last".
         standard_error: of the mean over images; of an estimate with the error that all images share.
         common_error: of an estimate the standard error of what all images share, in the unit of the number: of log Z.
@@ -140,6 +141,7 @@ class Protocol:
     held_out: str | None = None
     held_out_images: int | None = None
     held_out_value: float | None = _outcome()
+    held_out_error: float | None = _outcome()
     weights: str | None = None
     standard_error: float | None = _outcome()
     common_error: float | None = _outcome()

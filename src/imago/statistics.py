@@ -72,9 +72,12 @@ class Difference:
 
     @property
     def p(self) -> float:
-        """The probability of a value as far from 0, to either side, where the truth is 0."""
-        if not self.error:
-            return 1.0 if self.value == 0 else 0.0
+        """The probability of a value as far from 0, to either side, where the truth is 0.
+
+        1 without an error: values without any spread are of something else than independent draws.
+        """
+        if not self.error or not math.isfinite(self.value / self.error):
+            return 1.0
         return float(2 * student.sf(abs(self.value) / self.error, self.freedom))
 
 
@@ -86,13 +89,18 @@ def combined(value: float, parts: Sequence[tuple[float, float]]) -> Difference:
         parts: of each the square of its standard error, and the degrees of freedom of that.
     """
     total = sum(square for square, _ in parts)
-    spread = sum(square**2 / freedom for square, freedom in parts)
+    spread = sum(square**2 / freedom for square, freedom in parts if square)
     return Difference(value, math.sqrt(total), total**2 / spread if spread else math.inf)
 
 
 def mean_of(values: Sequence[float]) -> Difference:
     """The mean of two or more independent values."""
     return combined(float(np.mean(values)), [_mean_square(values)])
+
+
+def above(values: Sequence[float], level: float, error: float, freedom: float) -> Difference:
+    """The mean of two or more independent values less a level that has an error of its own."""
+    return combined(float(np.mean(values)) - level, [_mean_square(values), (error**2, freedom)])
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference:

@@ -31,6 +31,14 @@ def test_a_ramp_is_as_wide_as_it_is(width: int) -> None:
         assert edge_widths(image).tolist() == pytest.approx([width] * len(image))
 
 
+def test_an_image_that_is_one_soft_edge_is_not_left_out() -> None:
+    """Steps of 1/20 of the range are no noise where there is nothing else."""
+    assert edge_widths(ramp(20)).item() == pytest.approx(20)
+    metric = EdgeWidth()
+    metric.update(torch.cat([ramp(20), ramp(2)]))
+    assert metric.compute()["edge_width"].item() == pytest.approx(11)
+
+
 def test_faint_noise_is_no_edge_and_one_colour_has_none() -> None:
     noisy = ramp(4) + torch.randint(-3, 4, (1, 1, 16, 32), generator=torch.Generator().manual_seed(0))
     assert edge_widths(noisy).item() == pytest.approx(4, rel=0.1)

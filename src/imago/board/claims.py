@@ -22,7 +22,7 @@ from imago.board.board import FRECHET, MISSING, Board, duration, means, tag
 from imago.board.grids import steering
 from imago.board.records import Data, Measured, Record, newest
 from imago.errors import printable
-from imago.statistics import Difference, all_above, combined, holm, mean_of, on_the_same_images, welch
+from imago.statistics import Difference, above, all_above, combined, holm, mean_of, on_the_same_images, welch
 
 Verdict = Literal["agrees", "disagrees", "undecided", "open"]
 
@@ -167,10 +167,12 @@ class Runs:
         best = max(found.values(), key=_weight, default={})
         return {model: best[model] for model in models if model in best}
 
-    def on_one_machine(self, models: Sequence[str]) -> dict[str, list[Record]]:
-        """The runs of the machine that most ran on: times on different ones do not compare."""
-        usual = Counter(r.machine for model in models for r in self.of(model)).most_common(1)
-        found = {model: [r for r in self.of(model) if r.machine == usual[0][0]] for model in models if usual}
+    def on_one_machine(
+        self, models: Sequence[str], machine: Callable[[Record], str | None] = lambda r: r.machine
+    ) -> dict[str, list[Record]]:
+        """The runs of the machine that most ran, or were measured on: times on different ones do not compare."""
+        usual = Counter(where for m in models for r in self.of(m) if (where := machine(r)) is not None).most_common(1)
+        found = {model: [r for r in self.of(model) if machine(r) == usual[0][0]] for model in models if usual}
         return {model: runs for model, runs in found.items() if runs}
 
     def command(self, sweep: str, *settings: str) -> str:
@@ -178,10 +180,11 @@ class Runs:
         binarize = f" {_quoted('data.binarize', self.data.binarize)}" if self.data.binarize else ""
         settings = (*[f"data.val={self.data.val}"] * (self.data.val is not None), *settings)
         chosen = "".join(f" {setting}" for setting in settings)
-        return (
-            f"python src/train.py -m sweep={sweep} {_quoted('data', self.data.name)}{binarize}{chosen} "
-            f"max_cpu_seconds={self.seconds}"
-        )
+        data = _quoted("data", self.data.name)
+        if self.data.own and self.all:
+            place = self.all[0].settings.get("data.path", "PATH")
+            data = f"{_quoted('data', self.all[0].choices.get('data', 'folder'))} {_quoted('data.path', place)}"
+        return f"python src/train.py -m sweep={sweep} {data}{binarize}{chosen} max_cpu_seconds={self.seconds}"
 
     def lacking(self, models: Iterable[str]) -> list[str]:
         """The command that trains models, if there are any."""
@@ -194,12 +197,23 @@ class Runs:
         return f"a verdict needs {SEEDS} seeds of each, and there are of {', '.join(some)}" if some else None
 
     def unequal(self, models: Iterable[str]) -> str | None:
-        """That models were not trained for the same time."""
-        seconds = {m: fmean(seconds_of(r) or math.nan for r in self.of(m)) for m in dict.fromkeys(models) if self.of(m)}
-        low, high = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
-        if seconds[high] <= EQUAL * seconds[low]:
+        """That models were not trained for the same time, on one machine."""
+        seconds = {r: seconds_of(r) for m in dict.fromkeys(models) for r in self.of(m)}
+        unknown = dict.fromkeys(r.model for r, t in seconds.items() if t is None)
+        if unknown:
+            return f"nobody knows how long {', '.join(unknown)} was trained"
+        if len(machines := dict.fromkeys(r.machine for r in seconds)) > 1:
+            return f"they were trained on several machines: {'; '.join(machines)}"
+        known = {r: t for r, t in seconds.items() if t is not None}
+        low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        if known[high] <= EQUAL * known[low]:
             return None
-        return f"{low} was trained for {seconds[low]:,.0f} s and {high} for {seconds[high]:,.0f} s"
+        return f"{low.model} was trained for {known[low]:,.0f} s and {high.model} for {known[high]:,.0f} s"
+
+
+def _measured_on(record: Record) -> str | None:
+    """What the time of a sample depends on, where there is one."""
+    return (record.sampling.protocol.device or record.machine) if record.sampling else None
 
 
 def seconds_of(record: Record) -> float | None:
@@ -348,7 +362,7 @@ def sampling(runs: Runs) -> Answer:
     )
     times: dict[str, tuple[list[float], list[float]]] = {}
     calls: dict[str, int | None] = {}
-    for model, some in runs.on_one_machine(FAMILIES).items():
+    for model, some in runs.on_one_machine(FAMILIES, _measured_on).items():
         protocols = [r.sampling.protocol for r in some if r.sampling]
         batched = [p.seconds_per_sample for p in protocols if p.seconds_per_sample]
         alone = [p.seconds_alone for p in protocols if p.seconds_alone]
@@ -492,9 +506,16 @@ def blur(runs: Runs) -> Answer:
         answer.rows.append((m, _numbers(found[m], 3), str(len(found[m]))))
         if m in (*VAES, *GANS):
             answer.pictures += [(m, r.grid) for r in runs.of(m)[:1] if r.grid is not None]
-    real = next((x.protocol.held_out_value for some in found.values() for x in some if x.protocol.held_out_value), None)
+    if runs.data.binarize or (runs.data.shape and runs.data.shape[3] == 2):
+        answer.words = "Edges of two values are one pixel wide: nothing can be asked of them."
+        return answer
+    beside = [x.protocol for some in found.values() for x in some if x.protocol.held_out_value is not None]
+    beside.sort(key=lambda protocol: protocol.held_out_error is None)
+    real = beside[0].held_out_value if beside else None
+    error, count = (beside[0].held_out_error, beside[0].held_out_images or 0) if beside else (None, 0)
     if real is not None:
-        answer.rows.append(("held-out images", f"{real:.3f}", MISSING))
+        told = f"{real:.3f}" if error is None else f"{real:.3f} ± {error:.3f}"
+        answer.rows.append(("held-out images", told, MISSING))
     answer.needed = runs.lacking(m for m in (*VAES, *GANS) if not runs.of(m))
     unmeasured = [r.path for m in (VAE, GAN) if m not in found for r in runs.of(m) if _checkpointed(r)]
     if unmeasured:
@@ -502,9 +523,11 @@ def blur(runs: Runs) -> Answer:
         answer.needed.append(f"python src/evaluate.py {_quoted('checkpoint', f'[{listed}]')} metrics.samples=1000")
     if VAE in found and GAN in found:
         _duel(answer, runs, found, GAN, [VAE], "pixels", _of_distances, digits=3)
-        if real is not None and answer.differences:
-            answer.differences.append(mean_of([x.value - real for x in found[VAE]]))
-            answer.words += f" Held-out images have {real:.3f}."
+        if real is None or error is None or count < 2:
+            answer.doubts.append("how wide the edges of real images are was not measured, or not with its error")
+        elif answer.differences:
+            answer.differences.append(above([x.value for x in found[VAE]], real, error, count - 1))
+            answer.words += f" Held-out images have {real:.3f} ± {error:.3f}."
     return answer
 
 
@@ -695,7 +718,7 @@ def _of_likelihoods(first: list[Measured], second: list[Measured]) -> Difference
     Where the nats of each image are not kept, the errors of both means are taken for independent, which they are not:
     that makes the error of the difference too large.
     """
-    if min(len(first), len(second)) < 2 or not _same_images(first[0], second[0]):
+    if min(len(first), len(second)) < 2 or (first[0].count or 0) < 2 or not _same_images(first[0], second[0]):
         return None
     each = [[m.of_each_image() for m in side] for side in (first, second)]
     if all(values is not None for side in each for values in side):

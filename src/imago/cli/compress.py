@@ -1,7 +1,7 @@
 """Code images as bytes with a trained model, and back: ``python src/compress.py checkpoint=logs/made-mnist/<time>``."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -94,17 +94,19 @@ def compress(settings: Settings, file: Path) -> None:
         device=device.type,
         torch=torch.__version__,
         images=container.digest_of(images, labels),
-        words=container.digest_of_words(container.content_of(encoded.words)),
+        classes=tuple(model.spec.class_counts) if model.conditional else (),
     )
-    before = container.write(out, header, encoded.words)
-    try:
-        back, labels_back = decoded(model, *container.read(out, "out"), out)
+    try:  # before an older file is replaced, and as whoever has the checkpoint decodes
+        other = model_of(checkpoint, averaged=settings.averaged).to(device)
+        back, labels_back = decoded(other, header, encoded.words, out)
     except UserError as error:
         raise RunError(str(error)) from None
     if not torch.equal(back, images) or (
         labels is not None and labels_back is not None and not torch.equal(labels_back, labels)
     ):
-        raise RunError(f"{out}: decoded images are not those that were coded; the file is of no use")
+        raise RunError(f"{out}: decoded images are not those that were coded; nothing is written")
+    before = container.write(out, header, encoded.words)
+    container.read(out, "out")
     size = out.stat().st_size
     print(f"{out}: {size:,} bytes, decoded again: every byte of the images is the same")
     with progress_bar("Measuring the likelihood") as progress:
@@ -173,7 +175,7 @@ def decompress(settings: Settings, file: Path, coded: Path) -> None:
     check_room(header.count, out, 4 * spec.dimensions)
     images, labels = decoded(model.to(device), header, words, coded)
     output = OUTPUTS[out.suffix](out)
-    missing = output.begin({"decoded": str(coded), "words": header.words, "labels": None}, spec, header.count, labels)
+    missing = output.begin({"decoded": str(coded), "digest": header.digest, "labels": None}, spec, header.count, labels)
     written = to_bytes(images, spec.levels) if spec.kind == "pixels" else images
     output.add(missing, written[torch.tensor(missing, dtype=torch.long)])
     output.end()
@@ -190,6 +192,10 @@ def decoded(model: "GenerativeModel", header: "Header", words: Any, coded: Path)
     from imago.compression.container import digest_of
     from imago.progress import progress_bar
 
+    if model.conditional:  # checkpoints of version 0.1 do not know how frequent the classes are
+        if len(header.classes) not in (0, model.spec.classes) or (header.classes and not sum(header.classes)):
+            raise UserError(f"{coded}: of other classes than the checkpoint's; give another file")
+        model.spec = replace(model.spec, class_counts=header.classes)
     with progress_bar(f"Decoding {header.data}") as progress:
         try:
             images, labels = decode(model, words, header.sizes, progress)

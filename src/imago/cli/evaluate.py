@@ -336,8 +336,8 @@ class Results:
         try:
             with self._locked():  # somebody else may measure the same run
                 for result, question, values in zip(results, new, each, strict=False):
-                    if values is not None:
-                        result["each"] = self._write(question, values)
+                    if values is not None and (place := self._write(question, values)) is not None:
+                        result["each"] = place
                 known = [result for result in self._known() if what(result) not in new]
                 write_text(self.path, json.dumps(known + results, indent=2) + "\n")
         except OSError as error:
@@ -345,14 +345,20 @@ class Results:
             return "kept nowhere"
         return f"kept in {self.path}"
 
-    def _write(self, question: dict[str, Any], values: Sequence[float]) -> str:
+    def _write(self, question: dict[str, Any], values: Sequence[float]) -> str | None:
         """Write the value of every image; the same measurement again has the same file. Its place in the run."""
         import numpy as np
 
         name = f"{hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]}.npy"
-        (self.path.parent / EACH).mkdir(exist_ok=True)
-        with replacing(self.path.parent / EACH / name) as file:
-            np.save(file, np.asarray(values, np.float32), allow_pickle=False)
+        folder = self.path.parent / EACH
+        try:
+            folder.mkdir(exist_ok=True)
+            with replacing(folder / name) as file:
+                np.save(file, np.asarray(values, np.float32), allow_pickle=False)
+        except OSError as error:  # the means are worth keeping without
+            told = f"{folder}: the values of each image cannot be written ({error.strerror}); means alone are kept"
+            print(f"note: {told}", file=sys.stderr)
+            return None
         return f"{EACH}/{name}"
 
     def _locked(self) -> AbstractContextManager[None]:

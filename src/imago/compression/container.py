@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +43,8 @@ class Header:
         device: where the distributions were computed, cpu or cuda, which round differently.
         torch: the version that computed them.
         images: digest of the images and their labels (:func:`digest_of`).
-        words: digest of what follows.
+        classes: of a conditional model how frequent each label was taken to be, which are coded by that.
+        digest: of all else here and of what follows.
         version: of this format.
     """
 
@@ -56,7 +57,8 @@ class Header:
     device: str
     torch: str
     images: str
-    words: str
+    classes: tuple[NonNegativeInt, ...] = ()
+    digest: str = ""
     version: Literal[1] = 1
 
     @property
@@ -92,9 +94,10 @@ def content_of(words: UInt32[np.ndarray, " words"]) -> bytes:
     return words.astype("<u4").tobytes()
 
 
-def digest_of_words(content: bytes) -> str:
-    """128 bits of SHA-256 in 32 letters."""
-    return hashlib.sha256(content).hexdigest()[:32]
+def sealed(header: Header, content: bytes) -> Header:
+    """A header with its digest: 128 bits of SHA-256 in 32 letters."""
+    said = json.dumps(asdict(replace(header, digest=""))).encode()
+    return replace(header, digest=hashlib.sha256(said + content).hexdigest()[:32])
 
 
 def write(path: Path, header: Header, words: UInt32[np.ndarray, " words"]) -> int:
@@ -106,9 +109,10 @@ def write(path: Path, header: Header, words: UInt32[np.ndarray, " words"]) -> in
     Raises:
         UserError: it cannot be written.
     """
-    line = json.dumps(asdict(header), separators=(",", ":")).encode() + b"\n"
+    content = content_of(words)
+    line = json.dumps(asdict(sealed(header, content)), separators=(",", ":")).encode() + b"\n"
     with writing_to(path), replacing(path) as file:
-        file.write(MAGIC + line + content_of(words))
+        file.write(MAGIC + line + content)
     return len(MAGIC + line)
 
 
@@ -119,7 +123,7 @@ def is_ours(path: Path) -> bool:
 
 
 def read(path: Path, key: str = "decode") -> tuple[Header, UInt32[np.ndarray, " words"]]:
-    """The inverse of :func:`write`; every byte is held against the digests.
+    """The inverse of :func:`write`; every byte is held against the digest.
 
     Args:
         path: of the file.
@@ -140,7 +144,7 @@ def read(path: Path, key: str = "decode") -> tuple[Header, UInt32[np.ndarray, " 
     try:
         header = TypeAdapter(Header).validate_json(content[len(MAGIC) : max(0, end)], strict=True)
         body = content[end + 1 :]
-        if digest_of_words(body) != header.words:
+        if header != sealed(header, body):
             raise ValueError
     except ValueError:  # pydantic's too
         raise UserError(f"{key}={path}: cut short or damaged, its checksum does not fit; get another copy") from None

@@ -323,8 +323,9 @@ class SampleQuality:
         if len(part):
             for batch in part.batches(self.batch_size):
                 self._edges.update(batch.images)
-            value = float(self._edges.compute()["edge_width"])
-            told = {"held_out": f"{data.name} val", "held_out_images": len(part), "held_out_value": value}
+            found = {name: float(value) for name, value in self._edges.compute().items()}
+            told = {"held_out": f"{data.name} val", "held_out_images": len(part)}
+            told |= {"held_out_value": found["edge_width"], "held_out_error": found["edge_width_error"]}
             self._edges.reset()
         self._protocols["edge_width"] = Protocol(
             reference=self._called,

@@ -31,7 +31,9 @@ def edge_widths(images: Num[Tensor, "n c h w"]) -> Float64[Tensor, " n"]:
     gray = images.double().mean(1)
     steps = torch.cat([gray.diff(dim=2).flatten(1), gray.diff(dim=1).flatten(1)], 1).abs()
     extent = gray.flatten(1).amax(1) - gray.flatten(1).amin(1)
-    steps = torch.where(steps >= FAINT * extent[:, None], steps, 0)
+    kept = steps >= FAINT * extent[:, None]
+    kept |= ~kept.any(1, keepdim=True)  # where the whole image is one soft edge, its faint steps are that edge
+    steps = torch.where(kept, steps, 0)
     squares = steps.square().sum(1)
     return torch.where(squares > 0, extent * steps.sum(1) / squares, math.nan)
 
