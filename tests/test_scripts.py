@@ -565,11 +565,11 @@ def test_what_was_measured_before_an_interruption_is_kept(
 
     measure, seeds = quality.measure, []
 
-    def interrupted(metrics: Any, model: Any, seed: int, *rest: Any) -> Any:
+    def interrupted(metrics: Any, model: Any, seed: int, *rest: Any, **named: Any) -> Any:
         seeds.append(seed)
         if seed == 43:
             os.kill(os.getpid(), signal.SIGTERM)
-        return measure(metrics, model, seed, *rest)
+        return measure(metrics, model, seed, *rest, **named)
 
     monkeypatch.setattr(quality, "measure", interrupted)
     given = [f"checkpoint={runs['minimal'].path}", "metrics=classifier", "metrics.samples=40", "metrics.full=false"]

@@ -21,10 +21,13 @@ IMAGES, SECONDS = "images_seen", "time/training_seconds"
 _QUALITY = {
     "Fréchet distance": "val/(fid|fd_.+)",
     "Kernel distance": "val/(kid|kd_.+)",
+    "Sliced Wasserstein distance": "val/mind(_.+)?",
     "Precision and recall": "val/(precision|recall)(_.+)?",
     "Density and coverage": "val/(density|coverage)(_.+)?",
+    "Clipped density and coverage": "val/clipped_(density|coverage)(_.+)?",
     "Inception score": "val/inception_score(_.+)?",
     "Authenticity and copies": "val/(authenticity(_.+)?|copies)",
+    "Width of edges": "val/edge_width",
 }
 MEDIA = ("samples", "reconstructions")
 # What a run's table shows beside its name, all of the run's summary.

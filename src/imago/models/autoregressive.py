@@ -125,7 +125,7 @@ class Autoregressive(Completing, ExplicitModel, ABC):
         known: Tensor | None,
     ) -> Images:
         """Value after value from its distribution given the ones before it, drawn or kept."""
-        height, device = self.spec.height, self.device
+        height, device, on_gpu = self.spec.height, self.device, next(self.net.parameters()).is_cuda
         with torch.inference_mode(), suitable_threads(device):
             uniform = generator.uniform(n, *self.spec.shape).to(device, sampling_dtype(device))
             images = torch.zeros(n, *self.spec.shape, dtype=torch.long, device=device)
@@ -147,7 +147,7 @@ class Autoregressive(Completing, ExplicitModel, ABC):
                 if kept is not None and known is not None and given is not None:
                     kept[0].copy_(known[:, :, row])
                     kept[1].copy_(given[:, :, row])
-                if device.type == "cuda" and state.same_rows and row > 0:
+                if on_gpu and state.same_rows and row > 0:
                     # Hundreds of small kernels a pixel: launched one by one, the launches would take the time.
                     if graph is None:  # after the first row, which has initialised the libraries
                         graph = torch.cuda.CUDAGraph()
