@@ -1,6 +1,7 @@
 """What holds in every test: one thread, enforced tensor shapes, no network, no account."""
 
 import atexit
+import gc
 import importlib
 import os
 import shutil
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from matplotlib.figure import Figure
 
 from helpers import Command
 
@@ -24,6 +26,12 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="imago-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 torch.set_num_threads(1)
 install_import_hook("imago", "typecheck.check")  # every annotated shape and type in imago is checked at each call
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of every later search for garbage: each would take a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -50,6 +58,15 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture(autouse=True)
+def _quick_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw their curves as an empty picture: letters and axes would take as long as the run itself.
+
+    Processes of their own draw them whole, as does test_curves.py.
+    """
+    monkeypatch.setattr("imago.figures.curves.drawn", lambda panels, title: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture

@@ -15,6 +15,11 @@ TABLE = """images_seen,train/nats,train/bpd,train/loss/g,val/nats,val/bpd,val/fi
 """
 
 
+@pytest.fixture(autouse=True)
+def _quick_curves() -> None:
+    """Nothing is quick here: curves are drawn whole."""
+
+
 def test_training_and_validation_likelihood_share_a_panel(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(TABLE)
     panels = in_panels(read_columns(tmp_path / "metrics.csv"))
