@@ -3,6 +3,7 @@
 The runs are forked from one other process, because starting one takes ten times as long.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -75,6 +76,7 @@ def train_all(folder: Path, configurations: dict[str, dict[str, Any]], processes
     from imago.training import run
 
     run.draw_curves = lambda *given: None
+    gc.freeze()  # what is there by now is searched for garbage, and so copied, by no fork
     in_forks([partial(run.train, config, case, folder / case) for case, config in configurations.items()], processes)
 
 

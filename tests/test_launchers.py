@@ -92,7 +92,10 @@ def test_jobs_in_one_process(in_one_process: tuple[Path, int, str, str]) -> None
     check_ranking(out)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["submitit_local", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_slurm"))],
+)
 def test_jobs_in_processes_of_their_own(
     launcher: str, tmp_path: Path, in_one_process: tuple[Path, int, str, str], request: pytest.FixtureRequest
 ) -> None:
@@ -195,6 +198,7 @@ def check_same(run: Path, expected: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_batch_job_whose_time_is_up_begins_again_and_goes_on(
     tmp_path: Path, cluster: dict[str, str], never_stopped: dict[str, torch.Tensor]
 ) -> None:
@@ -216,6 +220,7 @@ def test_a_batch_job_whose_time_is_up_begins_again_and_goes_on(
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_whose_time_is_up_begins_again_and_goes_on(
     tmp_path: Path, cluster: dict[str, str], never_stopped: dict[str, torch.Tensor]
 ) -> None:

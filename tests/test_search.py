@@ -338,9 +338,10 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_search_of_several_processes_is_stopped_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost, nothing done twice; the half-done trial continues from its checkpoint."""
-    given = ["max_updates=1000", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "every.checkpoints=640"]
+    given = ["max_updates=500", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "every.checkpoints=640"]
     process = begin(tmp_path, *given)
     runs = tmp_path / "logs/sweeps"
     wait_for(lambda: len(list(runs.glob("search-*/[01]-*/checkpoints/last.ckpt"))) == 2, process)
@@ -354,7 +355,7 @@ def test_a_search_of_several_processes_is_stopped_and_goes_on(tmp_path: Path, mo
     assert process.wait() == 0, (tmp_path / "out.txt").read_text()
     names = sorted(path.name for path in folder.glob("[0-9]-*"))
     assert names == [f"{k}-fvbn-digits" for k in range(2)]
-    assert all(summary_of(folder / name)["updates"] == 1000 for name in names)
+    assert all(summary_of(folder / name)["updates"] == 500 for name in names)
     assert "continues logs/sweeps/" in "".join(path.read_text() for path in folder.glob("worker-*.log"))
     assert "2 trials: 2 complete" in (tmp_path / "out.txt").read_text()
 

@@ -545,7 +545,7 @@ def hold_random_overrides(monkeypatch: pytest.MonkeyPatch, examples: int) -> lis
 
 
 def test_random_settings_are_taken_or_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = hold_random_overrides(monkeypatch, 150)
+    taken = hold_random_overrides(monkeypatch, 50)
     assert 0 < sum(taken) < len(taken) / 2, "right ones are among them, and most are wrong"
 
 
