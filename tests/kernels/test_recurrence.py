@@ -82,7 +82,7 @@ def arguments(name: str, height: int, width: int, images: int, dtype: torch.dtyp
 def test_derivatives(shape: tuple[int, int], name: str, images: int) -> None:
     tensors = arguments(name, *shape, images, torch.float64)
     sweep = sweeps(*shape)[name]
-    assert torch.autograd.gradcheck(lambda *t: sweep_lstm(*t, sweep), tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *t: sweep_lstm(*t, sweep), tensors, fast_mode=True, atol=1e-8)
 
 
 def test_backward_twice_gives_the_same() -> None:
