@@ -61,7 +61,7 @@ def test_what_is_no_checkpoint_is_told_as_what_it_is(tmp_path: Path, monkeypatch
     np.savez("arrays", images=np.zeros(3))
     Path("folder").mkdir()
     none = (
-        "no checkpoint of this program; a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder "
+        "no checkpoint of this program; a checkpoint is a run directory (logs/NAME/TIME), a .ckpt file in its folder "
     )
     for name, message in {
         "cut": "cannot be read, it is cut short or damaged; use another one",

@@ -24,6 +24,7 @@ from imago.board.find import find_runs
 from imago.board.page import write_page
 from imago.board.records import Record, read_record
 from imago.board.text import READING, short_tables
+from imago.paths import anonymous
 from imago.tables import CLOCK
 
 RECORDS = ROOT / "docs" / "board"
@@ -33,9 +34,6 @@ UNWANTED = ("notices", "untrained", "train", "traceback", "wandb_id", "wandb_mod
 ROWS = 40  # of training, of a metrics.csv
 # Columns that the README does without.
 SHORTER = ("nats", "kid", "kd_", "density", "coverage", "inception_score", "authenticity", "copies", "peak_memory_mib")
-# Words of a command or message: addresses whole, everything else between spaces, quotes and brackets.
-WORD = re.compile(r"(?!file:)\w+://[^\s'\"]+|[^\s'\",=\[\](){}]+")
-ABSOLUTE = re.compile(r"(file://)?(/|~[^/\\]*[/\\]|\\\\|[A-Za-z]:[/\\])")  # here, at home, on a server, on Windows
 
 
 def collect(runs: Iterable[Path], folder: Path) -> list[str]:
@@ -63,20 +61,6 @@ def collect(runs: Iterable[Path], folder: Path) -> list[str]:
         for name, text in thinned.items():
             (place / name).write_text(text, encoding="utf-8")
     return said
-
-
-def anonymous(value: Any) -> Any:
-    """The same with the last part alone of every absolute path."""
-    if isinstance(value, dict):
-        return {key: anonymous(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [anonymous(entry) for entry in value]
-    return WORD.sub(_last_part, value) if isinstance(value, str) else value
-
-
-def _last_part(word: re.Match[str]) -> str:
-    parts = re.split(r"[/\\]", word[0].rstrip("/\\"))
-    return parts[-1] if ABSOLUTE.match(word[0]) and parts[-1] else word[0]
 
 
 def thin_config(text: str) -> str:

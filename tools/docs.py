@@ -68,6 +68,7 @@ GUIDE = [
             "data.md",
             "metrics.md",
             "compress.md",
+            "pretrained.md",
             "figures.md",
             "compare.md",
             "extending.md",

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from imago.capacity import bounded
@@ -27,13 +29,16 @@ from imago.images import ImageSpec
 from imago.legacy import today
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
-from imago.untrusted import check_plain, entries, first_line, limited_memory, opened, read_archive, shortened
+from imago.pretrained import SETTINGS, WEIGHTS
+from imago.untrusted import check_plain, entries, first_line, limited_memory, opened, read_archive, read_json, shortened
 
 # What a damaged file leads torch to raise.
 DAMAGED = (
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     MemoryError,
 )
+# Of a checkpoint what an exported model keeps beside its weights.
+EXPORTED = ("config", "spec", "data", "progress", "seconds", "cpu_seconds")
 # Values of an image: a colour picture of 4,729 pixels squared.
 LARGEST_IMAGE = 2**26
 MOST_CLASSES = 100_000
@@ -69,7 +74,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = checkpoint_file(path)
     try:
-        checkpoint = unpacked(path)
+        checkpoint = exported(path) if path.name == WEIGHTS else unpacked(path)
     except UnpicklingError:
         raise UserError(
             f"checkpoint={path}: no checkpoint of this program: it holds objects beside numbers and text, which are "
@@ -105,6 +110,24 @@ def unpacked(path: Path) -> Any:
         with limited_memory(4 * os.fstat(file.fileno()).st_size), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual kinds of tensors, which whoever asks refuses
             return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def exported(path: Path) -> dict[str, Any]:
+    """What :mod:`imago.exports` wrote: the weights, and in config.json beside them the plain entries of a checkpoint.
+
+    Raises:
+        Exception: one of ``DAMAGED``.
+    """
+    kept = read_json(path.parent / SETTINGS)
+    if not isinstance(kept, dict):
+        raise ValueError(f"its {SETTINGS} holds no settings by name")
+    kept = {name: kept[name] for name in EXPORTED if name in kept}
+    if isinstance(kept.get("progress"), dict):
+        kept["progress"]["terms"] = {}
+    try:
+        return kept | {"state_dict": load_file(path)}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def _check_size(checkpoint: Mapping[str, Any]) -> None:
@@ -176,7 +199,8 @@ def load(
     """The model of a checkpoint, ready to sample.
 
     Args:
-        path: a ``.ckpt`` file, or a run directory for its last checkpoint.
+        path: a ``.ckpt`` file, a run directory for its last checkpoint, an exported folder, or the name of a
+            pretrained model.
         averaged: use the averaged weights where the run kept them.
         device: of the model.
         changes: of the model's settings, such as ``{"observation_noise": False}``.

@@ -97,6 +97,15 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "imago"
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be fetched again; it need not be there.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imago"
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Keep others out of what a lock file stands for; the kernel lets go of it when this process ends, however.

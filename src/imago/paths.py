@@ -2,12 +2,15 @@
 
 import functools
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from imago import pretrained
 from imago.errors import UserError
 from imago.untrusted import opened, read_archive
 
@@ -22,13 +25,20 @@ RUN_FOLDERS = ("checkpoints", "samples", "wandb", "tensorboard")
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")
 _LISTED = 20  # of a sweep's runs
 _DEEPEST = 200  # folders inside each other: Python makes those above a folder by recursion
-_WHAT = "a checkpoint is a run directory (logs/NAME/TIME) or a .ckpt file in its folder checkpoints"
+# Words of a command or message: addresses whole, everything else between spaces, quotes and brackets.
+_WORD = re.compile(r"(?!file:)\w+://[^\s'\"]+|[^\s'\",=\[\](){}]+")
+_ABSOLUTE = re.compile(r"(file://)?(/|~[^/\\]*[/\\]|\\\\|[A-Za-z]:[/\\])")  # here, at home, on a server, on Windows
+_WHAT = (
+    "a checkpoint is a run directory (logs/NAME/TIME), a .ckpt file in its folder checkpoints, an exported model or "
+    "the name of a pretrained one"
+)
 
 
 def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
     """The checkpoint file that a path means: itself, or the last one of a run directory, see :func:`run_of`.
 
-    Where a run's last checkpoint is damaged or missing, an older one that is whole is meant, which is said.
+    Where a run's last checkpoint is damaged or missing, an older one that is whole is meant, which is said. Of an
+    exported model it is the file of its weights. Where there is no such path, the name of a pretrained model is meant.
 
     Args:
         path: as it was given.
@@ -40,7 +50,12 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
     path = file = Path(path)
     try:
         if not path.exists():
-            raise UserError(f"{key}={path}: no such file or folder; {_WHAT}")
+            found = pretrained.folder_of(str(path))
+            if found is None:
+                raise UserError(f"{key}={path}: no such file or folder; {_WHAT}; {pretrained.meant(str(path))}")
+            path = found
+        if path.is_dir() and (path / pretrained.WEIGHTS).is_file():
+            path = file = path / pretrained.WEIGHTS
         if path.is_dir():
             path = run_of(path, key)
             files, wrong = whole_checkpoints(path, key)
@@ -57,6 +72,10 @@ def checkpoint_file(path: str | Path, key: str = "checkpoint") -> Path:
                 archive = any(name.endswith("/data.pkl") for name in content.namelist())
         if archive:
             _check_sums(str(file), *_version(file))
+        if file.name == pretrained.WEIGHTS:
+            if not (file.parent / pretrained.SETTINGS).is_file():
+                raise UserError(f"{key}={file}: no {pretrained.SETTINGS} beside it; give a whole exported folder")
+            return file
     except (zipfile.BadZipFile, _DamagedError):
         raise UserError(f"{key}={file}: cannot be read, it is cut short or damaged; use another one") from None
     except OSError as error:
@@ -214,6 +233,25 @@ def _say(line: str) -> None:
 def folder_of(checkpoint: Path) -> Path:
     """The run directory of a checkpoint file, or the folder in which it lies alone."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def anonymous(value: Any) -> Any:
+    """The same with the last part alone of every absolute path: nobody else has such a folder."""
+    if isinstance(value, dict):
+        return {key: anonymous(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [anonymous(entry) for entry in value]
+    return _WORD.sub(_last_part, value) if isinstance(value, str) else value
+
+
+def _last_part(word: re.Match[str]) -> str:
+    parts = re.split(r"[/\\]", word[0].rstrip("/\\"))
+    return parts[-1] if _ABSOLUTE.match(word[0]) and parts[-1] else word[0]
+
+
+def results_folder(checkpoint: Path) -> Path:
+    """Where what is made of a checkpoint goes by default: its run directory, of a pretrained model the current one."""
+    return Path() if pretrained.is_pretrained(checkpoint) else folder_of(checkpoint)
 
 
 def check_file_place(path: Path, make_parents: bool = False, ours: Callable[[Path], bool] | None = None) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from imago import pretrained
 from imago.errors import printable
 
 # What makes a folder a run. One that broke early has the first alone; one that was copied may have lost any of them.
@@ -18,7 +19,7 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
 
     Args:
         places: run directories, folders that hold some at any depth (``logs``, a sweep), files of a run such as its
-            checkpoint, or globs of all these.
+            checkpoint, globs of all these, or names of pretrained models.
     """
     found: dict[Path, Path] = {}
     empty = []
@@ -26,7 +27,7 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
         unreadable: list[str] = []
         try:
             named = Path(place).expanduser()  # brackets in the name of a folder are no glob
-            matches = [named] if named.exists() else _matches(named)
+            matches = [named] if named.exists() else _matches(named) or _pretrained(place)
             below = [run for match in matches for run in _runs_at(match, unreadable)]
         except (OSError, ValueError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -38,6 +39,11 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
         for run in below:
             found.setdefault(run.resolve(), run)
     return list(found.values()), empty
+
+
+def _pretrained(place: str) -> list[Path]:
+    folder = pretrained.folder_of(place)
+    return [] if folder is None else [folder]
 
 
 def _matches(named: Path) -> list[Path]:

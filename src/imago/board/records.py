@@ -18,6 +18,7 @@ from imago.config import CONF
 from imago.errors import printable
 from imago.legacy import today
 from imago.measures import EACH, RELATIONS, Protocol
+from imago.pretrained import SETTINGS, WEIGHTS
 from imago.signatures import attribute_of
 from imago.sweeps import in_short
 from imago.tables import Table, read_table
@@ -260,11 +261,12 @@ def read_record(path: Path) -> Record:
 
 
 def _read_into(record: Record) -> None:
-    config = today(_read(record, "config.yaml", read_yaml, {}))
+    exported = os.path.lexists(record.path / WEIGHTS)
+    config = {} if exported else today(_read(record, "config.yaml", read_yaml, {}))
     summary = today(_read(record, "summary.json", read_json, {}))
     checkpoint = _checkpoint(record)
     if not config and checkpoint["config"]:
-        record.defects.append("the configuration is the checkpoint's")
+        record.defects += ["the configuration is the checkpoint's"] * (not exported)
         config = checkpoint["config"]
     spec = _mapping(summary.get("spec")) or checkpoint["spec"]
     record.name = str(summary.get("name") or record.name)
@@ -285,7 +287,7 @@ def _read_into(record: Record) -> None:
         record.parameters.setdefault("total", sum(record.parameters.values()))
     device, threads = str(summary.get("device", "machine unknown")), summary.get("threads")
     record.machine = f"{device}, {threads} of them used" if "CPU" in device and threads is not None else device
-    record.table = _read(record, "metrics.csv", read_table, Table())
+    record.table = Table() if exported else _read(record, "metrics.csv", read_table, Table())
     record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
     record.defects += [f"{what}: {told}" for what, told in _mapping(summary.get("problems")).items()]
     # The summary tells how far a run came that ended; the table goes on while it runs.
@@ -335,7 +337,7 @@ def _read(record: Record, name: str, parse: Callable[[Path], Any], default: T) -
 
 def _checkpoint(record: Record) -> dict[str, Any]:
     nothing: dict[str, Any] = {"config": {}, "spec": {}, "progress": {}}
-    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", SETTINGS):
         if os.path.lexists(record.path / name):
             return _read(record, name, peek, nothing)
     record.defects.append("no checkpoint")

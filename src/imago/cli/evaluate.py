@@ -27,6 +27,7 @@ from imago.files import locked, replacing, write_text
 from imago.legacy import today
 from imago.measures import EACH, Measurement, Protocol
 from imago.paths import checkpoint_file, folder_of
+from imago.pretrained import is_pretrained
 from imago.processes import first_process
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
@@ -302,6 +303,7 @@ class Results:
     """evaluation.json of a checkpoint's run, looked at before anything is measured.
 
     What cannot be read there is moved aside, and where nothing can be written results are printed alone; both are said.
+    Those of a pretrained model are printed alone.
 
     Args:
         checkpoint: the file.
@@ -309,8 +311,10 @@ class Results:
 
     def __init__(self, checkpoint: Path) -> None:
         self.path = folder_of(checkpoint) / "evaluation.json"
-        self.keep = True
+        self.keep = not is_pretrained(checkpoint)
         self.lost: OSError | None = None
+        if not self.keep:
+            return
         try:
             with self._locked():
                 self._known()

@@ -18,6 +18,7 @@ COMMANDS = {
     "compress": "code images as bytes with a model, and back without a loss",
     "figure": "draw a figure of a model",
     "compare": "put runs side by side on a board",
+    "export": "write a trained model as a folder for others",
     "prepare": "write images as shards, for data larger than the memory",
     "dashboard": "build the W&B dashboard of a project",
     "train_classifier": "train the classifier behind metrics=classifier",
@@ -25,7 +26,7 @@ COMMANDS = {
 # Lightning starts further processes with the arguments that are left once the command is taken away.
 COMMAND = "IMAGO_COMMAND"
 LISTS = {
-    "models": ("model", "what model= can be"),
+    "models": ("model", "what model= can be; with --pretrained, trained ones for checkpoint="),
     "data": ("data", "what data= can be"),
     "experiments": ("experiment", "settings that suit a model and data, for experiment="),
 }
@@ -42,6 +43,8 @@ def main() -> None:
         sys.argv[1:] = given[1:]
         os.environ[COMMAND] = name
         importlib.import_module(f"imago.cli.{name}").command()
+    elif given == ["models", "--pretrained"]:
+        print("\n".join(pretrained_lines()))
     elif name in LISTS and all(word.startswith("plugins=") for word in given[1:]):
         from imago import cli  # Hydra is slower than the help
 
@@ -55,7 +58,7 @@ def main() -> None:
         close = get_close_matches(given[0], (*COMMANDS, *LISTS), 1)
         meant = f"; did you mean {close[0]}?" if close else ""
         said = (
-            f"{' '.join(given)}: takes plugins=[NAME] at most"
+            f"{' '.join(given)}: takes plugins=[NAME] at most" + ", or --pretrained alone" * (name == "models")
             if name in LISTS
             else f"{given[0]}: no such command{meant}"
         )
@@ -97,6 +100,24 @@ def lines_of(group: str, given: Sequence[str] = ()) -> list[str]:
     )
     width = max(len(file.stem) for file in files)
     return [f"{file.stem:{width}}  {_comment(file)}".rstrip() for file in files]
+
+
+def pretrained_lines() -> list[str]:
+    """Each pretrained model with what it is, its bytes, and for those that are fetched the SHA-256 of its weights."""
+    from imago import pretrained
+
+    names, released = pretrained.packaged(), pretrained.released()
+    width = max(map(len, [*names, *released]))
+    lines = []
+    for name in names:
+        told = pretrained.told(name)
+        lines.append(f"{name:{width}}  {told}")
+    for name, known in released.items():
+        weights = known["files"][pretrained.WEIGHTS]
+        lines.append(f"{name:{width}}  {known['told']}; {weights['bytes']:,} bytes, SHA-256 {weights['sha256']}")
+    if released:
+        lines.append(f"Those with a SHA-256 are fetched once, from the address in {pretrained.ADDRESS}.")
+    return lines
 
 
 def _comment(file: Path) -> str:

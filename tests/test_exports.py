@@ -1,0 +1,203 @@
+"""An exported folder is the model, without the machine that trained it, as the hub and every command here read it."""
+
+import base64
+import http.server
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+from helpers import Command, small
+from imago import checkpoints
+from imago.board.find import find_runs
+from imago.board.records import read_record
+from imago.checkpoints import fingerprint, load
+from imago.errors import UserError
+from imago.exports import export
+from imago.pretrained import CARD, SETTINGS, WEIGHTS
+from imago.runs import Run
+from imago.training.run import train
+
+VAE = ["model=vae", "model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "callbacks.averaging.half_life=50"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with averaged weights, whose record names folders of this machine."""
+    root = tmp_path_factory.mktemp("runs")
+    run = train(small(root, "max_images=160", f"data.dir={root}", *VAE), "my-vae", root / "my-vae")
+    run.update(command=f"python {root}/src/train.py model=vae hydra.run.dir={root}/my-vae")
+    protocol = {"data": "digits test", "data_fingerprint": "3107", "images": 180, "likelihood": "lower_bound"}
+    result = {"checkpoint": "last.ckpt", "images_seen": 160, "updates": 10, "name": "test/nats", "value": 123.25}
+    older = result | {"images_seen": 80, "value": 999.0, "each": "each/1.npy"}
+    results = [r | {"protocol": protocol | {"standard_error": 1.5}} for r in (older, result)]
+    (run.path / "evaluation.json").write_text(json.dumps(results))
+    return run
+
+
+@pytest.fixture
+def folder(run: Run, tmp_path: Path) -> Path:
+    export(run.path, tmp_path / "my-vae", license="mit")
+    return tmp_path / "my-vae"
+
+
+def test_the_folder_is_the_model_with_its_averaged_weights(run: Run, folder: Path) -> None:
+    averaged, last = load(run.path), load(run.path, averaged=False)
+    assert fingerprint(averaged) != fingerprint(last)
+    for place in (folder, folder / WEIGHTS):
+        model = load(place)
+        assert fingerprint(model) == fingerprint(averaged)
+        assert (model.spec, model.state.images, model.state.updates) == (last.spec, 160, 10)
+        assert model.config == last.config
+
+
+def test_nothing_in_it_is_of_this_machine(run: Run, folder: Path) -> None:
+    """Neither a path nor what trains, and what was measured of another state of the model neither."""
+    for file in folder.rglob("*"):
+        if file.suffix in (".json", ".md"):
+            assert "/tmp" not in (text := file.read_text()), file
+            assert str(run.path.parent) not in text, file
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["command"] == "python train.py model=vae hydra.run.dir=my-vae"
+    assert [r["value"] for r in json.loads((folder / "evaluation.json").read_text())] == [123.25]
+
+
+def test_the_card_says_what_it_is_and_the_hub_reads_it(folder: Path) -> None:
+    card = ModelCard.load(folder / CARD)
+    assert (card.data.license, card.data.library_name) == ("mit", "imago")
+    (nats,) = card.data.eval_results
+    assert (nats.metric_name, nats.metric_value, nats.dataset_name) == ("test/nats", 123.25, "digits")
+    for said in ("# my-vae", "≤ 123.2 ± 1.5", "180 images of digits test", "model=vae", 'imago.load("my-vae")'):
+        assert said in card.content
+    assert (folder / "samples" / "images-0000000160.png").is_file()
+    assert "(samples/images-0000000160.png)" in card.content
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as an upload needs; remembers the files of the commit."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer: dict[str, Any] = {}
+        if "/preupload/" in self.path:
+            named = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            answer = {"files": [{**file, "shouldIgnore": False, "oid": None} for file in named]}
+        elif "/commit/" in self.path:
+            for entry in map(json.loads, body.splitlines()):
+                if entry["key"] == "file":
+                    self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            answer = {
+                "success": True,
+                "commitOid": "0" * 40,
+                "commitUrl": "https://huggingface.co/somebody/my-vae/commit/0",
+            }
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_hub_gets_all_of_it(folder: Path) -> None:
+    """What huggingface_hub sends of the folder is the model again, for whoever fetches it."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token="hf_none")
+    try:
+        hub.upload_folder(repo_id="somebody/my-vae", folder_path=folder)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert Hub.files.keys() == {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    fetched = folder.parent / "fetched"
+    for name, content in Hub.files.items():
+        (fetched / name).parent.mkdir(parents=True, exist_ok=True)
+        (fetched / name).write_bytes(content)
+    assert fingerprint(load(fetched)) == fingerprint(load(folder))
+
+
+def test_a_board_shows_it_like_a_run(folder: Path) -> None:
+    (found,), empty = find_runs([str(folder)])
+    record = read_record(found)
+    assert (empty, record.defects) == ([], [])
+    assert (record.model, record.data.name, record.status, record.images_seen) == ("vae", "digits", "completed", 160)
+    headline = record.headline("nats")
+    assert headline is not None
+    assert (headline.value, headline.relation, record.grid is not None) == (123.25, "≤", True)
+
+
+def test_every_command_takes_it(script: Command, folder: Path) -> None:
+    code, out, err = script("export", f"checkpoint={folder}", "out=again", "license=cc-by-4.0")
+    assert (code, err) == (0, ""), err
+    assert "model.safetensors" in out
+    assert fingerprint(load("again")) == fingerprint(load(folder))
+    assert "cc-by-4.0" in Path("again", CARD).read_text()
+    assert json.loads(Path("again", "evaluation.json").read_text())[0]["value"] == 123.25
+    code, _, err = script("evaluate", "checkpoint=again", "metrics=none", "images=20")
+    assert code == 0, err
+    assert len(json.loads(Path("again", "evaluation.json").read_text())) > 1
+
+
+def test_a_folder_of_others_is_left_alone(script: Command, folder: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine", "thesis.tex").write_text("")
+    code, _, err = script("export", f"checkpoint={folder}", "out=mine")
+    assert code == 2
+    assert "no exported model" in err
+
+
+def no_settings(folder: Path) -> None:
+    (folder / SETTINGS).unlink()
+
+
+def other_settings(folder: Path) -> None:
+    (folder / SETTINGS).write_text("[]")
+
+
+def cut(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+
+
+def other_weights(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(3)}, folder / WEIGHTS)
+
+
+def foreign_class(folder: Path) -> None:
+    text = (folder / SETTINGS).read_text()
+    (folder / SETTINGS).write_text(text.replace("imago.models.vae.VAE", "subprocess.Popen"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (no_settings, "no config.json beside it"),
+        (other_settings, "config.json holds no settings"),
+        (cut, "cannot be read"),
+        (other_weights, "not of the network"),
+        (foreign_class, "subprocess.Popen"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_refused(folder: Path, damage: Any, said: str) -> None:
+    damage(folder)
+    with pytest.raises(UserError, match=said):
+        load(folder)
+
+
+def test_settings_of_the_class_alone_are_read(folder: Path, tmp_path: Path) -> None:
+    """What config.json holds beside them is nothing that a checkpoint may have."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    entries = json.loads((copy / SETTINGS).read_text())
+    (copy / SETTINGS).write_text(json.dumps(entries | {"callbacks": {"EMA": {"weights": {}}}, "state_dict": {}}))
+    assert "callbacks" not in checkpoints.read(copy)
+    assert fingerprint(load(copy)) == fingerprint(load(folder))

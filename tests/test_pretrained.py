@@ -1,0 +1,136 @@
+"""Names of pretrained models: what lies in the package, and what is fetched."""
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import imago
+from helpers import CONF, Command
+from imago import pretrained
+from imago.checkpoints import read
+from imago.cli.main import pretrained_lines
+from imago.data import data_of
+from imago.errors import UserError
+from imago.evaluation.likelihood import measure_likelihood
+from imago.pretrained import ADDRESS, CARD, PACKAGED, SETTINGS, WEIGHTS
+
+LARGEST = 300_000  # bytes of a model's weights in the package
+EXACT = ["fvbn", "made", "pixelcnn", "gated_pixelcnn", "row_lstm", "diagonal_bilstm"]
+
+
+def test_every_model_is_there_on_digits() -> None:
+    names = [f"{file.stem}-digits" for file in sorted(CONF.glob("model/*.yaml"))]
+    assert pretrained.packaged() == names
+    lines = pretrained_lines()
+    for name, line in zip(names, lines, strict=False):
+        assert line.startswith(f"{name} ")
+        assert (PACKAGED / name / WEIGHTS).stat().st_size <= LARGEST, name
+        card = (PACKAGED / name / CARD).read_text()
+        assert "mit" in card, name
+        assert "| " in card, name
+        assert "Trained by" in card, name
+
+
+@pytest.mark.parametrize("name", sorted(folder.parent.name for folder in PACKAGED.glob(f"*/{WEIGHTS}")))
+def test_it_draws(name: str) -> None:
+    model = imago.load(name)
+    model.spec.check(model.sample(2))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_card_tells_the_truth(name: str) -> None:
+    """The number on the card is the one of these weights and of the data as they are here."""
+    checkpoint = read(f"{name}-digits")
+    kept = json.loads((PACKAGED / f"{name}-digits" / "evaluation.json").read_text())
+    (told,) = (r["value"] for r in kept if r["name"] == "test/nats")
+    model = imago.load(f"{name}-digits")
+    measured = measure_likelihood(model, data_of(checkpoint, None), "test", averaged=True)
+    (found,) = (m.value for m in measured if m.name == "nats")
+    assert found == pytest.approx(told, rel=1e-4)
+
+
+def test_commands_take_names_and_leave_the_package_alone(script: Command, tmp_path: Path) -> None:
+    before = sorted(PACKAGED.rglob("*"))
+    code, out, err = script("evaluate", "checkpoint=fvbn-digits", "metrics=none", "images=20")
+    assert code == 0, err
+    assert "printed alone" in out + err
+    assert script("sample", "checkpoint=gan-digits", "n=4")[0] == 0
+    assert (tmp_path / "samples.png").is_file()
+    code, out, err = script("compare", "runs=[fvbn-digits,gan-digits]", "out=board")
+    assert code == 0, err
+    assert "fvbn" in out
+    code, _, err = script("figure", "figure=traversal", "checkpoint=vae-digits", "out=traversal.png")
+    assert code == 0, err
+    assert sorted(PACKAGED.rglob("*")) == before
+
+
+def test_a_slip_in_a_name_is_told(script: Command) -> None:
+    code, _, err = script("sample", "checkpoint=pixelcn-digits")
+    assert code == 2
+    assert "did you mean pixelcnn-digits?" in err
+
+
+def test_a_file_of_that_name_comes_first(script: Command, tmp_path: Path) -> None:
+    (tmp_path / "gan-digits").mkdir()
+    code, _, err = script("sample", "checkpoint=gan-digits")
+    assert code == 2
+    assert "a folder without checkpoints" in err
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A server's folder; ``big-mnist`` is released with the files of a model of the package."""
+    there = tmp_path / "there" / "big-mnist"
+    there.mkdir(parents=True)
+    files = {}
+    for name in (WEIGHTS, SETTINGS):
+        content = (PACKAGED / "fvbn-digits" / name).read_bytes()
+        (there / name).write_bytes(content)
+        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    listed = tmp_path / "released.json"
+    listed.write_text(json.dumps({"big-mnist": {"told": "a model", "files": files}}))
+    monkeypatch.setattr(pretrained, "RELEASED", listed)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pretrained.released.cache_clear()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "there")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv(ADDRESS, f"http://127.0.0.1:{server.server_port}/")
+    yield there
+    server.shutdown()
+    server.server_close()
+    pretrained.released.cache_clear()
+
+
+def test_a_released_model_is_fetched_once(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"{(server / WEIGHTS).stat().st_size:,} bytes, SHA-256 " in "\n".join(pretrained_lines())
+    model = imago.load("big-mnist")
+    assert model.spec == imago.load("fvbn-digits").spec
+    monkeypatch.delenv(ADDRESS)
+    assert pretrained.folder_of("big-mnist") == tmp_path / "cache" / "imago" / "models" / "big-mnist"
+    assert pretrained.is_pretrained(tmp_path / "cache" / "imago" / "models" / "big-mnist" / WEIGHTS)
+
+
+def test_what_is_not_the_released_file_is_not_kept(server: Path) -> None:
+    content = (server / WEIGHTS).read_bytes()
+    (server / WEIGHTS).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match="SHA-256"):
+        imago.load("big-mnist")
+    (server / WEIGHTS).write_bytes(content)
+    imago.load("big-mnist")
+
+
+def test_without_an_address_the_remedy_is_told(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ADDRESS)
+    with pytest.raises(UserError, match=ADDRESS):
+        imago.load("big-mnist")
