@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from imago.config import check, composed, plain, without_hydra
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SECTIONS = {
@@ -33,7 +37,9 @@ def agrees(shown: str, value: float) -> bool:
     return abs(float(number) - value) <= 0.5001 * step
 
 
-COMPARED = [path.stem for path in sorted((BENCHMARKS / "results").glob("*.json")) if path.stem != "scaling"]
+COMPARED = [
+    path.stem for path in sorted((BENCHMARKS / "results").glob("*.json")) if path.stem not in ("scaling", "speedrun")
+]
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -64,6 +70,65 @@ def test_the_page_of_costs_holds_the_committed_results(monkeypatch: pytest.Monke
     page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
     begin, end = scaling.MARKS
     assert page.split(begin)[1].split(end)[0].strip() == scaling.tables(content)
+
+
+def test_the_page_of_records_holds_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    content = json.loads((BENCHMARKS / "results" / "speedrun.json").read_text())
+    page = (BENCHMARKS.parent / "docs" / "speedrun.md").read_text(encoding="utf-8")
+    begin, end = speedrun.MARKS
+    assert page.split(begin)[1].split(end)[0].strip() == speedrun.tables(content)
+
+
+def test_records_are_run_once_and_nights_only_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    done = []
+    result = {"nats": 90.0, "wall_seconds": 1.0}
+    monkeypatch.setattr(speedrun, "OUT", tmp_path)
+    monkeypatch.setattr(speedrun, "own", lambda row, seed: done.append(f"{row.name}/{seed}") or result)
+    monkeypatch.setattr(speedrun, "peer", lambda row: done.append(row.name) or result)
+    monkeypatch.setattr(speedrun, "report", lambda: None)
+    monkeypatch.setattr("sys.argv", ["speedrun.py", "made/", "row_lstm-"])
+    speedrun.main()
+    assert done == ["made/1", "made/2", "made/3", "made", "row_lstm-night/1", "row_lstm-night/2", "row_lstm-night/3"]
+    (tmp_path / "made" / "2.json").unlink()
+    done.clear()
+    speedrun.main()
+    assert done == ["made/2"]
+    monkeypatch.setattr("sys.argv", ["speedrun.py"])
+    speedrun.main()
+    assert "pixelcnn/1" in done
+    assert "row_lstm/1" in done
+    assert not [name for name in done if "night" in name or "hour" in name]
+
+
+def test_commands_of_records_end_by_the_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    for row in {row.experiment: row for row in speedrun.ROWS}.values():
+        config = plain(without_hydra(composed("train", row.train(1)[1:])))
+        settings = check(config)
+        assert settings.max_cpu_seconds == row.seconds
+        assert {settings.max_images, settings.max_updates, settings.max_seconds, settings.max_wall_seconds} == {None}
+        assert config["data"]["binarize"] == "dynamic"
+        assert config["model"]["schedule"]["end"] is None
+
+
+def test_a_peer_is_measured_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    mean, log_scale, signal = torch.tensor([[0.3, -2.0]]), torch.tensor([[-1.0, 0.5]]), torch.tensor([[-1.0, 1.0]])
+    seen = []
+    code = SimpleNamespace(embedding=mean, log_covariance=2 * log_scale)
+    assert torch.equal(
+        speedrun.TheirEncoder(lambda x: seen.append(x) or code)(signal, None), torch.cat([mean, log_scale], 1)
+    )
+    assert torch.equal(seen[0], torch.tensor([[0.0, 1.0]]))
+    logits = torch.tensor([[-8.0, 0.0, 3.0]])
+    decoder = speedrun.TheirDecoder(lambda z: SimpleNamespace(reconstruction=logits.sigmoid()))
+    torch.testing.assert_close(decoder(mean, None)[..., 0], logits, atol=1e-3, rtol=1e-3)
 
 
 def test_what_wants_a_gpu_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ GUIDE = [
             "mistakes.md",
         ]
     },
-    {"Results": ["board.md", "claims-mnist.md", "claims-digits.md", "benchmarks.md"]},
+    {"Results": ["board.md", "claims-mnist.md", "claims-digits.md", "speedrun.md", "benchmarks.md"]},
     {"Inside": ["architecture.md", "reliability.md", "security.md", "contributing.md", "changes.md"]},
 ]
 

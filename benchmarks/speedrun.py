@@ -1,0 +1,403 @@
+"""Records of likelihood on binarised MNIST for processor time, from scratch: `make speedrun`.
+
+    python benchmarks/speedrun.py --plan            # the parts that are left, and how long they take
+    python benchmarks/speedrun.py fvbn made/1       # those whose names begin so
+    python benchmarks/speedrun.py made/pythae       # a peer alone
+    python benchmarks/speedrun.py --report          # the results of what is there
+
+Every part is a run of one seed on one thread, for so many seconds of processor time, then measured on all test
+images; what is complete is not repeated, and a run that was broken off goes on. On two quiet cores two such commands
+for different parts may run at once. A peer is trained for as many seconds on the same images, and measured on the same
+test images by the same estimate. Those of a whole night begin only where they are named (row_lstm-night).
+
+Writes ``benchmarks/results/speedrun.json`` and the table of ``docs/speedrun.md``. Needs MNIST in IMAGO_DATA_DIR (or
+data/).
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imago.data import BatchStream, ImageDataModule
+from imago.data.sources import MNIST
+from imago.distributions import Bernoulli
+from imago.evaluation import measure_likelihood
+from imago.models.vae import VAE
+from side_by_side import RESULTS, machine
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "logs" / "speedrun"
+MARKS = ("<!-- speedrun: benchmarks/speedrun.py writes what follows -->", "<!-- speedrun: end -->")
+SEEDS = (1, 2, 3)
+DRAWS = 1000  # of the importance-weighted bound
+LATENT = 50  # of pythae's VAE, as of ours
+CORES = 2  # "ten minutes" are those of two cores
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and what it is to reach in how long.
+
+    Attributes:
+        name: of the row.
+        experiment: of conf/experiment/.
+        seconds: of processor time, in training.
+        wanted: nats of a test image, at most.
+        measure: name of the number in evaluation.json.
+        peer: who trains the like.
+        night: too long to begin unasked.
+    """
+
+    name: str
+    experiment: str
+    seconds: int
+    wanted: float
+    measure: str = "nats"
+    peer: str | None = None
+    night: bool = False
+
+    def train(self, seed: int) -> list[str]:
+        """The words of the command that trains, which ends at the limit or goes on to it."""
+        return [
+            "src/train.py",
+            f"experiment={self.experiment}",
+            "max_images=null",
+            f"max_cpu_seconds={self.seconds}",
+            "data.val=0",
+            f"seed={seed}",
+            f"name={self.name}-{seed}",
+            f"logs={OUT.relative_to(ROOT)}/runs",
+            "logger=csv",
+            "metrics=none",
+            "callbacks.likelihood=null",
+            "callbacks.samples=null",
+            "callbacks.reconstructions=null",
+        ]
+
+    def evaluate(self, run: str) -> list[str]:
+        """The words of the command that measures a run."""
+        draws = [f"importance={DRAWS}"] if self.measure == "iw/nats" else []
+        return ["src/evaluate.py", f"checkpoint={run}", "metrics=none", *draws]
+
+
+def minutes(count: float) -> int:
+    """Seconds of processor time in minutes of two cores."""
+    return round(count * 60 * CORES)
+
+
+ROWS = (
+    Row("fvbn", "speedrun_fvbn", minutes(3), 96.6),
+    Row("made", "made_mnist", minutes(10), 85.0, peer="pythae"),
+    Row("vae", "vae_mnist", minutes(10), 86.0, "iw/nats", peer="pythae"),
+    Row("pixelcnn", "pixelcnn_mnist", minutes(15), 82.0, peer="pythae"),
+    Row("gated_pixelcnn", "gated_pixelcnn_mnist", minutes(15), 82.0),
+    Row("diagonal_bilstm", "diagonal_bilstm_mnist", minutes(30), 80.75),
+    Row("row_lstm", "row_lstm_mnist", minutes(60), 82.5),
+    Row("hvae", "hvae_mnist", minutes(60), 82.0),
+    Row("pixelcnn-hour", "pixelcnn_mnist", minutes(60), 81.3, night=True),
+    Row("gated_pixelcnn-hour", "gated_pixelcnn_mnist", minutes(60), 81.5, night=True),
+    Row("diagonal_bilstm-night", "diagonal_bilstm_mnist", minutes(480), 79.2, night=True),
+    Row("row_lstm-night", "row_lstm_mnist", minutes(480), 80.5, night=True),
+)
+
+
+def run(words: list[str]) -> None:
+    """A script of the project on one thread; its output goes to the terminal.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    print("   ", "OMP_NUM_THREADS=1 python", " ".join(words), flush=True)
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def finished(row: Row, seed: int) -> Path | None:
+    """The newest run of a seed, if it has reached its limit; of a recipe that has changed, delete the old ones."""
+    summaries = sorted((OUT / "runs" / f"{row.name}-{seed}").glob("*/summary.json"))
+    if not summaries or json.loads(summaries[-1].read_text())["status"] != "completed":
+        return None
+    return summaries[-1].parent
+
+
+def own(row: Row, seed: int) -> dict[str, Any]:
+    """Train a seed, or go on with it, and measure it."""
+    if finished(row, seed) is None:
+        run([*row.train(seed), "resume=auto"])
+    found = finished(row, seed)
+    assert found is not None
+    run(row.evaluate(str(found.relative_to(ROOT))))
+    summary = json.loads((found / "summary.json").read_text())
+    evaluation = json.loads((found / "evaluation.json").read_text())
+    measured = next(entry for entry in evaluation[::-1] if entry["name"] == f"test/{row.measure}")
+    return {
+        "nats": measured["value"],
+        "error_over_images": measured["protocol"]["standard_error"],
+        "images": summary["images_seen"],
+        "parameters": summary["parameters"]["total"],
+        "cpu_seconds": summary["training_cpu_seconds"],
+        "wall_seconds": summary["training_seconds"],
+    }
+
+
+# --- what one would take instead --------------------------------------------------------------------------------------
+
+
+class TheirEncoder(nn.Module):
+    """pythae's encoder as ours: signals in [-1, 1] → μ and log σ."""
+
+    def __init__(self, net: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, signal: Tensor, labels: Tensor | None) -> Tensor:
+        """(n, channels, height, width) → (n, 2 latent)."""
+        code = self.net((signal + 1) / 2)
+        return torch.cat([code.embedding, code.log_covariance / 2], 1)
+
+
+class TheirDecoder(nn.Module):
+    """pythae's decoder as ours: its sigmoid taken back."""
+
+    def __init__(self, net: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """(n, latent) → (n, channels, height, width, 1)."""
+        return self.net(z).reconstruction.logit(1e-7).unsqueeze(-1)
+
+
+def made_of_pythae() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """A hidden layer of 1,024; it has two outputs for a value, of which a Bernoulli needs one."""
+    from pythae.models import normalizing_flows as flows
+
+    net = flows.MADE(flows.MADEConfig(input_dim=(784,), output_dim=(784,), hidden_sizes=[1024]))
+
+    def nats(x: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(net(x).mu, x.flatten(1), reduction="none").sum(1)
+
+    return net, nats
+
+
+def pixelcnn_of_pythae() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Its ten masked convolutions of 5x5 and 64 features, with two levels."""
+    from pythae.models import normalizing_flows as flows
+
+    net = flows.PixelCNN(flows.PixelCNNConfig(input_dim=(1, 28, 28), n_embeddings=2))
+
+    def nats(x: Tensor) -> Tensor:
+        return F.cross_entropy(net({"data": x}).out, x.long(), reduction="none").flatten(1).sum(1)
+
+    return net, nats
+
+
+def vae_of_pythae() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Its fully connected networks, which it builds where none are given."""
+    from pythae import models as pythae
+
+    net = pythae.VAE(pythae.VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce"))
+    return net, lambda x: net({"data": x}).loss.unsqueeze(0)
+
+
+PEERS = {"made": (made_of_pythae, 64), "pixelcnn": (pixelcnn_of_pythae, 16), "vae": (vae_of_pythae, 100)}
+
+
+def peer(row: Row) -> dict[str, Any]:
+    """Train the peer's model by Adam 1e-3 for as many seconds of processor time, on our batches, and measure it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    make, batch_size = PEERS[row.name]
+    net, nats = make()
+    data = ImageDataModule(
+        MNIST(), batch_size=batch_size, val=0, binarize="dynamic", dir=os.environ.get("IMAGO_DATA_DIR", "data")
+    )
+    data.prepare()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    images, began, wall = 0, time.process_time(), time.perf_counter()
+    for batch in BatchStream(data.train, batch_size=batch_size, seed=1, binarize=True):
+        optimizer.zero_grad()
+        nats(batch.images.float()).mean().backward()
+        optimizer.step()
+        images += batch_size
+        if (used := time.process_time() - began) >= row.seconds:
+            break
+    wall = time.perf_counter() - wall
+    measured: dict[str, Any] = of_latents(net, data) if row.measure == "iw/nats" else of_values(net, nats, data)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    return measured | {"images": images, "parameters": count, "cpu_seconds": used, "wall_seconds": wall}
+
+
+@torch.no_grad()
+def of_values(net: nn.Module, nats: Callable[[Tensor], Tensor], data: ImageDataModule) -> dict[str, float]:
+    """Mean nats of the test images, and its standard error over them."""
+    net.eval()
+    test = data.split("test")
+    batches = (test.part(slice(first, first + 100)) for first in range(0, len(test), 100))
+    each = torch.cat([nats(batch.images.float()).double() for batch in batches])
+    return {"nats": each.mean().item(), "error_over_images": (each.std() / len(each) ** 0.5).item()}
+
+
+def of_latents(net: Any, data: ImageDataModule) -> dict[str, float | None]:
+    """The importance-weighted bound of the test images, by our estimate."""
+    model = VAE(
+        data.spec,
+        latent=LATENT,
+        encoder=lambda **_: TheirEncoder(net.encoder),
+        decoder=lambda **_: TheirDecoder(net.decoder),
+        distribution=lambda levels: Bernoulli(),
+    )
+    measured = measure_likelihood(model, data, "test", averaged=False, importance=DRAWS)
+    bound = next(entry for entry in measured if entry.name == "iw/nats")
+    return {"nats": bound.value, "error_over_images": bound.protocol.standard_error}
+
+
+# --- parts and results ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A seed of a row, or its peer: what it returns is kept as a file of its name."""
+
+    name: str
+    seconds: float  # expected, on a quiet core
+    work: Callable[[], dict[str, Any]]
+    night: bool = False
+
+    @property
+    def file(self) -> Path:
+        """Where its result is kept."""
+        return OUT / f"{self.name}.json"
+
+
+def parts() -> Iterator[Part]:
+    """All of them, the shortest first."""
+    for row in ROWS:
+        measuring = 500 if row.measure == "iw/nats" else 60
+        for seed in SEEDS:
+            yield Part(f"{row.name}/{seed}", row.seconds + measuring, partial(own, row, seed), row.night)
+        if row.peer is not None:
+            yield Part(f"{row.name}/{row.peer}", row.seconds + measuring, partial(peer, row), row.night)
+
+
+def collected() -> list[dict[str, Any]]:
+    """What is known of every row."""
+    rows = []
+    for row in ROWS:
+        files = [OUT / row.name / f"{seed}.json" for seed in SEEDS]
+        seeds = [json.loads(file.read_text()) for file in files if file.exists()]
+        file = OUT / row.name / f"{row.peer}.json"
+        rows.append(
+            {
+                "model": row.name,
+                "cpu_seconds": row.seconds,
+                "wanted": row.wanted,
+                "measure": row.measure,
+                "commands": [" ".join(row.train(1)), " ".join(row.evaluate("<run>"))],
+                "seeds": seeds,
+                "peer": row.peer,
+                "peers": json.loads(file.read_text()) if row.peer is not None and file.exists() else None,
+            }
+        )
+    return rows
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float | None]:
+    """The mean, and its standard error where there are several values."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def wrapped(command: str) -> str:
+    """A command as a block of code, in lines of a page."""
+    lines = textwrap.wrap(f"python {command}", 130, break_on_hyphens=False, break_long_words=False)
+    return "    " + " \\\n        ".join(lines)
+
+
+def tables(content: dict[str, Any]) -> str:
+    """What docs/speedrun.md shows of the results."""
+    lines = [
+        "| model | CPU seconds | wall seconds | test nats | seeds | wanted | the best peer | its weights |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in content["rows"]:
+        seeds, theirs = row["seeds"], row["peers"]
+        if seeds:
+            mean, error = mean_and_error([seed["nats"] for seed in seeds])
+            nats = f"{mean:.2f}" + ("" if error is None else f" ± {error:.2f}")
+            wall = f"{statistics.fmean(seed['wall_seconds'] for seed in seeds):,.0f}"
+        else:
+            nats, wall = "not run yet", ""
+        other = "" if row["peer"] is None else f"{row['peer']}: not run yet"
+        if theirs is not None:
+            other = f"{row['peer']}: {theirs['nats']:.2f}"
+        weights = "" if theirs is None else f"{theirs['parameters']:,}"
+        cells = [f"`{row['model']}`", f"{row['cpu_seconds']:,}", wall, nats, str(len(seeds)), f"≤ {row['wanted']:.2f}"]
+        lines.append(f"| {' | '.join([*cells, other, weights])} |")
+    about = content["machine"]
+    versions = f"Python {about['python']}, torch {about['torch']}"
+    lines += ["", f"{about['cpu']}, {about['cores']} cores, {versions}; {content['date']}."]
+    commands = [wrapped(command) for row in content["rows"] if row["seeds"] for command in row["commands"]]
+    if commands:
+        told = "The commands of a row, with `OMP_NUM_THREADS=1`; the other seeds differ in `seed=` and `name=`:"
+        lines += ["", told, "", *commands]
+    return "\n".join(lines)
+
+
+def report() -> None:
+    """Keep the results of what is there, and write the table of docs/speedrun.md."""
+    rows = collected()
+    dates = [result["date"] for row in rows for result in (*row["seeds"], row["peers"]) if result is not None]
+    content = {
+        "command": "python benchmarks/speedrun.py",
+        "date": max(dates, default=""),
+        "machine": machine(),
+        "rows": rows,
+    }
+    (RESULTS / "speedrun.json").write_text(json.dumps(content, indent=2) + "\n")
+    page = ROOT / "docs" / "speedrun.md"
+    written = f"{MARKS[0]}\n\n{tables(content)}\n\n{MARKS[1]}"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: written, text, flags=re.DOTALL), encoding="utf-8")
+    print(tables(content))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wanted", nargs="*", metavar="PART", help="beginnings of names of parts; none: all but nights")
+    parser.add_argument("--plan", action="store_true", help="say what is left and how long it takes; start nothing")
+    parser.add_argument("--report", action="store_true", help="write results and table of what is there; start nothing")
+    given = parser.parse_args()
+    if given.wanted:
+        chosen = [part for part in parts() if part.name.startswith(tuple(given.wanted))]
+    else:
+        chosen = [part for part in parts() if not part.night]
+    left = [part for part in chosen if not part.file.exists()]
+    hours = sum(part.seconds for part in left) / 3600
+    print(f"{len(left)} of {len(chosen)} parts are left, {hours:.1f} hours of one quiet core; {OUT}", flush=True)
+    for part in [] if given.report else left:
+        print(f"{part.name} (about {part.seconds / 60:.0f} minutes)", flush=True)
+        if not given.plan:
+            result = part.work() | {"date": time.strftime("%Y-%m-%d")}
+            part.file.parent.mkdir(parents=True, exist_ok=True)
+            part.file.write_text(json.dumps(result, indent=2) + "\n")
+    if not given.plan:
+        report()
+
+
+if __name__ == "__main__":
+    main()
