@@ -45,6 +45,12 @@ def test_help_and_cfg_are_readable(command) -> None:
     assert "imago.nets.dcgan.DCGANGenerator" in out
 
 
+def test_a_pattern_of_choices_is_a_choice(command) -> None:
+    code, out, err = command("-m", "model=gan", "model/objective=glob(h*)", *SMALL, "max_images=64")
+    assert code == 0, err
+    assert "model/objective=hinge" in out + err
+
+
 def test_a_run_leaves_its_directory(command, tmp_path: Path, monkeypatch) -> None:
     """Its folder is made by the run itself, as its own: what another process finds before would be nobody's."""
     from imago.runs import claim

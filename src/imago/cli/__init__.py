@@ -27,7 +27,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString, RangeSweep, Sweep
+from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep, Sweep
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -310,7 +310,7 @@ def check_command(arguments: Sequence[str], script: str) -> list[Override]:
         if not override.key_or_group:
             raise UserError(f"{override.input_line}: nothing before the equals sign; write KEY=VALUE")
         group, value = CONF / override.key_or_group, override.value()
-        if not (override.is_delete() or isinstance(value, str | list | QuotedString | Sweep)) and group.is_dir():
+        if not (override.is_delete() or isinstance(value, str | list | QuotedString | Sweep | Glob)) and group.is_dir():
             known = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
             raise UserError(f"{override.input_line}: names no choice; choose one of {known}")
         of_many = re.match(r"hydra[./](launcher|sweeper)\b", override.key_or_group)
