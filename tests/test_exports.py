@@ -1,8 +1,10 @@
 """An exported folder is the model, without the machine that trained it, as the hub and every command here read it."""
 
+import ast
 import base64
 import http.server
 import json
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -19,6 +21,7 @@ from imago.board.records import read_record
 from imago.checkpoints import fingerprint, load
 from imago.errors import UserError
 from imago.exports import export
+from imago.paths import folder_of
 from imago.pretrained import CARD, SETTINGS, WEIGHTS
 from imago.runs import Run
 from imago.training.run import train
@@ -35,8 +38,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     protocol = {"data": "digits test", "data_fingerprint": "3107", "images": 180, "likelihood": "lower_bound"}
     result = {"checkpoint": "last.ckpt", "images_seen": 160, "updates": 10, "name": "test/nats", "value": 123.25}
     older = result | {"images_seen": 80, "value": 999.0, "each": "each/1.npy"}
-    results = [r | {"protocol": protocol | {"standard_error": 1.5}} for r in (older, result)]
-    (run.path / "evaluation.json").write_text(json.dumps(results))
+    changed = result | {"changes": {"observation_noise": False}, "value": 7.0}
+    of_last = result | {"protocol": protocol | {"weights": "last"}, "value": 8.0}
+    results = [{"protocol": protocol | {"standard_error": 1.5}} | r for r in (older, result, changed, of_last)]
+    (run.path / "evaluation.json").write_text(json.dumps([*results, 3, {"name": "nats"}, result | {"value": "x"}]))
     return run
 
 
@@ -57,14 +62,35 @@ def test_the_folder_is_the_model_with_its_averaged_weights(run: Run, folder: Pat
 
 
 def test_nothing_in_it_is_of_this_machine(run: Run, folder: Path) -> None:
-    """Neither a path nor what trains, and what was measured of another state of the model neither."""
+    """Neither a path nor what trains, and what was measured of another state or of other weights neither."""
     for file in folder.rglob("*"):
         if file.suffix in (".json", ".md"):
             assert "/tmp" not in (text := file.read_text()), file
             assert str(run.path.parent) not in text, file
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["command"] == "python train.py model=vae hydra.run.dir=my-vae"
-    assert [r["value"] for r in json.loads((folder / "evaluation.json").read_text())] == [123.25]
+    assert [r["value"] for r in json.loads((folder / "evaluation.json").read_text())] == [123.25, 7.0]
+
+
+def test_a_broken_summary_is_left_out(run: Run, tmp_path: Path) -> None:
+    """A run's record may be damaged, and its weights are good."""
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    broken = {"training_cpu_seconds": "long", "images_seen": [1], "device": 3, "command": "a\nb", "split": None}
+    (copy / "summary.json").write_text(json.dumps(broken))
+    export(copy, tmp_path / "out")
+    assert "`a b`" in (tmp_path / "out" / CARD).read_text()
+
+
+def test_what_the_card_tells_to_type_can_be_typed(run: Run, tmp_path: Path) -> None:
+    name = """a "quoted" | 'name'"""
+    export(run.path, tmp_path / name)
+    text = (tmp_path / name / CARD).read_text()
+    code = text.split("```python")[1].split("```")[0]
+    (loaded,) = (
+        node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and node.value != 16
+    )
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    imago ")]
+    assert [loaded, *(words[2].partition("=")[2] for words in commands)] == [name] * 4
 
 
 def test_the_card_says_what_it_is_and_the_hub_reads_it(folder: Path) -> None:
@@ -150,9 +176,49 @@ def test_every_command_takes_it(script: Command, folder: Path) -> None:
 def test_a_folder_of_others_is_left_alone(script: Command, folder: Path) -> None:
     Path("mine").mkdir()
     Path("mine", "thesis.tex").write_text("")
-    code, _, err = script("export", f"checkpoint={folder}", "out=mine")
+    Path("theirs").mkdir()
+    for name, text in ((WEIGHTS, ""), (SETTINGS, '{"_class_name": "UNet2DModel"}'), (CARD, "mine")):
+        Path("theirs", name).write_text(text)
+    for out in ("mine", "theirs"):
+        code, _, err = script("export", f"checkpoint={folder}", f"out={out}")
+        assert code == 2
+        assert "no exported model" in err
+    assert Path("theirs", CARD).read_text() == "mine"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_was_interrupted_is_no_model_of_two(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    """It is refused until the export is done again; a model that is exported onto itself stays one."""
+    out = folder if in_place else shutil.copytree(folder, tmp_path / "out")
+    (out / "samples" / "images-0000000999.png").touch()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imago.exports.write_png", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(folder, out)
+    if not in_place:
+        with pytest.raises(UserError, match="no checkpoint of this program"):
+            load(out)
+    export(folder, out)
+    assert fingerprint(load(out)) == fingerprint(load(run.path))
+    assert [file.name for file in (out / "samples").iterdir()] == ["images-0000000160.png"]
+    assert not list(out.glob(".*"))
+
+
+def test_its_results_stay_in_it_whatever_its_name(tmp_path: Path) -> None:
+    assert folder_of(tmp_path / "checkpoints" / WEIGHTS) == tmp_path / "checkpoints"
+    assert folder_of(tmp_path / "checkpoints" / "last.ckpt") == tmp_path
+
+
+def test_it_cannot_be_continued(script: Command, folder: Path) -> None:
+    code, _, err = script("train", f"resume={folder}")
     assert code == 2
-    assert "no exported model" in err
+    assert "without the optimisers' states" in err
 
 
 def no_settings(folder: Path) -> None:

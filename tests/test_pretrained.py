@@ -62,12 +62,28 @@ def test_commands_take_names_and_leave_the_package_alone(script: Command, tmp_pa
     assert "printed alone" in out + err
     assert script("sample", "checkpoint=gan-digits", "n=4")[0] == 0
     assert (tmp_path / "samples.png").is_file()
-    code, out, err = script("compare", "runs=[fvbn-digits,gan-digits]", "out=board")
+    code, out, err = script("compare", "runs=[fvbn-digits,gan-digits/]", "out=board")
     assert code == 0, err
     assert "fvbn" in out
     code, _, err = script("figure", "figure=traversal", "checkpoint=vae-digits", "out=traversal.png")
     assert code == 0, err
     assert sorted(PACKAGED.rglob("*")) == before
+
+
+def test_what_a_link_or_a_detour_leads_to_is_the_package_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot be told a home can still evaluate."""
+    (tmp_path / "link").symlink_to(PACKAGED / "fvbn-digits")
+    for place in (
+        tmp_path / "link" / WEIGHTS,
+        PACKAGED.parent / "nets" / ".." / PACKAGED.name / "fvbn-digits" / WEIGHTS,
+    ):
+        assert pretrained.is_pretrained(place)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pretrained, "cache_folder", homeless)
+    assert not pretrained.is_pretrained(tmp_path / "mine" / WEIGHTS)
 
 
 def test_a_slip_in_a_name_is_told(script: Command) -> None:

@@ -6,6 +6,8 @@ on a board like a run. A folder is read wherever a checkpoint is asked for; ``hf
 """
 
 import json
+import math
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +17,9 @@ import yaml
 from safetensors.torch import save
 
 import imago
-from imago.checkpoints import EXPORTED, model_of, read
+from imago.checkpoints import EXPORTED, average_of, model_of, read
 from imago.errors import UserError
-from imago.files import replacing
+from imago.files import one_at_a_time, remove_litter, replacing
 from imago.images import to_bytes
 from imago.legacy import today
 from imago.measures import Protocol
@@ -36,12 +38,14 @@ _TOLD = (
     *("training_seconds", "training_cpu_seconds", "peak_memory_mib", "precision", "device_count"),
 )
 _SAMPLES = 64
+OURS = {"library": "imago"}
 
 
 def export(checkpoint_path: str | Path, folder: Path, *, license: str | None = None) -> GenerativeModel:
     """Write a trained model as a folder, file by file; what an earlier export left there is replaced.
 
-    The weights are the averaged ones where the run kept them.
+    The weights are the averaged ones where the run kept them. Until every file is there, config.json says whose folder
+    it is and nothing else, so that nothing loads one that holds parts of two models.
 
     Args:
         checkpoint_path: see :func:`imago.load`.
@@ -58,31 +62,42 @@ def export(checkpoint_path: str | Path, folder: Path, *, license: str | None = N
     check_place(folder)
     checkpoint = read(file)
     model = model_of(checkpoint, averaged=True)
+    averaged = bool(average_of(checkpoint))
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     kept = {name: checkpoint[name] for name in EXPORTED if name in checkpoint}
     kept["config"] = shareable({name: kept["config"].get(name) for name in IDENTITY if name in kept["config"]})
     kept["progress"] = {name: kept["progress"][name] for name in ("images_seen", "batches_seen", "updates")}
-    summary, results = measured_there(folder_of(file), file.name, model.state.images)
-    images = {} if model.spec.kind != "pixels" else {f"samples/images-{model.state.images:010}.png": model}
+    summary, results = measured_there(folder_of(file), file.name, model.state.images, averaged)
+    picture = None
+    if model.spec.kind == "pixels":
+        picture = f"samples/images-{model.state.images:010}.png"
+        drawn = to_bytes(model.sample(_SAMPLES, generator=PerImageGenerator(0)), model.spec.levels)
+    in_place = file.resolve().parent == folder.resolve()  # what is there is of this model, and all that there is of it
     files = {
+        **({} if in_place else {SETTINGS: as_json(OURS)}),
         WEIGHTS: save(weights),
-        SETTINGS: as_json({"library": "imago", "version": imago.__version__, **kept}),
         "summary.json": as_json(summary),
         "evaluation.json": as_json(results),
-        CARD: card(folder.absolute().name, model, summary, results, license, next(iter(images), None)).encode(),
+        CARD: card(folder.resolve().name, model, summary, results, license, picture).encode(),
     }
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with replacing(folder / name) as target:
-                target.write(content)
-        for name in images:
-            (folder / name).parent.mkdir(exist_ok=True)
-            for older in (folder / name).parent.glob("images-*.png"):
+        with one_at_a_time(folder / SETTINGS, f"{folder}: another process exports to it; waiting"):
+            remove_litter(folder)
+            for name, content in files.items():
+                _write(folder / name, content)
+            for older in (folder / "samples").glob("images-*.png"):
                 older.unlink()
-            drawn = to_bytes(model.sample(_SAMPLES, generator=PerImageGenerator(0)), model.spec.levels)
-            write_png(picture_of(drawn, 16, smallest_side=32), folder / name)
+            if picture is not None:
+                (folder / picture).parent.mkdir(exist_ok=True)
+                write_png(picture_of(drawn, 16, smallest_side=32), folder / picture)
+            _write(folder / SETTINGS, as_json({**OURS, "version": imago.__version__, **kept}))
     return model
+
+
+def _write(file: Path, content: bytes) -> None:
+    with replacing(file) as target:
+        target.write(content)
 
 
 def check_place(folder: Path) -> None:
@@ -92,8 +107,16 @@ def check_place(folder: Path) -> None:
         UserError: something else lies there, or nothing can be written.
     """
     check_folder_place(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
         raise UserError(f"out={folder}: has files in it that are no exported model; choose another folder, or empty it")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether config.json there is one of this program: other libraries' models have files of the same names."""
+    with suppress(OSError, ValueError):
+        found = read_json(folder / SETTINGS)
+        return isinstance(found, dict) and OURS.items() <= found.items()
+    return False
 
 
 def shareable(config: dict[str, Any]) -> dict[str, Any]:
@@ -107,13 +130,17 @@ def shareable(config: dict[str, Any]) -> dict[str, Any]:
     return anonymous({**config, "data": data})
 
 
-def measured_there(folder: Path, checkpoint: str, images_seen: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measured_there(
+    folder: Path, checkpoint: str, images_seen: int, averaged: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Of a run what its summary tells of the model, and what evaluate.py measured of this state of it.
 
     Args:
         folder: of the run; where nothing can be read there, nothing is told.
         checkpoint: name of its file.
         images_seen: by the model.
+        averaged: whether the run kept averaged weights, which are this state's; what was measured of its last ones is
+            of another.
     """
     summary: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
@@ -123,11 +150,21 @@ def measured_there(folder: Path, checkpoint: str, images_seen: int) -> tuple[dic
     with suppress(OSError, ValueError):
         found = today(read_json(folder / "evaluation.json"))
         for result in found if isinstance(found, list) else []:
-            if result.get("images_seen") == images_seen and result.get("checkpoint") in (checkpoint, WEIGHTS):
-                results.append(
-                    {**{key: value for key, value in result.items() if key != "each"}, "checkpoint": WEIGHTS}
-                )
+            if not _is_result(result):
+                continue
+            of_this = result.get("images_seen") == images_seen and result.get("checkpoint") in (checkpoint, WEIGHTS)
+            if of_this and not (averaged and result["protocol"].get("weights") == "last"):
+                results.append({key: value for key, value in result.items() if key != "each"} | {"checkpoint": WEIGHTS})
     return anonymous(summary), anonymous(results)
+
+
+def _is_result(entry: Any) -> bool:
+    """Whether an entry of evaluation.json is a measurement: a name, a finite number and how it was obtained."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    value = entry.get("value")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and isinstance(entry.get("protocol"), dict)
 
 
 def as_json(content: Any) -> bytes:
@@ -153,7 +190,7 @@ def card(
         picture: of samples, in the folder.
     """
     kind, data = type(model).__name__, str(summary.get("data", "unknown"))
-    likelihoods = [r for r in results if not r.get("model")]
+    of_the_model = [r for r in results if not r.get("changes")]
     about = " ".join((type(model).__doc__ or kind).strip().split("\n\n")[0].split())
     scores = [
         {
@@ -162,7 +199,7 @@ def card(
             "value": round(float(result["value"]), 6),
             "verified": False,
         }
-        for result in likelihoods
+        for result in of_the_model
     ]
     task = {"type": "unconditional-image-generation"}
     head: dict[str, Any] = {
@@ -176,10 +213,12 @@ def card(
         dataset = {"type": data, "name": data}
         head["model-index"] = [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": scores}]}]
     count = sum(parameter.numel() for parameter in model.parameters())
-    cost = f"{summary['training_cpu_seconds']:,.0f} s of the processor" if "training_cpu_seconds" in summary else ""
-    seen, whole = model.state.images, summary.get("images_seen", 0)
-    images = f"after {seen:,} of the {whole:,} images of a run" if whole > seen else f"{seen:,} images"
-    told = ", ".join(filter(None, [images, cost, summary.get("device")]))
+    seconds, whole, seen = summary.get("training_cpu_seconds"), summary.get("images_seen"), model.state.images
+    cost = f"{seconds:,.0f} s of the processor" if isinstance(seconds, int | float) else ""
+    of_a_run = isinstance(whole, int) and whole > seen
+    images = f"after {seen:,} of the {whole:,} images of a run" if of_a_run else f"{seen:,} images"
+    told = ", ".join(filter(None, [images, cost, str(summary.get("device", ""))]))
+    given = shlex.quote(f"checkpoint={name}")
     lines = [
         f"# {name}",
         "",
@@ -188,46 +227,53 @@ def card(
         *([f"![{_SAMPLES} samples]({picture})", ""] if picture else []),
         f"- **Data:** {summary.get('split', data)}; {model.spec}",
         f"- **Parameters:** {count:,}",
-        *([f"- **Trained by** `{summary['command']}`"] if summary.get("command") else []),
+        *([f"- **Trained by** `{' '.join(str(summary['command']).split())}`"] if summary.get("command") else []),
         f"- **Training:** {told}",
         f"- **Licence of the weights:** {license or 'not stated'}",
         "",
         "## Measured",
         "",
-        *(_table(likelihoods) if likelihoods else ["Nothing was measured."]),
+        *(_table(of_the_model) if of_the_model else ["Nothing was measured."]),
         "",
         "## Use",
         "",
         "```python",
         "import imago",
         "",
-        f'model = imago.load("{name}")  # a folder, or the name of a pretrained model',
+        f"model = imago.load({json.dumps(name, ensure_ascii=False)})  # a folder, or the name of a pretrained model",
         "images = model.sample(16)",
         "```",
         "",
-        f"    imago sample checkpoint={name}",
-        f"    imago evaluate checkpoint={name}",
-        f"    imago compare runs={name}",
+        f"    imago sample {given}",
+        f"    imago evaluate {given}",
+        f"    imago compare {shlex.quote(f'runs={name}')}",
         "",
     ]
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n".join(lines)
 
 
 def _table(results: list[dict[str, Any]]) -> list[str]:
+    """The measurements; of the same number by the same protocol the newest."""
     caveats: dict[str, list[str]] = {}
-    rows = ["| | value | of | held-out images have |", "|---|---|---|---|"]
+    rows: dict[tuple[str, str], str] = {}
     for result in results:
         protocol = Protocol.from_dict(result["protocol"])
         named = result["name"].rpartition("/")[2]
         relation = f"{protocol.relation} " if protocol.likelihood and protocol.relation else ""
         error = "" if protocol.error is None else f" ± {protocol.error:.2g}"
-        images = (
-            f"{protocol.images:,} images of {protocol.data}" if protocol.images else f"{protocol.samples:,} samples"
-        )
+        counts = [
+            *([f"{protocol.images:,} images of {protocol.data}"] if protocol.images else []),
+            *([f"{protocol.samples:,} samples"] if protocol.samples and not protocol.images else []),
+            *([protocol.estimator] if protocol.estimator else []),
+            *([f"{protocol.draws:,} draws"] if protocol.draws else []),
+        ]
         held_out = "" if protocol.held_out_value is None else f"{protocol.held_out_value:.4g}"
         doubt = " †" * protocol.doubtful
-        rows.append(f"| {named} | {relation}{result['value']:.4g}{error}{doubt} | {images} | {held_out} |")
+        cells = (named, f"{relation}{result['value']:.4g}{error}{doubt}", ", ".join(counts), held_out)
+        row = " | ".join(cell.replace("|", "&#124;") for cell in cells)
+        rows[result["name"], protocol.comparison_key] = f"| {row} |"
         if protocol.doubtful:
             caveats.setdefault(str(protocol.caveat), []).append(named)
-    told = [f"† {', '.join(names)}: {caveat}." for caveat, names in caveats.items()]
-    return [*rows, "", *told] if told else rows
+    told = [f"† {', '.join(dict.fromkeys(names))}: {caveat}." for caveat, names in caveats.items()]
+    head = ["| | value | of | held-out images have |", "|---|---|---|---|"]
+    return [*head, *rows.values(), "", *told] if told else [*head, *rows.values()]

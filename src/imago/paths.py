@@ -158,6 +158,10 @@ def run_to_resume(path: str | Path) -> Path:
             f"resume={path}: a run continues in its own directory, where it stopped; give that directory "
             f"or its checkpoints/{CHECKPOINTS[0]}"
         )
+    if not last and os.path.lexists(path / pretrained.WEIGHTS):
+        raise UserError(
+            f"resume={path}: an exported model, without the optimisers' states; give the run that it was exported from"
+        )
     run = path.parent.parent if last else run_of(path, "resume")
     whole_checkpoints(run, "resume")
     return run
@@ -231,8 +235,9 @@ def _say(line: str) -> None:
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """The run directory of a checkpoint file, or the folder in which it lies alone."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    """The run directory of a checkpoint file, or the folder in which it lies alone or as an exported model."""
+    of_a_run = checkpoint.parent.name == "checkpoints" and checkpoint.name != pretrained.WEIGHTS
+    return checkpoint.parent.parent if of_a_run else checkpoint.parent
 
 
 def anonymous(value: Any) -> Any:

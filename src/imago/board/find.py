@@ -27,7 +27,7 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
         unreadable: list[str] = []
         try:
             named = Path(place).expanduser()  # brackets in the name of a folder are no glob
-            matches = [named] if named.exists() else _matches(named) or _pretrained(place)
+            matches = [named] if named.exists() else _matches(named) or _pretrained(str(named))
             below = [run for match in matches for run in _runs_at(match, unreadable)]
         except (OSError, ValueError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -6,6 +6,7 @@ the address in the environment variable IMAGO_MODELS_URL, held against their SHA
 
 import functools
 import os
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,12 @@ def folder_of(name: str) -> Path | None:
 
 
 def is_pretrained(path: Path) -> bool:
-    """Whether a file or folder is one of a pretrained model, next to which nothing else is kept."""
-    places = [PACKAGED, _kept()]
-    return any(place in path.absolute().parents for place in places)
+    """Whether a file or folder is one of a pretrained model, next to which nothing else is kept; links are followed."""
+    places = [PACKAGED]
+    with suppress(RuntimeError):  # who has no home has fetched nothing
+        places.append(_kept())
+    above = path.resolve().parents
+    return any(place.resolve() in above for place in places)
 
 
 def _kept() -> Path:
