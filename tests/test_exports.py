@@ -20,20 +20,22 @@ from imago.board.find import find_runs
 from imago.board.records import read_record
 from imago.checkpoints import fingerprint, load
 from imago.errors import UserError
-from imago.exports import export
+from imago.exports import card, export
+from imago.images import ImageSpec
+from imago.models.vae import VAE
 from imago.paths import folder_of
 from imago.pretrained import CARD, SETTINGS, WEIGHTS
 from imago.runs import Run
 from imago.training.run import train
 
-VAE = ["model=vae", "model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "callbacks.averaging.half_life=50"]
+SMALL = ["model=vae", "model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "callbacks.averaging.half_life=50"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with averaged weights, whose record names folders of this machine."""
     root = tmp_path_factory.mktemp("runs")
-    run = train(small(root, "max_images=160", f"data.dir={root}", *VAE), "my-vae", root / "my-vae")
+    run = train(small(root, "max_images=160", f"data.dir={root}", *SMALL), "my-vae", root / "my-vae")
     run.update(command=f"python {root}/src/train.py model=vae hydra.run.dir={root}/my-vae")
     protocol = {"data": "digits test", "data_fingerprint": "3107", "images": 180, "likelihood": "lower_bound"}
     result = {"checkpoint": "last.ckpt", "images_seen": 160, "updates": 10, "name": "test/nats", "value": 123.25}
@@ -91,6 +93,14 @@ def test_what_the_card_tells_to_type_can_be_typed(run: Run, tmp_path: Path) -> N
     )
     commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    imago ")]
     assert [loaded, *(words[2].partition("=")[2] for words in commands)] == [name] * 4
+
+
+def test_the_card_of_a_plugin_names_its_package() -> None:
+    class Own(VAE):
+        __module__ = "my_models.own"
+
+    model = Own(ImageSpec(1, 2, 2), latent=1)
+    assert "imago sample checkpoint=mine plugins=[my_models]" in card("mine", model, {}, [], None, None)
 
 
 def test_the_card_says_what_it_is_and_the_hub_reads_it(folder: Path) -> None:
@@ -161,6 +171,19 @@ def test_a_board_shows_it_like_a_run(folder: Path) -> None:
     assert (headline.value, headline.relation, record.grid is not None) == (123.25, "≤", True)
 
 
+def test_a_board_tells_it_from_one_that_was_trained_longer(run: Run, folder: Path) -> None:
+    """Runs of other budgets are no repetitions, and of a state before the end its own images count."""
+    (summary := json.loads((folder / "summary.json").read_text())).update(images_seen=999)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    exported, whole = read_record(folder), read_record(run.path)
+    assert exported.images_seen == 160
+    told = [
+        key for key in whole.settings if key.startswith(("max_", "callbacks.averaging", "model", "data.val", "seed"))
+    ]
+    assert {"max_images", "callbacks.averaging.half_life"} <= set(told)
+    assert [exported.settings.get(key) for key in told] == [whole.settings[key] for key in told]
+
+
 def test_every_command_takes_it(script: Command, folder: Path) -> None:
     code, out, err = script("export", f"checkpoint={folder}", "out=again", "license=cc-by-4.0")
     assert (code, err) == (0, ""), err
@@ -202,7 +225,7 @@ def test_what_was_interrupted_is_no_model_of_two(
         with pytest.raises(KeyboardInterrupt):
             export(folder, out)
     if not in_place:
-        with pytest.raises(UserError, match="no checkpoint of this program"):
+        with pytest.raises(UserError, match="not finished"):
             load(out)
     export(folder, out)
     assert fingerprint(load(out)) == fingerprint(load(run.path))

@@ -122,6 +122,8 @@ def exported(path: Path) -> dict[str, Any]:
     if not isinstance(kept, dict):
         raise ValueError(f"its {SETTINGS} holds no settings by name")
     kept = {name: kept[name] for name in EXPORTED if name in kept}
+    if not kept:
+        raise ValueError(f"its {SETTINGS} is of another program, or of an export that was not finished")
     if isinstance(kept.get("progress"), dict):
         kept["progress"]["terms"] = {}
     try:

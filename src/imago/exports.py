@@ -37,6 +37,8 @@ _TOLD = (
     *("device", "threads", "versions", "command", "choices", "status", "images_seen", "updates", "stopped_by"),
     *("training_seconds", "training_cpu_seconds", "peak_memory_mib", "precision", "device_count"),
 )
+# Of its configuration what made the weights: a board takes runs for repetitions where all but the seed is the same.
+_SETTINGS = (*IDENTITY, "max_images", "max_updates", "max_seconds", "max_cpu_seconds", "max_wall_seconds")
 _SAMPLES = 64
 OURS = {"library": "imago"}
 
@@ -65,7 +67,7 @@ def export(checkpoint_path: str | Path, folder: Path, *, license: str | None = N
     averaged = bool(average_of(checkpoint))
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     kept = {name: checkpoint[name] for name in EXPORTED if name in checkpoint}
-    kept["config"] = shareable({name: kept["config"].get(name) for name in IDENTITY if name in kept["config"]})
+    kept["config"] = shareable(kept["config"])
     kept["progress"] = {name: kept["progress"][name] for name in ("images_seen", "batches_seen", "updates")}
     summary, results = measured_there(folder_of(file), file.name, model.state.images, averaged)
     picture = None
@@ -120,8 +122,14 @@ def _is_ours(folder: Path) -> bool:
 
 
 def shareable(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings without the places of this machine, which whoever reads them has elsewhere."""
-    data = {name: value for name, value in config.get("data", {}).items() if name not in ("dir", "on_device")}
+    """The settings that made the weights, without the places of this machine."""
+    callbacks = config.get("callbacks")
+    averaging = callbacks.get("averaging") if isinstance(callbacks, Mapping) else None
+    config = {name: config[name] for name in _SETTINGS if name in config}
+    if averaging is not None:
+        config["callbacks"] = {"averaging": averaging}
+    stored = config["data"] if isinstance(config.get("data"), Mapping) else {}
+    data = {name: value for name, value in stored.items() if name not in ("dir", "on_device")}
     if "path" in data:
         data["path"] = None
     if isinstance(data.get("source"), Mapping):
@@ -218,7 +226,8 @@ def card(
     of_a_run = isinstance(whole, int) and whole > seen
     images = f"after {seen:,} of the {whole:,} images of a run" if of_a_run else f"{seen:,} images"
     told = ", ".join(filter(None, [images, cost, str(summary.get("device", ""))]))
-    given = shlex.quote(f"checkpoint={name}")
+    package = type(model).__module__.partition(".")[0]
+    given = shlex.quote(f"checkpoint={name}") + ("" if package == "imago" else f" plugins=[{package}]")
     lines = [
         f"# {name}",
         "",

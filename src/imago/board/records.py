@@ -292,7 +292,8 @@ def _read_into(record: Record) -> None:
     record.defects += [f"{what}: {told}" for what, told in _mapping(summary.get("problems")).items()]
     # The summary tells how far a run came that ended; the table goes on while it runs.
     last = record.table.last
-    seen = [summary.get("images_seen"), last.get("images_seen"), checkpoint["progress"].get("images_seen")]
+    stands = checkpoint["progress"].get("images_seen")
+    seen = [stands] if exported else [summary.get("images_seen"), last.get("images_seen"), stands]
     record.images_seen = _whole(_largest(seen))
     record.training_seconds = _largest([summary.get("training_seconds"), last.get("time/training_seconds")])
     record.cpu_seconds = _largest([summary.get("training_cpu_seconds")])
