@@ -36,13 +36,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with averaged weights, whose record names folders of this machine."""
     root = tmp_path_factory.mktemp("runs")
     run = train(small(root, "max_images=160", f"data.dir={root}", *SMALL), "my-vae", root / "my-vae")
-    run.update(command=f"python {root}/src/train.py model=vae hydra.run.dir={root}/my-vae")
+    run.update(command=f"python {root}/src/train.py model=vae data.dir=../alice/data hydra.run.dir={root}/my-vae")
     protocol = {"data": "digits test", "data_fingerprint": "3107", "images": 180, "likelihood": "lower_bound"}
     result = {"checkpoint": "last.ckpt", "images_seen": 160, "updates": 10, "name": "test/nats", "value": 123.25}
     older = result | {"images_seen": 80, "value": 999.0, "each": "each/1.npy"}
+    before = result | {"protocol": protocol | {"weights": "averaged"}, "value": 124.0}
     changed = result | {"changes": {"observation_noise": False}, "value": 7.0}
     of_last = result | {"protocol": protocol | {"weights": "last"}, "value": 8.0}
-    results = [{"protocol": protocol | {"standard_error": 1.5}} | r for r in (older, result, changed, of_last)]
+    results = [{"protocol": protocol | {"standard_error": 1.5}} | r for r in (older, before, result, changed, of_last)]
     (run.path / "evaluation.json").write_text(json.dumps([*results, 3, {"name": "nats"}, result | {"value": "x"}]))
     return run
 
@@ -70,8 +71,8 @@ def test_nothing_in_it_is_of_this_machine(run: Run, folder: Path) -> None:
             assert "/tmp" not in (text := file.read_text()), file
             assert str(run.path.parent) not in text, file
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["command"] == "python train.py model=vae hydra.run.dir=my-vae"
-    assert [r["value"] for r in json.loads((folder / "evaluation.json").read_text())] == [123.25, 7.0]
+    assert summary["command"] == "python train.py model=vae data.dir=data hydra.run.dir=my-vae"
+    assert [r["value"] for r in json.loads((folder / "evaluation.json").read_text())] == [124.0, 123.25, 7.0]
 
 
 def test_a_broken_summary_is_left_out(run: Run, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_the_card_of_a_plugin_names_its_package() -> None:
 def test_the_card_says_what_it_is_and_the_hub_reads_it(folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     assert (card.data.license, card.data.library_name) == ("mit", "imago")
-    (nats,) = card.data.eval_results
+    (nats,) = card.data.eval_results  # the newer one of the same protocol
     assert (nats.metric_name, nats.metric_value, nats.dataset_name) == ("test/nats", 123.25, "digits")
     for said in ("# my-vae", "≤ 123.2 ± 1.5", "180 images of digits test", "model=vae", 'imago.load("my-vae")'):
         assert said in card.content
@@ -190,7 +191,7 @@ def test_every_command_takes_it(script: Command, folder: Path) -> None:
     assert "model.safetensors" in out
     assert fingerprint(load("again")) == fingerprint(load(folder))
     assert "cc-by-4.0" in Path("again", CARD).read_text()
-    assert json.loads(Path("again", "evaluation.json").read_text())[0]["value"] == 123.25
+    assert json.loads(Path("again", "evaluation.json").read_text())[1]["value"] == 123.25
     code, _, err = script("evaluate", "checkpoint=again", "metrics=none", "images=20")
     assert code == 0, err
     assert len(json.loads(Path("again", "evaluation.json").read_text())) > 1

@@ -198,7 +198,7 @@ def card(
         picture: of samples, in the folder.
     """
     kind, data = type(model).__name__, str(summary.get("data", "unknown"))
-    of_the_model = [r for r in results if not r.get("changes")]
+    of_the_model = newest([r for r in results if not r.get("changes")])
     about = " ".join((type(model).__doc__ or kind).strip().split("\n\n")[0].split())
     scores = [
         {
@@ -261,10 +261,14 @@ def card(
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n".join(lines)
 
 
+def newest(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the same number by the same protocol the last, as where an exported model was measured again."""
+    return list({(r["name"], Protocol.from_dict(r["protocol"]).comparison_key): r for r in results}.values())
+
+
 def _table(results: list[dict[str, Any]]) -> list[str]:
-    """The measurements; of the same number by the same protocol the newest."""
     caveats: dict[str, list[str]] = {}
-    rows: dict[tuple[str, str], str] = {}
+    rows = ["| | value | of | held-out images have |", "|---|---|---|---|"]
     for result in results:
         protocol = Protocol.from_dict(result["protocol"])
         named = result["name"].rpartition("/")[2]
@@ -279,10 +283,8 @@ def _table(results: list[dict[str, Any]]) -> list[str]:
         held_out = "" if protocol.held_out_value is None else f"{protocol.held_out_value:.4g}"
         doubt = " †" * protocol.doubtful
         cells = (named, f"{relation}{result['value']:.4g}{error}{doubt}", ", ".join(counts), held_out)
-        row = " | ".join(cell.replace("|", "&#124;") for cell in cells)
-        rows[result["name"], protocol.comparison_key] = f"| {row} |"
+        rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
         if protocol.doubtful:
             caveats.setdefault(str(protocol.caveat), []).append(named)
-    told = [f"† {', '.join(dict.fromkeys(names))}: {caveat}." for caveat, names in caveats.items()]
-    head = ["| | value | of | held-out images have |", "|---|---|---|---|"]
-    return [*head, *rows.values(), "", *told] if told else [*head, *rows.values()]
+    told = [f"† {', '.join(names)}: {caveat}." for caveat, names in caveats.items()]
+    return [*rows, "", *told] if told else rows

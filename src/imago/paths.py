@@ -27,7 +27,8 @@ _LISTED = 20  # of a sweep's runs
 _DEEPEST = 200  # folders inside each other: Python makes those above a folder by recursion
 # Words of a command or message: addresses whole, everything else between spaces, quotes and brackets.
 _WORD = re.compile(r"(?!file:)\w+://[^\s'\"]+|[^\s'\",=\[\](){}]+")
-_ABSOLUTE = re.compile(r"(file://)?(/|~[^/\\]*[/\\]|\\\\|[A-Za-z]:[/\\])")  # here, at home, on a server, on Windows
+# Above, at home, on a server, on Windows.
+_ELSEWHERE = re.compile(r"(file://)?((\.\.)?/|~[^/\\]*[/\\]|\\\\|[A-Za-z]:[/\\])")
 _WHAT = (
     "a checkpoint is a run directory (logs/NAME/TIME), a .ckpt file in its folder checkpoints, an exported model or "
     "the name of a pretrained one"
@@ -241,7 +242,7 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def anonymous(value: Any) -> Any:
-    """The same with the last part alone of every absolute path: nobody else has such a folder."""
+    """The same with the last part alone of every path from a root, a home or above: nobody else has such a folder."""
     if isinstance(value, dict):
         return {key: anonymous(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -251,7 +252,7 @@ def anonymous(value: Any) -> Any:
 
 def _last_part(word: re.Match[str]) -> str:
     parts = re.split(r"[/\\]", word[0].rstrip("/\\"))
-    return parts[-1] if _ABSOLUTE.match(word[0]) and parts[-1] else word[0]
+    return parts[-1] if _ELSEWHERE.match(word[0]) and parts[-1] else word[0]
 
 
 def results_folder(checkpoint: Path) -> Path:

@@ -53,6 +53,7 @@ def test_a_number_that_someone_types_is_noticed(make_run: MakeRun, tmp_path: Pat
     [
         ("/data", "data"),
         ("~/imago/data", "data"),
+        ("../alice/data", "data"),
         ("dir='/srv/a/b.pt', more", "dir='b.pt', more"),
         (r"C:\\data\\mnist", "mnist"),
         ("C:/data/mnist/", "mnist"),
