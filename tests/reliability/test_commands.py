@@ -153,6 +153,7 @@ COMMANDS: dict[str, str] = {
     "evaluate checkpoint=RUN device=-1": r"device=-1: input should be a valid string",
     # -- groups, options and what Hydra is given
     "train callbacks=null": r"callbacks=null: names no choice; choose one of default, minimal",
+    "train -m model=ddpm,ncsn model/network=mlp": r"model/network=mlp: .*write model/network=choice\(mlp\)",
     "train model=null": r"model=null: names no choice; choose one of autoencoder, ",
     "prepare out=x": r"data\.path: missing|data\.path.*give",
     "prepare data.path=nowhere out=x": r"data\.path=nowhere: there is no such folder or zip file",

@@ -136,6 +136,8 @@ def _meant(key: str, value: str, config: Mapping[str, Any], choices: Mapping[str
         return f"choose with {' or '.join(f'{group}={value}' for group in groups)}"
     inside = key if key.startswith("model/") else f"model/{name}"
     if (CONF / inside).is_dir() or (key.startswith("model/") and (CONF / inside).parent.is_dir()):
+        if any(re.match(r"model=.*[,(]", argument) for argument in sys.argv):  # Hydra looks at the default one
+            return f"is no group that every model has; of those of a sweep write {inside}=choice({value})"
         return _not_of_this_model(inside, choices)
     if (CONF / key).is_dir():
         return "a group of train.py, which this script does not have; leave it out, or see --help"
