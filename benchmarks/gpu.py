@@ -26,10 +26,10 @@ import torch
 
 from imago.config import composed, plain, without_hydra
 from imago.images import Batch, ImageSpec
-from imago.models.base import GenerativeModel
+from imago.models.base import GenerativeModel, count_parameters
 from imago.runs import device_name, forget_peak_memory, peak_memory_mib
 from imago.training.estimate import flop_of
-from imago.training.run import build_model, count_parameters
+from imago.training.run import build_model
 from side_by_side import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -1,8 +1,8 @@
 """Names of pretrained models: what lies in the package, and what is fetched."""
 
-import hashlib
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +20,9 @@ from imago.errors import UserError
 from imago.evaluation.likelihood import measure_likelihood
 from imago.pretrained import ADDRESS, CARD, PACKAGED, SETTINGS, WEIGHTS
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+tool = __import__("pretrained")
+
 LARGEST = 300_000  # bytes of a model's weights in the package
 EXACT = ["fvbn", "made", "pixelcnn", "gated_pixelcnn", "row_lstm", "diagonal_bilstm"]
 
@@ -35,6 +38,12 @@ def test_every_model_is_there_on_digits() -> None:
         assert "mit" in card, name
         assert "| " in card, name
         assert "Trained by" in card, name
+        summary, settings = (json.loads((PACKAGED / name / file).read_text()) for file in ("summary.json", SETTINGS))
+        assert f"**Parameters:** {summary['parameters']['total']:,}\n" in card, name
+        assert summary["images_seen"] == settings["progress"]["images_seen"], name
+        assert f"{summary['images_seen']:,} images, {settings['cpu_seconds']:,.0f} s of the processor" in card, name
+        assert "† authenticity_classifier" in card, name
+    assert any("rbm" in line and "binarised" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", sorted(folder.parent.name for folder in PACKAGED.glob(f"*/{WEIGHTS}")))
@@ -60,8 +69,9 @@ def test_commands_take_names_and_leave_the_package_alone(script: Command, tmp_pa
     code, out, err = script("evaluate", "checkpoint=fvbn-digits", "metrics=none", "images=20")
     assert code == 0, err
     assert "printed alone" in out + err
+    assert "averaged weights" in out
     assert script("sample", "checkpoint=gan-digits", "n=4")[0] == 0
-    assert (tmp_path / "samples.png").is_file()
+    assert (tmp_path / "gan-digits-samples.png").is_file()
     code, out, err = script("compare", "runs=[fvbn-digits,gan-digits/]", "out=board")
     assert code == 0, err
     assert "fvbn" in out
@@ -102,16 +112,13 @@ def test_a_file_of_that_name_comes_first(script: Command, tmp_path: Path) -> Non
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A server's folder; ``big-mnist`` is released with the files of a model of the package."""
-    there = tmp_path / "there" / "big-mnist"
-    there.mkdir(parents=True)
-    files = {}
-    for name in (WEIGHTS, SETTINGS):
-        content = (PACKAGED / "fvbn-digits" / name).read_bytes()
-        (there / name).write_bytes(content)
-        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     listed = tmp_path / "released.json"
-    listed.write_text(json.dumps({"big-mnist": {"told": "a model", "files": files}}))
+    listed.write_text("{}")
     monkeypatch.setattr(pretrained, "RELEASED", listed)
+    monkeypatch.setattr(tool, "RELEASED", listed)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    tool.release("big-mnist", "fvbn-digits")
+    there = tmp_path / "build" / "release"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pretrained.released.cache_clear()
 
@@ -119,10 +126,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "there")))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(there)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv(ADDRESS, f"http://127.0.0.1:{server.server_port}/")
-    yield there
+    yield there / "big-mnist"
     server.shutdown()
     server.server_close()
     pretrained.released.cache_clear()
@@ -134,6 +141,7 @@ def test_a_released_model_is_fetched_once(server: Path, tmp_path: Path, monkeypa
     assert model.spec == imago.load("fvbn-digits").spec
     monkeypatch.delenv(ADDRESS)
     assert pretrained.folder_of("big-mnist") == tmp_path / "cache" / "imago" / "models" / "big-mnist"
+    assert (pretrained.folder_of("big-mnist") / CARD).read_bytes() == (server / CARD).read_bytes()
     assert pretrained.is_pretrained(tmp_path / "cache" / "imago" / "models" / "big-mnist" / WEIGHTS)
 
 

@@ -26,6 +26,7 @@ from imago.runs import (
     environment,
     find_resumable,
     forget_peak_memory,
+    given_command,
     identity,
     peak_memory_mib,
 )
@@ -283,3 +284,16 @@ def test_a_run_does_not_report_the_memory_of_an_earlier_one() -> None:
     assert peak_memory_mib(device) > before + 290, "it is a peak"
     forget_peak_memory(device)
     assert peak_memory_mib(device) < before + 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["src/train.py", "model=gan"], "python src/train.py model=gan"),
+        ([".venv/bin/imago", "model=gan"], "imago train model=gan"),
+        (["lib/imago/__main__.py", "model=gan"], "imago train model=gan"),
+    ],
+)
+def test_the_command_can_be_given_again(monkeypatch, arguments, given) -> None:
+    monkeypatch.setenv("IMAGO_COMMAND", "train")
+    assert given_command(arguments) == given

@@ -9,6 +9,7 @@ anew.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,13 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 import imago
+from imago.downloads import digest_of
+from imago.exports import export
 from imago.files import write_text
 from imago.measures import Protocol
 from imago.pictures import write_png
-from imago.pretrained import PACKAGED, WEIGHTS, packaged
+from imago.pretrained import PACKAGED, RELEASED, WEIGHTS, packaged, told
+from imago.untrusted import read_json
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "logs" / "pretrained"
@@ -86,6 +90,18 @@ def make(model: str) -> None:
     carry_out("export", checkpoint, out, f"license={LICENSE}")
 
 
+def release(name: str, checkpoint: str) -> None:
+    """Export a larger model to build/release/, to be put where IMAGO_MODELS_URL points, and list it."""
+    folder = ROOT / "build" / "release" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    export(checkpoint, folder, license=LICENSE)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    listed = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": digest_of(f, "sha256")} for f in files}
+    entry = {"told": told(folder), "files": listed}
+    write_text(RELEASED, json.dumps(dict(sorted({**read_json(RELEASED), name: entry}.items())), indent=2) + "\n")
+    print(f"{folder}: {len(files)} files, listed in {RELEASED}")
+
+
 def table() -> str:
     """The models with what was measured, for docs/pretrained.md."""
     rows = [
@@ -129,7 +145,12 @@ def draw(file: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*MODELS, []], help="models; all of them by default")
-    for chosen in parser.parse_args().names or MODELS:
+    parser.add_argument("--release", nargs=2, metavar=("NAME", "CHECKPOINT"), help="list a larger model instead")
+    given = parser.parse_args()
+    if given.release:
+        release(*given.release)
+        sys.exit()
+    for chosen in given.names or MODELS:
         make(chosen)
     before, _, rest = PAGE.read_text().partition(MARKS[0])
     write_text(PAGE, f"{before}{MARKS[0]}\n\n{table()}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")

@@ -38,7 +38,7 @@ DAMAGED = (
     MemoryError,
 )
 # Of a checkpoint what an exported model keeps beside its weights.
-EXPORTED = ("config", "spec", "data", "progress", "seconds", "cpu_seconds")
+EXPORTED = ("config", "spec", "data", "progress", "seconds", "cpu_seconds", "averaged")
 # Values of an image: a colour picture of 4,729 pixels squared.
 LARGEST_IMAGE = 2**26
 MOST_CLASSES = 100_000

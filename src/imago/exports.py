@@ -23,7 +23,7 @@ from imago.files import one_at_a_time, remove_litter, replacing
 from imago.images import to_bytes
 from imago.legacy import today
 from imago.measures import Protocol
-from imago.models.base import GenerativeModel
+from imago.models.base import GenerativeModel, count_parameters
 from imago.paths import anonymous, check_folder_place, checkpoint_file, folder_of, writing_to
 from imago.pictures import picture_of, write_png
 from imago.pretrained import CARD, SETTINGS, WEIGHTS
@@ -41,6 +41,7 @@ _TOLD = (
 _SETTINGS = (*IDENTITY, "max_images", "max_updates", "max_seconds", "max_cpu_seconds", "max_wall_seconds")
 _SAMPLES = 64
 OURS = {"library": "imago"}
+FILES = (WEIGHTS, SETTINGS, CARD, "summary.json", "evaluation.json")  # beside a picture of samples
 
 
 def export(checkpoint_path: str | Path, folder: Path, *, license: str | None = None) -> GenerativeModel:
@@ -68,8 +69,12 @@ def export(checkpoint_path: str | Path, folder: Path, *, license: str | None = N
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     kept = {name: checkpoint[name] for name in EXPORTED if name in checkpoint}
     kept["config"] = shareable(kept["config"])
+    kept["averaged"] = averaged or bool(checkpoint.get("averaged"))
     kept["progress"] = {name: kept["progress"][name] for name in ("images_seen", "batches_seen", "updates")}
     summary, results = measured_there(folder_of(file), file.name, model.state.images, averaged)
+    # A run goes on behind its best state, which is what is exported.
+    summary |= {"images_seen": model.state.images, "updates": model.state.updates}
+    summary |= {"training_seconds": model.state.seconds, "training_cpu_seconds": model.state.cpu_seconds}
     picture = None
     if model.spec.kind == "pixels":
         picture = f"samples/images-{model.state.images:010}.png"
@@ -214,18 +219,16 @@ def card(
         "library_name": "imago",
         "tags": ["imago", kind.lower()],
         "pipeline_tag": task["type"],
-        "datasets": [data],
+        **({"datasets": [data]} if "data" in summary else {}),
         **({} if license is None else {"license": license}),
     }
     if scores:
         dataset = {"type": data, "name": data}
         head["model-index"] = [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": scores}]}]
-    count = sum(parameter.numel() for parameter in model.parameters())
-    seconds, whole, seen = summary.get("training_cpu_seconds"), summary.get("images_seen"), model.state.images
-    cost = f"{seconds:,.0f} s of the processor" if isinstance(seconds, int | float) else ""
-    of_a_run = isinstance(whole, int) and whole > seen
-    images = f"after {seen:,} of the {whole:,} images of a run" if of_a_run else f"{seen:,} images"
-    told = ", ".join(filter(None, [images, cost, str(summary.get("device", ""))]))
+    count = sum(map(count_parameters, model.networks.values()))
+    state = model.state
+    cost = f"{state.cpu_seconds:,.0f} s of the processor" if state.cpu_seconds else f"{state.seconds:,.0f} s"
+    told = ", ".join(filter(None, [f"{state.images:,} images", cost, str(summary.get("device", ""))]))
     package = type(model).__module__.partition(".")[0]
     given = shlex.quote(f"checkpoint={name}") + ("" if package == "imago" else f" plugins=[{package}]")
     lines = [
@@ -254,7 +257,7 @@ def card(
         "```",
         "",
         f"    imago sample {given}",
-        f"    imago evaluate {given}",
+        *([f"    imago evaluate {given}"] if "data" in summary else []),
         f"    imago compare {shlex.quote(f'runs={name}')}",
         "",
     ]
@@ -277,6 +280,8 @@ def _table(results: list[dict[str, Any]]) -> list[str]:
         counts = [
             *([f"{protocol.images:,} images of {protocol.data}"] if protocol.images else []),
             *([f"{protocol.samples:,} samples"] if protocol.samples and not protocol.images else []),
+            *([f"features {protocol.extractor}"] if protocol.extractor else []),
+            *([f"against {protocol.reference}"] if protocol.reference and protocol.extractor else []),
             *([protocol.estimator] if protocol.estimator else []),
             *([f"{protocol.draws:,} draws"] if protocol.draws else []),
         ]
@@ -287,4 +292,4 @@ def _table(results: list[dict[str, Any]]) -> list[str]:
         if protocol.doubtful:
             caveats.setdefault(str(protocol.caveat), []).append(named)
     told = [f"† {', '.join(names)}: {caveat}." for caveat, names in caveats.items()]
-    return [*rows, "", *told] if told else rows
+    return [*rows, "", "`fd`, `kd` and `mind` are distances: the smaller the better.", *told]

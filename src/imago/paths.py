@@ -255,9 +255,14 @@ def _last_part(word: re.Match[str]) -> str:
     return parts[-1] if _ELSEWHERE.match(word[0]) and parts[-1] else word[0]
 
 
-def results_folder(checkpoint: Path) -> Path:
-    """Where what is made of a checkpoint goes by default: its run directory, of a pretrained model the current one."""
-    return Path() if pretrained.is_pretrained(checkpoint) else folder_of(checkpoint)
+def results_file(checkpoint: Path, name: str) -> Path:
+    """Where what is made of a checkpoint goes by default: its run directory, of a pretrained model the current folder.
+
+    There the name of the model goes before ``name``, so that of two models both stay.
+    """
+    if pretrained.is_pretrained(checkpoint):
+        return Path(f"{checkpoint.resolve().parent.name}-{name}")
+    return folder_of(checkpoint) / name
 
 
 def check_file_place(path: Path, make_parents: bool = False, ours: Callable[[Path], bool] | None = None) -> None:

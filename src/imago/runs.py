@@ -440,8 +440,16 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "git_commit": commit,
         "threads": torch.get_num_threads(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": given_command(sys.argv),
     }
+
+
+def given_command(arguments: list[str]) -> str:
+    """The command that started this process, as one would give it again."""
+    own = Path(arguments[0])
+    if own.name == "imago" or own.parts[-2:] == ("imago", "__main__.py"):
+        return " ".join(["imago", os.environ.get("IMAGO_COMMAND", ""), *arguments[1:]])
+    return " ".join(["python", *arguments])
 
 
 def device_name(device: torch.device) -> str:

@@ -8,10 +8,11 @@ from torch.nn import functional as F
 from helpers import configuration
 from imago.errors import UserError
 from imago.images import ImageSpec, normalize
+from imago.models.base import count_parameters
 from imago.models.fvbn import FVBN
 from imago.nets.causal import CausalConv2d
 from imago.nets.masked import MaskedLinear, stripes_of
-from imago.training.run import build_model, count_parameters
+from imago.training.run import build_model
 from models.test_laws import images_of, make
 
 SOFTMAX = "model/distribution=softmax"

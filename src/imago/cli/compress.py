@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from imago import cli
 from imago.config import check_settings, plain
 from imago.errors import RunError, UserError
-from imago.paths import check_file_place, check_sample_place, checkpoint_file, results_folder
+from imago.paths import check_file_place, check_sample_place, checkpoint_file, results_file
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     from torch import Tensor
@@ -54,7 +54,7 @@ def compress(settings: Settings, file: Path) -> None:
 
     if settings.overwrite:
         raise UserError("overwrite=true: is for decode=FILE; leave it out, a file of this command is written anew")
-    out = results_folder(file) / f"{settings.split}.imago" if settings.out is None else Path(settings.out)
+    out = results_file(file, f"{settings.split}.imago") if settings.out is None else Path(settings.out)
     check_file_place(out, ours=container.is_ours)
     # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
     import torch

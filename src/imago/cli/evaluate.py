@@ -124,7 +124,8 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     path = checkpoint_file(checkpoint_path)
     checkpoint = read(path)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
-    averaged = settings.averaged and bool(average_of(checkpoint))
+    exported_so = checkpoint.get("averaged") is True  # of an exported model, which holds no others
+    averaged = exported_so or (settings.averaged and bool(average_of(checkpoint)))
     check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
     check_has(
         model, ProbabilityFlow, "probability_flow", settings.probability_flow, "likelihood by its probability flow"

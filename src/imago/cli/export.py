@@ -28,10 +28,10 @@ def main(config: DictConfig) -> None:
     checkpoint_file(settings.checkpoint)
     check_folder_place(out)
     # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
-    from imago.exports import export
+    from imago.exports import FILES, export
 
     export(settings.checkpoint, out, license=settings.license)
-    for file in sorted(file for file in out.rglob("*") if file.is_file()):
+    for file in sorted([*(out / name for name in FILES), *out.glob("samples/images-*.png")]):
         print(f"{file}  {file.stat().st_size:,} bytes")
 
 

@@ -43,6 +43,8 @@ def main() -> None:
         sys.argv[1:] = given[1:]
         os.environ[COMMAND] = name
         importlib.import_module(f"imago.cli.{name}").command()
+    elif name in LISTS and given[1:] in (["--help"], ["-h"]):
+        print(f"imago {name} [plugins=[NAME]]: {LISTS[name][1]}")
     elif given == ["models", "--pretrained"]:
         print("\n".join(pretrained_lines()))
     elif name in LISTS and all(word.startswith("plugins=") for word in given[1:]):
@@ -110,7 +112,7 @@ def pretrained_lines() -> list[str]:
     width = max(map(len, [*names, *released]))
     lines = []
     for name in names:
-        told = pretrained.told(name)
+        told = pretrained.told(pretrained.PACKAGED / name)
         lines.append(f"{name:{width}}  {told}")
     for name, known in released.items():
         weights = known["files"][pretrained.WEIGHTS]

@@ -15,7 +15,7 @@ from imago import cli
 from imago.capacity import available_memory
 from imago.config import Compile, check_has, check_settings, plain
 from imago.errors import Interrupted, UserError
-from imago.paths import check_sample_place, checkpoint_file, results_folder
+from imago.paths import check_sample_place, checkpoint_file, results_file
 from imago.processes import by_first, first_process, launched_rank, shared
 
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
     if settings.out is not None:
         check_sample_place(Path(settings.out), settings.overwrite)
     checkpoint = checkpoint_file(settings.checkpoint)
-    out = results_folder(checkpoint) / "samples.png" if settings.out is None else Path(settings.out)
+    out = results_file(checkpoint, "samples.png") if settings.out is None else Path(settings.out)
     if settings.out is None:
         check_sample_place(out, settings.overwrite)
     try:

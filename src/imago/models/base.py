@@ -771,3 +771,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_(True)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a network learns: what it stores, less the weights that a mask keeps at zero."""
+    stored = sum(p.numel() for p in module.parameters())
+    return stored - sum(getattr(layer, "always_zero", 0) for layer in module.modules())

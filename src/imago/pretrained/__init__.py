@@ -38,9 +38,8 @@ def packaged() -> list[str]:
     return sorted(file.parent.name for file in PACKAGED.glob(f"*/{WEIGHTS}"))
 
 
-def told(name: str) -> str:
-    """What a model of this package is, in a line: its likelihood or distance, and the bytes of its weights."""
-    folder = PACKAGED / name
+def told(folder: Path) -> str:
+    """What an exported model is, in a line: its likelihood or distance, and the bytes of its weights."""
     results = {result["name"]: result for result in read_json(folder / "evaluation.json")}
     chosen = next((key for key in ("test/nats", "fd_classifier") if key in results), None)
     size = (folder / WEIGHTS).stat().st_size
@@ -48,7 +47,8 @@ def told(name: str) -> str:
         return f"{size:,} bytes"
     protocol = Protocol.from_dict(results[chosen]["protocol"])
     relation = protocol.relation if protocol.likelihood else ""
-    return f"{chosen} {relation}{' ' * bool(relation)}{results[chosen]['value']:.4g}, {size:,} bytes"
+    binary = " of binarised pixels" if protocol.binarization not in (None, "none") else ""
+    return f"{chosen} {relation}{' ' * bool(relation)}{results[chosen]['value']:.4g}{binary}, {size:,} bytes"
 
 
 def names() -> list[str]:

@@ -26,13 +26,13 @@ from imago.data.stream import check_batch_size
 from imago.errors import UserError
 from imago.images import Batch
 from imago.models.autoregressive import Autoregressive
-from imago.models.base import GenerativeModel, evaluating
+from imago.models.base import GenerativeModel, count_parameters, evaluating
 from imago.models.denoiser import Denoiser
 from imago.nets.incremental import Recomputed
 from imago.rng import PerImageGenerator
 from imago.runs import device_name, forget_peak_memory, peak_memory_mib
 from imago.training.callbacks.pace import CREDIT, Paced
-from imago.training.run import build_model, build_trainer, count_parameters, not_possible, prepare_process
+from imago.training.run import build_model, build_trainer, not_possible, prepare_process
 
 PROBE = 3.0  # seconds of training that are timed
 HOUR = 3600.0

@@ -32,7 +32,7 @@ from imago.figures.curves import draw_curves
 from imago.images import ImageSpec
 from imago.loggers import Dashboard
 from imago.measures import better
-from imago.models.base import GenerativeModel, knows_likelihood
+from imago.models.base import GenerativeModel, count_parameters, knows_likelihood
 from imago.processes import agreed_devices, launch, of_first
 from imago.runs import (
     CSVLogger,
@@ -295,12 +295,6 @@ def describe(
         **batch_norm_of(model, trainer),
         **environment(),
     }
-
-
-def count_parameters(module: torch.nn.Module) -> int:
-    """How many numbers a network learns: what it stores, less the weights that a mask keeps at zero."""
-    stored = sum(p.numel() for p in module.parameters())
-    return stored - sum(getattr(layer, "always_zero", 0) for layer in module.modules())
 
 
 @contextlib.contextmanager
