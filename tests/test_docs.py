@@ -37,7 +37,7 @@ def commands() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def first_choices(overrides: tuple[str, ...]) -> list[str]:
-    """Of a sweep's choices the first: ``a=1,2``, ``a=interval(1,2)``, ``a=choice(1)`` become ``a=1``; ``a=[1,2]`` stays."""
+    """Of a sweep's choices the first: of ``a=1,2``, ``a=interval(1,2)``, ``a=choice(1)`` 1; ``a=[1,2]`` stays."""
     lowest = [re.sub(r"=.*(?:interval|choice)\(([^,)]+).*", r"=\1", override) for override in overrides]
     return [re.sub(r"^([^=\[{]+=[^,\[{]*),.*", r"\1", override) for override in lowest]
 
