@@ -294,26 +294,39 @@ def parts() -> Iterator[Part]:
             yield Part(f"{row.name}/{row.peer}", row.seconds + measuring, partial(peer, row), row.night)
 
 
-def collected() -> list[dict[str, Any]]:
-    """What is known of every row."""
+def collected(committed: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is known of every row: by the parts that were run here, and of others by those of the same commands.
+
+    Args:
+        committed: content of benchmarks/results/speedrun.json, whose runs may lie elsewhere.
+    """
     rows = []
     for row in ROWS:
-        files = [OUT / row.name / f"{seed}.json" for seed in SEEDS]
-        seeds = [json.loads(file.read_text()) for file in files if file.exists()]
-        file = OUT / row.name / f"{row.peer}.json"
+        commands = [" ".join(row.train(1)), " ".join(row.evaluate("<run>"))]
+        before = next((r for r in committed["rows"] if r["model"] == row.name and r["commands"] == commands), None)
+        known = {} if before is None else {r["part"]: r for r in (*before["seeds"], before["peers"]) if r is not None}
+        for part in (*map(str, SEEDS), str(row.peer)):
+            if (file := OUT / row.name / f"{part}.json").exists():
+                known[part] = json.loads(file.read_text()) | {"part": part}
         rows.append(
             {
                 "model": row.name,
                 "cpu_seconds": row.seconds,
                 "wanted": row.wanted,
                 "measure": row.measure,
-                "commands": [" ".join(row.train(1)), " ".join(row.evaluate("<run>"))],
-                "seeds": seeds,
+                "commands": commands,
+                "seeds": [known[str(seed)] for seed in SEEDS if str(seed) in known],
                 "peer": row.peer,
-                "peers": json.loads(file.read_text()) if row.peer is not None and file.exists() else None,
+                "peers": known.get(str(row.peer)),
             }
         )
     return rows
+
+
+def told_machine() -> str:
+    """What runs here run on."""
+    about = machine()
+    return f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, torch {about['torch']}"
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float | None]:
@@ -348,9 +361,9 @@ def tables(content: dict[str, Any]) -> str:
         weights = "" if theirs is None else f"{theirs['parameters']:,}"
         cells = [f"`{row['model']}`", f"{row['cpu_seconds']:,}", wall, nats, str(len(seeds)), f"≤ {row['wanted']:.2f}"]
         lines.append(f"| {' | '.join([*cells, other, weights])} |")
-    about = content["machine"]
-    versions = f"Python {about['python']}, torch {about['torch']}"
-    lines += ["", f"{about['cpu']}, {about['cores']} cores, {versions}; {content['date']}."]
+    results = [r for row in content["rows"] for r in (*row["seeds"], row["peers"]) if r is not None]
+    machines = sorted({f"{r['machine']}; {r['date']}" for r in results})
+    lines += ["", *(f"{told}." for told in machines)]
     commands = [wrapped(command) for row in content["rows"] if row["seeds"] for command in row["commands"]]
     if commands:
         told = "The commands of a row, with `OMP_NUM_THREADS=1`; the other seeds differ in `seed=` and `name=`:"
@@ -360,15 +373,9 @@ def tables(content: dict[str, Any]) -> str:
 
 def report() -> None:
     """Keep the results of what is there, and write the table of docs/speedrun.md."""
-    rows = collected()
-    dates = [result["date"] for row in rows for result in (*row["seeds"], row["peers"]) if result is not None]
-    content = {
-        "command": "python benchmarks/speedrun.py",
-        "date": max(dates, default=""),
-        "machine": machine(),
-        "rows": rows,
-    }
-    (RESULTS / "speedrun.json").write_text(json.dumps(content, indent=2) + "\n")
+    file = RESULTS / "speedrun.json"
+    content = {"command": "python benchmarks/speedrun.py", "rows": collected(json.loads(file.read_text()))}
+    file.write_text(json.dumps(content, indent=2) + "\n")
     page = ROOT / "docs" / "speedrun.md"
     written = f"{MARKS[0]}\n\n{tables(content)}\n\n{MARKS[1]}"
     text = page.read_text(encoding="utf-8")
@@ -392,7 +399,7 @@ def main() -> None:
     for part in [] if given.report else left:
         print(f"{part.name} (about {part.seconds / 60:.0f} minutes)", flush=True)
         if not given.plan:
-            result = part.work() | {"date": time.strftime("%Y-%m-%d")}
+            result = part.work() | {"date": time.strftime("%Y-%m-%d"), "machine": told_machine()}
             part.file.parent.mkdir(parents=True, exist_ok=True)
             part.file.write_text(json.dumps(result, indent=2) + "\n")
     if not given.plan:

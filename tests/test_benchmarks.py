@@ -63,22 +63,14 @@ def test_a_wrong_digit_is_noticed() -> None:
     assert not agrees("18", 17.2)
 
 
-def test_the_page_of_costs_holds_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["scaling", "speedrun"])
+def test_a_page_of_its_own_holds_the_committed_results(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    scaling = importlib.import_module("scaling")
-    content = json.loads((BENCHMARKS / "results" / "scaling.json").read_text())
-    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
-    begin, end = scaling.MARKS
-    assert page.split(begin)[1].split(end)[0].strip() == scaling.tables(content)
-
-
-def test_the_page_of_records_holds_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    speedrun = importlib.import_module("speedrun")
-    content = json.loads((BENCHMARKS / "results" / "speedrun.json").read_text())
-    page = (BENCHMARKS.parent / "docs" / "speedrun.md").read_text(encoding="utf-8")
-    begin, end = speedrun.MARKS
-    assert page.split(begin)[1].split(end)[0].strip() == speedrun.tables(content)
+    script = importlib.import_module(name)
+    content = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+    page = (BENCHMARKS.parent / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    begin, end = script.MARKS
+    assert page.split(begin)[1].split(end)[0].strip() == script.tables(content)
 
 
 def test_records_are_run_once_and_nights_only_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -102,6 +94,25 @@ def test_records_are_run_once_and_nights_only_by_name(monkeypatch: pytest.Monkey
     assert "pixelcnn/1" in done
     assert "row_lstm/1" in done
     assert not [name for name in done if "night" in name or "hour" in name]
+
+
+def test_records_that_were_run_elsewhere_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Until their part is run here, or their commands are others."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    out = tmp_path / speedrun.OUT.relative_to(speedrun.ROOT)
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path)
+    monkeypatch.setattr(speedrun, "OUT", out)
+    committed = json.loads((BENCHMARKS / "results" / "speedrun.json").read_text())
+    assert {"rows": speedrun.collected(committed), "command": committed["command"]} == committed
+    (out / "fvbn").mkdir(parents=True)
+    here = {"nats": 95.0, "wall_seconds": 1.0, "date": "2026-12-02", "machine": "another"}
+    (out / "fvbn" / "2.json").write_text(json.dumps(here))
+    fvbn = speedrun.collected(committed)[0]
+    assert [seed["part"] for seed in fvbn["seeds"]] == [*(seed["part"] for seed in committed["rows"][0]["seeds"]), "2"]
+    assert "another; 2026-12-02." in speedrun.tables({"rows": [fvbn]})
+    committed["rows"][0]["commands"][0] += " model.optimizer.net.lr=1"
+    assert [seed["nats"] for seed in speedrun.collected(committed)[0]["seeds"]] == [95.0]
 
 
 def test_commands_of_records_end_by_the_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,6 +312,11 @@ def average_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(found)
 
 
+def uses_average(checkpoint: Mapping[str, Any], averaged: bool) -> bool:
+    """Whether :func:`model_of` gives averaged weights: asked for and there, or of an export that holds no others."""
+    return checkpoint.get("averaged") is True or (averaged and bool(average_of(checkpoint)))
+
+
 def fingerprint(model: GenerativeModel) -> str:
     """Of all weights and buffers of a model on the CPU: equal where they are, and only there."""
     digest = hashlib.sha256()

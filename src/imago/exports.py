@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save
 
 import imago
-from imago.checkpoints import EXPORTED, average_of, model_of, read
+from imago.checkpoints import EXPORTED, model_of, read, uses_average
 from imago.errors import UserError
 from imago.files import one_at_a_time, remove_litter, replacing
 from imago.images import to_bytes
@@ -65,11 +65,11 @@ def export(checkpoint_path: str | Path, folder: Path, *, license: str | None = N
     check_place(folder)
     checkpoint = read(file)
     model = model_of(checkpoint, averaged=True)
-    averaged = bool(average_of(checkpoint))
+    averaged = uses_average(checkpoint, averaged=True)
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     kept = {name: checkpoint[name] for name in EXPORTED if name in checkpoint}
     kept["config"] = shareable(kept["config"])
-    kept["averaged"] = averaged or bool(checkpoint.get("averaged"))
+    kept["averaged"] = averaged
     kept["progress"] = {name: kept["progress"][name] for name in ("images_seen", "batches_seen", "updates")}
     summary, results = measured_there(folder_of(file), file.name, model.state.images, averaged)
     # A run goes on behind its best state, which is what is exported.

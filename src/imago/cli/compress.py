@@ -59,7 +59,7 @@ def compress(settings: Settings, file: Path) -> None:
     # After Hydra has composed, and with paths that can be used: mistakes in either need not wait for torch.
     import torch
 
-    from imago.checkpoints import average_of, fingerprint, model_of, read
+    from imago.checkpoints import fingerprint, model_of, read, uses_average
     from imago.compression.codes import code_of, encode, seconds_for
     from imago.compression.pictures import sizes
     from imago.data import data_of
@@ -87,7 +87,7 @@ def compress(settings: Settings, file: Path) -> None:
     header = container.Header(
         model=type(model).__name__,
         weights=weights,
-        averaged=settings.averaged and bool(average_of(checkpoint)),
+        averaged=uses_average(checkpoint, settings.averaged),
         data=f"{data.name} {settings.split}",
         shape=(*model.spec.shape, model.spec.levels),
         batches=container.runs_of(encoded.sizes),

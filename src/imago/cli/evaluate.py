@@ -111,7 +111,7 @@ def carried_out(action: Callable[..., object], checkpoint: str, *arguments: obje
 def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any], device: "torch.device") -> None:
     """Measure one checkpoint; the first of several processes prints a table and keeps results in evaluation.json."""
     # After Hydra has composed: mistakes in names need not wait for torch.
-    from imago.checkpoints import average_of, model_of, read
+    from imago.checkpoints import model_of, read, uses_average
     from imago.data import data_of
     from imago.evaluation import measure_by_ais, measure_cas, measure_likelihood
     from imago.models.base import knows_likelihood
@@ -124,8 +124,7 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     path = checkpoint_file(checkpoint_path)
     checkpoint = read(path)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
-    exported_so = checkpoint.get("averaged") is True  # of an exported model, which holds no others
-    averaged = exported_so or (settings.averaged and bool(average_of(checkpoint)))
+    averaged = uses_average(checkpoint, settings.averaged)
     check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
     check_has(
         model, ProbabilityFlow, "probability_flow", settings.probability_flow, "likelihood by its probability flow"

@@ -74,7 +74,7 @@ def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> N
     import torch
     from torch import Tensor
 
-    from imago.checkpoints import average_of, changed, fingerprint, model_of, read
+    from imago.checkpoints import changed, fingerprint, model_of, read, uses_average
     from imago.cli.outputs import OUTPUTS
     from imago.images import ImageSpec, to_bytes
     from imago.models.completing import Completing
@@ -106,7 +106,7 @@ def draw(settings: Settings, file: Path, out: Path, device: "torch.device") -> N
         "checkpoint": {
             "weights": fingerprint(model),
             "images_seen": model.state.images,
-            "averaged": settings.averaged and bool(average_of(checkpoint)),
+            "averaged": uses_average(checkpoint, settings.averaged),
         },
         "model": changed(checkpoint["config"]["model"], settings.model),
         "temperature": model.temperature if isinstance(model, Completing) else None,
