@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save_file
 
 from helpers import Command, small
 from imago import checkpoints
@@ -258,9 +259,29 @@ def cut(folder: Path) -> None:
 
 
 def other_weights(folder: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file({"weight": torch.zeros(3)}, folder / WEIGHTS)
+
+
+def rounded(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file({name: tensor.half() for name, tensor in weights.items()}, folder / WEIGHTS)
+
+
+def diverged(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    weights["net.encoder.first.bias"][3] = torch.nan
+    save_file(weights, folder / WEIGHTS)
+
+
+def many_names(folder: Path) -> None:
+    """So many that reading them would take seconds."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{k}": empty for k in range(100_000)}).encode()
+    (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def long_header(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((2**40).to_bytes(8, "little") + b"{}")
 
 
 def foreign_class(folder: Path) -> None:
@@ -275,6 +296,10 @@ def foreign_class(folder: Path) -> None:
         (other_settings, "config.json holds no settings"),
         (cut, "cannot be read"),
         (other_weights, "not of the network"),
+        (rounded, r"model.safetensors: \S+ is of torch.float16, and of torch.float32 in the model"),
+        (diverged, "model.safetensors: net.encoder.first.bias holds numbers that are not finite"),
+        (many_names, "names 100,000 tensors"),
+        (long_header, "header claims 1,099,511,627,776 bytes"),
         (foreign_class, "subprocess.Popen"),
     ],
 )

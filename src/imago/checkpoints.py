@@ -6,6 +6,7 @@ every random generator). Lightning's loop counters are left out: the position in
 """
 
 import hashlib
+import json
 import os
 import random
 import warnings
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from imago.capacity import bounded
+from imago.capacity import MOST_PARTS, bounded
 from imago.config import build, check_node, check_settings, target
 from imago.errors import UserError
 from imago.files import keep_as, replacing
@@ -30,7 +31,17 @@ from imago.legacy import today
 from imago.models.base import GenerativeModel
 from imago.paths import checkpoint_file
 from imago.pretrained import SETTINGS, WEIGHTS
-from imago.untrusted import check_plain, entries, first_line, limited_memory, opened, read_archive, read_json, shortened
+from imago.untrusted import (
+    LARGEST,
+    check_plain,
+    entries,
+    first_line,
+    limited_memory,
+    opened,
+    read_archive,
+    read_json,
+    shortened,
+)
 
 # What a damaged file leads torch to raise.
 DAMAGED = (
@@ -69,6 +80,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def read(path: str | Path) -> dict[str, Any]:
     """The dictionary in a checkpoint file, on the CPU: what is in it is plain data and dense tensors, of a sane size.
 
+    Its ``file`` is the path.
+
     Raises:
         UserError: no such file, or not one of our checkpoints.
     """
@@ -95,7 +108,7 @@ def read(path: str | Path) -> dict[str, Any]:
         _check_content(checkpoint)
     except UserError as error:
         raise UserError(f"checkpoint={path}: not as train.py writes it: {error}") from None
-    return checkpoint
+    return checkpoint | {"file": str(path)}
 
 
 def unpacked(path: Path) -> Any:
@@ -126,10 +139,30 @@ def exported(path: Path) -> dict[str, Any]:
         raise ValueError(f"its {SETTINGS} is of another program, or of an export that was not finished")
     if isinstance(kept.get("progress"), dict):
         kept["progress"]["terms"] = {}
+    _check_header(path)
     try:
         return kept | {"state_dict": load_file(path)}
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a file of weights that names more tensors than a model has: reading them takes minutes.
+
+    Raises:
+        ValueError: it does, or it is no such file.
+    """
+    most = 2 * MOST_PARTS  # parameters and buffers
+    with opened(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > LARGEST:
+            raise ValueError(f"its header claims {length:,} bytes, and the tensors of a model take {LARGEST:,} at most")
+        try:
+            names = json.loads(file.read(length))
+        except RecursionError:
+            raise ValueError("its header is nested too deep") from None
+    if len(names) > most:
+        raise ValueError(f"it names {len(names):,} tensors, and a model has {most:,} at most")
 
 
 def _check_size(checkpoint: Mapping[str, Any]) -> None:
@@ -257,11 +290,33 @@ def model_of(
         raise UserError(
             f"model: its weights are not of the network that its configuration describes ({reason})"
         ) from None
+    _check_numbers(model, checkpoint)
     try:
         model.on_load_checkpoint(checkpoint)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"progress: not as train.py writes it ({type(error).__name__}: {first_line(error)})") from None
     return model.eval()
+
+
+def _check_numbers(model: GenerativeModel, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse weights that loading has rounded from another type of number, as an export has none, or that are none.
+
+    Raises:
+        UserError: naming the file and the tensor.
+    """
+    file, weights = Path(checkpoint.get("file", "weights")), checkpoint["state_dict"]
+    for name, tensor in model.state_dict().items():
+        given = weights[name].dtype if name in weights else tensor.dtype
+        if file.name == WEIGHTS and given != tensor.dtype:
+            raise UserError(
+                f"checkpoint={file}: {name} is of {given}, and of {tensor.dtype} in the model; give the file as "
+                "export.py wrote it"
+            )
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"checkpoint={file}: {name} holds numbers that are not finite, as train.py never writes them; use "
+                "another one"
+            )
 
 
 def _configured(trained: Any, changes: Mapping[str, Any], spec: ImageSpec) -> GenerativeModel:
