@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -158,3 +159,14 @@ def test_without_an_address_the_remedy_is_told(server: Path, monkeypatch: pytest
     monkeypatch.delenv(ADDRESS)
     with pytest.raises(UserError, match=ADDRESS):
         imago.load("big-mnist")
+
+
+@pytest.mark.parametrize("address", ["", "http://127.0.0.1:9/"])
+def test_a_board_goes_on_without_what_cannot_be_fetched(
+    server: Path, script: Command, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv(ADDRESS, address)
+    code, out, err = script("compare", "runs=[fvbn-digits,big-mnist]", "out=board")
+    assert code == 0, err
+    assert "fvbn-digits" in out
+    assert re.search(rf"^runs: big-mnist: .*{ADDRESS}", out, re.MULTILINE)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from imago import pretrained
-from imago.errors import printable
+from imago.errors import UserError, printable
 
 # What makes a folder a run. One that broke early has the first alone; one that was copied may have lost any of them.
 SIGNS = ("config.yaml", "summary.json", "metrics.csv")
@@ -32,6 +32,9 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
         except (OSError, ValueError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             empty.append(printable(f"{place}: cannot be read ({reason})"))
+            continue
+        except UserError as error:  # of a pretrained model, which cannot be fetched
+            empty.append(f"{place}: {str(error).removeprefix(f'checkpoint={place}: ')}")
             continue
         empty += unreadable
         if not below:
