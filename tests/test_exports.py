@@ -4,6 +4,7 @@ import ast
 import base64
 import http.server
 import json
+import re
 import shlex
 import shutil
 import threading
@@ -17,8 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers import Command, small
 from imago import checkpoints
+from imago.board.board import Board
 from imago.board.find import find_runs
 from imago.board.records import read_record
+from imago.board.text import show
 from imago.checkpoints import fingerprint, load
 from imago.errors import UserError
 from imago.exports import card, export
@@ -163,7 +166,7 @@ def test_the_hub_gets_all_of_it(folder: Path) -> None:
     assert fingerprint(load(fetched)) == fingerprint(load(folder))
 
 
-def test_a_board_shows_it_like_a_run(folder: Path) -> None:
+def test_a_board_shows_it_like_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (found,), empty = find_runs([str(folder)])
     record = read_record(found)
     assert (empty, record.defects) == ([], [])
@@ -171,6 +174,8 @@ def test_a_board_shows_it_like_a_run(folder: Path) -> None:
     headline = record.headline("nats")
     assert headline is not None
     assert (headline.value, headline.relation, record.grid is not None) == (123.25, "≤", True)
+    show(Board([record]))
+    assert re.findall("my-vae", capsys.readouterr().out) == ["my-vae"]
 
 
 def test_a_board_tells_it_from_one_that_was_trained_longer(run: Run, folder: Path) -> None:

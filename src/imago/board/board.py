@@ -129,7 +129,7 @@ class Group:
             [r.name for r in records],
             [f"{r.model}, seed {r.seed}" for r in records],
             [f"{r.model} {r.when.rsplit(' ', 1)[-1]}" for r in records],
-            [f"{r.name} {r.when}" for r in records],
+            [r.name_and_start for r in records],
             [r.place for r in records],
         ]
         counts = [Counter(way) for way in ways]

@@ -217,6 +217,11 @@ class Record:
         time_of = re.fullmatch(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d(-\d+)?", self.started)
         return f"{time_of[1]} {time_of[2]}:{time_of[3]}{time_of[4] or ''}" if time_of else self.started
 
+    @property
+    def name_and_start(self) -> str:
+        """What tells runs of one name apart; of an export, whose folder has its name, that name once."""
+        return self.name if self.when == self.name else f"{self.name} {self.when}"
+
     def setting(self, key: str) -> str:
         """The value of a setting or the choice of a group; empty where the run has none."""
         return self.varied.get(key) or self.choices.get(key) or self.settings.get(key.replace("/", "."), "")

@@ -79,7 +79,7 @@ def _printed(group: Group, rows: list[Row], columns: list[Column], title: str) -
 def named(record: Record, rows: list[Row]) -> str:
     """The name of a run, and where that is not enough its start; of a mean the number of seeds."""
     alone = record.varied and [row.record.name for row in rows].count(record.name) == 1 and not record.runs
-    return record.name if alone else f"{record.name} {record.when}"
+    return record.name if alone else record.name_and_start
 
 
 def _settings(group: Group, rows: list[Row]) -> dict[str, str]:
