@@ -74,7 +74,8 @@ def entries(value: Any, key: str, most: int = MOST) -> Iterator[tuple[str, Any]]
 
 
 def _name_of(name: Any, place: str) -> str:
-    if isinstance(name, int) or (isinstance(name, str) and len(name) <= LONGEST_NAME and "${" not in name):
+    plain = isinstance(name, str) and len(name) <= LONGEST_NAME and name.isprintable()
+    if isinstance(name, int) or (plain and "${" not in name):
         return str(name)
     raise UserError(f"{shortened(place)}: has the name {shortened(repr(name))}; no file of this program does")
 

@@ -393,6 +393,7 @@ SETTINGS: dict[str, tuple[Callable[[Content, Place], None], str]] = {
     "a resolver in a list": (model(latent=["${oc.env:WANDB_API_KEY}"]), "interpolation"),
     "a resolver as the target": (of_generator({"_target_": RESOLVED}), "interpolation"),
     "a resolver in a name": (of_generator({RESOLVED: 1}), "has the name"),
+    "a name of two lines": (put("spec", "chan\nnels", value=1), "has the name"),
     "a resolver elsewhere": (put("config", "tags", value=["${oc.env:WANDB_API_KEY}"]), "config.tags.* interpolation"),
     "an escaped resolver": (put("config", "name", value="\\${oc.env:HOME}"), "interpolation"),
     "a nested resolver": (model(latent="${oc.decode:${oc.env:WANDB_API_KEY}}"), "interpolation"),
@@ -518,6 +519,7 @@ def test_settings_make_nothing_but_a_model_of_the_weights(name: str, good: Conte
     change(content, place)
     said = refused(stored(content), place)
     assert re.search(message, said), said
+    assert "\n" not in said
 
 
 def test_enough_payloads() -> None:
