@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import imago
+from imago.errors import how_to_install
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "imago"
@@ -225,6 +226,24 @@ def test_make_prints_its_targets():
     assert result.returncode == 0
     for target in ("install", "demo", "test", "check", "bench"):
         assert re.search(rf"make {target} +\w", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("given", "installs"), [("", True), ("fvbn", True), ("--plan made", False), ("--report", False)]
+)
+def test_a_speedrun_installs_its_peers_where_something_is_run(given: str, installs: bool) -> None:
+    make = ["make", "--dry-run", "--what-if=requirements-bench.lock", "speedrun", f"ARGS={given}"]
+    said = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"benchmarks/speedrun.py {given}" in said
+    assert ("rm -rf .venv/peers" in said) == installs
+
+
+def test_nothing_is_installed_from_an_index_under_our_name() -> None:
+    """There is no such package: a copy of the repository or a wheel is what one has."""
+    files = [name for name in git_files() if name.endswith((".py", ".md", ".yaml", ".ipynb", ".sh"))]
+    told = re.compile(r"pip install\s+(-\S+\s+)*'?imago\b(?!-)")
+    assert not [name for name in files if told.search((ROOT / name).read_text(encoding="utf-8"))]
+    assert how_to_install("sweep").startswith("pip install '.[sweep]' in a copy of imago's repository")
 
 
 def test_the_gallery_has_a_picture_of_every_figure() -> None:

@@ -45,6 +45,14 @@ def reason_of(error: OSError) -> str:
     return f"{reason}: {error.filename}" if error.filename else reason
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs what an extra of this program names; no index has the program itself."""
+    from imago import __version__
+
+    wheel = f"imago-{__version__}-py3-none-any.whl"
+    return f"pip install '.[{extra}]' in a copy of imago's repository, or '{wheel}[{extra}]' of the wheel"
+
+
 def printable(text: str) -> str:
     """Text of whatever origin as a terminal can show it: what would steer the terminal is written as its code."""
     if text.isprintable():

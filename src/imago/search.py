@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from imago.errors import UserError
+from imago.errors import UserError, how_to_install
 from imago.files import AlreadyLocked, locked
 from imago.measures import better
 from imago.paths import whole_checkpoints
@@ -141,7 +141,7 @@ def check_installed() -> None:
     try:
         import optuna
     except ImportError:
-        raise UserError("hydra/sweeper=optuna: needs Optuna; install it with pip install 'imago[sweep]'") from None
+        raise UserError(f"hydra/sweeper=optuna: needs Optuna; {how_to_install('sweep')}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 

@@ -23,19 +23,17 @@ from imago.config import (
     keys_of,
     without_hydra,
 )
-from imago.errors import UserError
+from imago.errors import UserError, how_to_install
 from imago.untrusted import first_line
 
 # Hydra's own groups are extended by packages.
 PLUGINS = {
-    "joblib": "'imago[sweep]'",
-    "submitit_local": "'imago[sweep]'",
-    "submitit_slurm": "'imago[sweep]'",
-    "ray": "hydra-ray-launcher",
-    "rq": "hydra-rq-launcher",
-    "ax": "hydra-ax-sweeper",
-    "nevergrad": "hydra-nevergrad-sweeper",
-    "colorlog": "hydra-colorlog",
+    **dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), how_to_install("sweep")),
+    "ray": "pip install hydra-ray-launcher",
+    "rq": "pip install hydra-rq-launcher",
+    "ax": "pip install hydra-ax-sweeper",
+    "nevergrad": "pip install hydra-nevergrad-sweeper",
+    "colorlog": "pip install hydra-colorlog",
 }
 
 # What others call our settings.
@@ -68,7 +66,7 @@ def explain(error: Exception, script: str) -> str:
         # Hydra does not list the choices of a list.
         options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         if group.startswith("hydra/") and name in PLUGINS:
-            return f"{group}={name}: its package is missing; install it with pip install {PLUGINS[name]}"
+            return f"{group}={name}: its package is missing; {PLUGINS[name]}"
         return f"{group}={name}: no such choice; {_one_of(name, options, 'choose one of')}"
     if "does not support sweep type" in text:
         given = next((o for o in sys.argv[1:] if "interval(" in o), "an interval")

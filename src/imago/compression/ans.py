@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int64, UInt32
 from torch import Tensor
 
-from imago.errors import UserError
+from imago.errors import UserError, how_to_install
 
 WORD = 32  # bits of the words that the number is kept in
 
@@ -39,7 +39,7 @@ class Stack:
         try:
             import constriction
         except ImportError:
-            raise UserError("compress: needs constriction; install it with pip install 'imago[compress]'") from None
+            raise UserError(f"compress: needs constriction; {how_to_install('compress')}") from None
         self._ans: Any = constriction.stream.stack.AnsCoder(*([] if words is None else [words]))
         self._categorical: Any = constriction.stream.model.Categorical(perfect=False)
         self._uniform: Any = constriction.stream.model.Uniform
