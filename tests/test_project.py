@@ -30,6 +30,7 @@ FLOORS = [
         "distributions",
         "rng",
         "schedules",
+        "optimizers",
         "config",
         "downloads",
         "threads",

@@ -47,8 +47,11 @@ EXPLICIT = {
     "vae": ["model=vae", "model.latent=8", "model.encoder.hidden=[16]", "model.kl_warmup=1500", "model.free_bits=0.1"],
     "ddpm": ["model=ddpm", *SHORT, "conditional=true", "model.p_uncond=0.3"],
     "rbm": ["model=rbm", "data.binarize=threshold", "model.hidden=8", "model.persistent=true"],
-    "hvae": ["model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.kl_warmup=1500"],
-}
+    "hvae": [
+        "model=hvae", "model.width=8", "model.widest=8", "model.blocks=[1,1]", "model.kl_warmup=1500",
+        "model/optimizer/net=muon",
+    ],
+}  # fmt: skip
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -38,7 +38,7 @@ CONF = next(path / "conf" for path in (Path(__file__).parent, Path(__file__).par
 # functions and classes. Anything else is refused before it is imported. A model opens no file and asks no network, so
 # neither does what a checkpoint says of its model.
 PACKAGES = {
-    "model": ("models", "diffusion", "nets", "distributions", "schedules"),
+    "model": ("models", "diffusion", "nets", "distributions", "schedules", "optimizers"),
     "data": ("data",),
     "metrics": ("evaluation",),
     "callbacks": ("training.callbacks",),

@@ -228,8 +228,8 @@ def remembered(optimizers: Mapping[str, Any]) -> int:
     """How many numbers the thriftiest of the configured optimisers keeps for each weight, found by a step of it."""
     counts = [2]
     for network, node in optimizers.items():
-        weight = torch.nn.Parameter(torch.zeros(3))
-        weight.grad = torch.zeros(3)
+        weight = torch.nn.Parameter(torch.zeros(8, 8))  # a matrix: Muon keeps less of it than of a bias
+        weight.grad = torch.zeros(8, 8)
         with contextlib.suppress(UserError, ValueError, TypeError, RuntimeError):  # said when the model has it
             optimizer = build(node, f"model.optimizer.{network}", params=[weight])
             optimizer.step()

@@ -1,0 +1,130 @@
+"""Optimisers beside those of :mod:`torch.optim`: Muon, for networks that have more than matrices.
+
+Adam moves every weight at one speed, whatever its neighbours do. Muon (Jordan et al. 2024) sees that weights are
+matrices: it replaces the singular values of a matrix's averaged gradient M = U S Vᵀ by ones,
+
+    M_t = μ M_{t−1} + G_t,    W_t = W_{t−1} − η 0.2 √max(rows, columns) · orth(G_t + μ M_t),    orth(M) ≈ U Vᵀ,   (1)
+
+so that a step moves the outputs of a layer equally in all directions, also those that few gradients point in. orth
+takes no decomposition: an odd polynomial x ← a x + (b x xᵀ + c (x xᵀ)²) x moves all singular values towards one, and
+five rounds bring them into 0.7..1.2. The factor 0.2 √max(rows, columns) gives the steps the root mean square of Adam's
+(Liu et al. 2025, section 2.2), so that a learning rate serves both.
+
+A round costs three products of matrices and no image: little beside a convolution, which uses its weights at every
+pixel, and much beside a fully connected layer in small batches.
+
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is scalable for
+LLM training" (arXiv 2502.16982).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.adam import adam
+
+ROUNDS = 5
+POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at 0 among those that stay near 1
+ADAM_RMS = 0.2  # of Adam's updates, in units of the learning rate (Liu et al. 2025)
+SMALLEST = 8  # matrices with fewer rows or columns have too few directions
+
+
+def orthogonalized(matrices: Float[Tensor, "k rows columns"]) -> Float[Tensor, "k rows columns"]:
+    """The nearest matrices with orthonormal rows, or columns where there are fewer, to within 30% of length."""
+    a, b, c = POLYNOMIAL
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights that are matrices, Adam for all else.
+
+    A convolution's kernel is the matrix (outputs, inputs · height · width). Biases, scales, and matrices of fewer than
+    8 rows or columns, as of a last layer with one output, are Adam's.
+
+    Args:
+        params: tensors to train.
+        lr: learning rate η, of both.
+        momentum: μ of equation 1.
+        betas: of Adam.
+        eps: of Adam.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.001,
+        momentum: float = 0.95,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        kinds: dict[bool, list[Tensor]] = {True: [], False: []}
+        for parameter in params:
+            is_matrix = parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= SMALLEST
+            kinds[is_matrix].append(parameter)
+        groups = [{"params": of_kind, "matrices": kind} for kind, of_kind in kinds.items() if of_kind]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move all tensors that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                (self._muon if group["matrices"] else self._adam)(group, parameters)
+        return loss
+
+    def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Equation 1, for all matrices of one shape together."""
+        directions: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            average = state["momentum"].mul_(group["momentum"]).add_(gradient)
+            direction = gradient.add(average, alpha=group["momentum"]).flatten(1)
+            directions.setdefault((direction.shape[0], direction.shape[1]), []).append((parameter, direction))
+        for shape, members in directions.items():
+            moves = orthogonalized(torch.stack([direction for _, direction in members]))
+            length = group["lr"] * ADAM_RMS * math.sqrt(max(shape))
+            for (parameter, _), move in zip(members, moves, strict=True):
+                parameter.sub_(move.view(parameter.shape), alpha=length)
+
+    def _adam(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        states = [self.state[parameter] for parameter in parameters]
+        adam(
+            parameters,
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
