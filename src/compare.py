@@ -1,6 +1,6 @@
 """Put runs side by side: ``python src/compare.py runs=logs``. Needs their directories alone, and no torch."""
 
-from imago.cli.compare import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("compare")

@@ -1,6 +1,6 @@
 """Code images as bytes with a trained model, and back: ``python src/compress.py checkpoint=logs/made-mnist/<time>``."""
 
-from imago.cli.compress import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("compress")

@@ -1,6 +1,6 @@
 """Build the W&B dashboard of a project: ``python src/dashboard.py project=imago``."""
 
-from imago.cli.dashboard import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("dashboard")

@@ -1,6 +1,6 @@
 """How far two sets of images are from each other: ``python src/distance.py samples.npz cifar10``."""
 
-from imago.cli.distance import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("distance")

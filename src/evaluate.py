@@ -1,6 +1,6 @@
 """Measure trained models: ``python src/evaluate.py checkpoint=logs/gan-digits/<time>``."""
 
-from imago.cli.evaluate import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("evaluate")

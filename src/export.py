@@ -1,6 +1,6 @@
 """Write a trained model as a folder: ``python src/export.py checkpoint=logs/vae-mnist/<time> out=my-vae``."""
 
-from imago.cli.export import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("export")

@@ -1,6 +1,6 @@
 """Draw a figure of a model: ``python src/figure.py figure=completion checkpoint=logs/pixelcnn-mnist/<time>``."""
 
-from imago.cli.figure import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("figure")

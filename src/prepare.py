@@ -1,6 +1,6 @@
 """Images as shards, for data larger than the memory: ``python src/prepare.py data.path=FOLDER out=SHARDS``."""
 
-from imago.cli.prepare import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("prepare")

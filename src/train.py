@@ -1,6 +1,6 @@
 """Train a model: ``python src/train.py model=gan data=cifar10``; ``--help`` lists what can be chosen."""
 
-from imago.cli.train import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("train")

@@ -1,6 +1,6 @@
 """Train the classifier behind ``metrics=classifier``: ``python src/train_classifier.py data=cifar10 out=FILE``."""
 
-from imago.cli.train_classifier import command
+from imago.start import start
 
 if __name__ == "__main__":
-    command()
+    start("train_classifier")

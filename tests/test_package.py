@@ -50,7 +50,7 @@ def imago_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_a_wheel_trains_in_a_folder_of_its_own(installed: Path, tmp_path: Path) -> None:
     entry = (next(installed.glob("*.dist-info")) / "entry_points.txt").read_text()
-    assert "imago = imago.cli.main:main" in entry
+    assert "imago = imago.start:main" in entry
     command = [sys.executable, "-m", "imago", "train", "model=vae", "data=digits", "max_updates=2", "logger=csv"]
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -48,6 +48,7 @@ FLOORS = [
     {"evaluation"},
     {"figures", "loggers", "wandb_report", "board", "compression"},
     {"training"},
+    {"start"},
     {"cli"},
     {"__main__"},
 ]

@@ -172,3 +172,15 @@ def test_a_package_without_the_expected_names_is_loaded_at_once(
         importlib.import_module("imago_waits.gone")
 
     assert lazily(outdated).light == "real"
+
+
+@pytest.mark.parametrize(
+    "command", [*([str(path)] for path in sorted((ROOT / "src").glob("*.py"))), ["-m", "imago", "train"]]
+)
+def test_an_interrupted_import_ends_without_a_word(command: list[str], tmp_path: Path) -> None:
+    """Ctrl-C comes in the first of the libraries that take their time, which would hide the exception."""
+    interrupted = "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise ImportError"
+    (tmp_path / "hydra.py").write_text(f"import os, signal\n{interrupted}")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

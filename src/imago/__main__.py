@@ -1,6 +1,6 @@
 """``python -m imago COMMAND``, the same as ``imago COMMAND``."""
 
-from imago.cli.main import main
+from imago.start import main
 
 if __name__ == "__main__":
     main()

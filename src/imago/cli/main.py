@@ -1,6 +1,5 @@
 """``imago COMMAND``: every command at one word, from any folder, and lists of what there is."""
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import imago
 from imago.cli.streams import make_forgiving
+from imago.start import start
 
 COMMANDS = {
     "train": "train a model, or many with -m",
@@ -42,7 +42,7 @@ def main() -> None:
     if name in COMMANDS:
         sys.argv[1:] = given[1:]
         os.environ[COMMAND] = name
-        importlib.import_module(f"imago.cli.{name}").command()
+        start(name)
     elif name in LISTS and given[1:] in (["--help"], ["-h"]):
         print(f"imago {name} [plugins=[NAME]]: {LISTS[name][1]}")
     elif given == ["models", "--pretrained"]:
