@@ -12,12 +12,13 @@ from PIL import Image
 
 from imago.board import claims
 from imago.board.board import Board
-from imago.board.claims import FAMILIES, KINDS, SEEDS, Answer, answers, budgets
+from imago.board.claims import FAMILIES, KINDS, SEEDS, Answer, Runs, answers, budgets
 from imago.board.claims_page import write_claims_markdown, write_claims_page
 from imago.board.grids import steering, tiles
 from imago.board.records import Data, Measured, Record, read_record
 from imago.config import CONF
 from imago.measures import Protocol
+from imago.pretrained import PACKAGED
 from imago.statistics import welch
 
 from .conftest import MakeRun, likelihood, quality
@@ -265,6 +266,20 @@ def test_the_most_seeds_speak_for_a_model_and_of_those_the_longest() -> None:
         (row,) = asked(*order)["direct"].rows
         assert row[2] == "3"
         assert row[1] == f"= {200 / 784 / math.log(2):.3f} ± {1 / math.sqrt(3) / 784 / math.log(2):.3f}"
+
+
+def test_a_pretrained_model_speaks_only_beside_runs_of_its_settings() -> None:
+    own, other = seeds("pixelcnn", nats, about(80)), record("conv_vae", 0, nats(100.0), training_seconds=900.0)
+    (shipped,) = seeds("conv_vae", nats, [90.0])
+    shipped.path = PACKAGED / "conv_vae-digits"
+    runs = Runs(DATA, [*own, shipped])
+    assert (runs.of("conv_vae"), runs.left_out) == ([], [shipped])
+    assert "left out: 1" in budgets(runs)
+    shipped.settings["width"] = "9"
+    assert Runs(DATA, [shipped, *own, other]).of("conv_vae") == [other]
+    alike = seeds("conv_vae", nats, [100.0, 101.0], settings=shipped.settings)
+    alike[0].path = shipped.path
+    assert Runs(DATA, [*own, *alike]).of("conv_vae") == alike
 
 
 def test_all_claims_are_counted() -> None:

@@ -22,6 +22,7 @@ from imago.board.board import FRECHET, MISSING, Board, duration, means, tag
 from imago.board.grids import steering
 from imago.board.records import Data, Measured, Record, newest
 from imago.errors import printable
+from imago.pretrained import is_pretrained
 from imago.statistics import Difference, above, all_above, combined, holm, mean_of, on_the_same_images, welch
 
 Verdict = Literal["agrees", "disagrees", "undecided", "open"]
@@ -118,6 +119,9 @@ class Runs:
             those the one that trained longest, then the newest. Generators that learn by the minimax objective speak
             in the comparison of objectives alone, and those that were trained beside them elsewhere only where there is
             no other.
+
+    Attributes:
+        left_out: pretrained models, whose settings are their own; one that differs from runs in its seed alone is not.
     """
 
     def __init__(self, data: Data, records: Iterable[Record]) -> None:
@@ -127,7 +131,9 @@ class Runs:
         compared = {_aside(r) for r in self.all if r.settings.get(OBJECTIVE) == MINIMAX}
         together = [mean.runs for mean in means(plain)]
         within = {id(run) for runs in together for run in runs}
-        together += [[r] for r in plain if id(r) not in within]
+        alone = [r for r in plain if id(r) not in within]
+        self.left_out = [r for r in alone if is_pretrained(r.path)]
+        together += [[r] for r in alone if r not in self.left_out]
         self._sets: dict[str, list[Record]] = {}
         for runs in sorted(together, key=lambda runs: _standing(runs, compared), reverse=True):
             self._sets.setdefault(runs[0].model, runs)
@@ -270,6 +276,8 @@ def budgets(runs: Runs) -> str:
     sets = {m: runs.of(m) for m in FAMILIES if runs.of(m)}
     missing = [model for model in FAMILIES if model not in sets]
     lacking = f"Without a run: {', '.join(missing)}." if missing else ""
+    if runs.left_out:
+        lacking += f" Pretrained models were not trained alike, and are left out: {len(runs.left_out)}."
     if not sets:
         return lacking
     counts = sorted({len(some) for some in sets.values()})
