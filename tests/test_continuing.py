@@ -19,6 +19,7 @@ from imago.errors import UserError
 from imago.files import remove_litter
 from imago.paths import checkpoint_file, whole_checkpoints
 from imago.runs import Run
+from imago.training.continuing import NothingLeftError
 from imago.training.run import train
 from test_resume import MODELS, assert_equal, numbers, rows
 
@@ -255,3 +256,22 @@ def test_a_kill_between_two_names_loses_neither_checkpoint(tmp_path: Path) -> No
     assert killed >= 12
     remove_litter(folder)
     assert {file.name for file in folder.iterdir()} <= {"last.ckpt", "previous.ckpt"}
+
+
+def test_a_larger_budget_of_the_processor_is_used_up(tmp_path: Path) -> None:
+    """As ``max_images`` is: the same command with more seconds goes on in the same place, and with as many it ends."""
+
+    def run(seconds: float) -> Run:
+        options = small(tmp_path, *MODELS["gan"], "metrics=none", "callbacks=minimal", "max_images=null", "resume=auto")
+        return train(options | {"max_cpu_seconds": seconds}, "x", tmp_path / "x" / str(seconds))
+
+    first = run(0.2)
+    before = first.summary
+    assert before["stopped_by"] == "max_cpu_seconds=0.2"
+    second = run(0.5)
+    after = second.summary
+    assert (second.path, after["status"], after["stopped_by"]) == (first.path, "completed", "max_cpu_seconds=0.5")
+    assert before["images_seen"] < after["images_seen"]
+    assert 0.2 <= before["training_cpu_seconds"] < 0.5 <= after["training_cpu_seconds"]
+    with pytest.raises(NothingLeftError):
+        run(0.5)

@@ -1,9 +1,11 @@
 """compress.py on small runs: what it writes and says, and what a wrong file or checkpoint is answered with."""
 
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ import torch
 
 from helpers import TINY, Command, configuration
 from imago.checkpoints import fingerprint, load
-from imago.compression import container, pictures
-from imago.compression.codes import encode
+from imago.compression import codes, container, pictures
+from imago.compression.codes import decode, encode
 from imago.config import build
 from imago.data.base import drawn
 from imago.images import to_bytes
@@ -170,6 +172,50 @@ def test_another_checkpoint_is_told_and_so_is_another_machine(
     code, _, err = script("compress", f"checkpoint={runs['made'].path}", "decode=x.imago")
     assert (code, "this machine rounds otherwise than the one that coded them with PyTorch" in err) == (2, True)
     assert not Path("x.npz").exists()
+
+
+@pytest.mark.parametrize("coder", [1, 2])
+def test_the_number_of_threads_has_no_say(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, coder: int) -> None:
+    """Sums are rounded otherwise by several threads, so that both sides have to compute with one."""
+    seen = []
+    for name in ("push_values", "pop_values"):
+        whole = getattr(codes, name)
+        monkeypatch.setattr(codes, name, lambda *given, do=whole: seen.append(torch.get_num_threads()) or do(*given))
+    images = (torch.arange(8 * 64).view(8, 1, 8, 8) % 5).to(torch.uint8)
+    model = load(runs["vae"].path)
+    try:
+        torch.set_num_threads(coder)
+        found = encode(model, images, None, 8, lambda done, total: None)
+        torch.set_num_threads(3 - coder)
+        back, _ = decode(model, found.words, found.sizes, lambda done, total: None)
+        assert torch.get_num_threads() == 3 - coder
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(back, images)
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("within", ["encode", "decode"])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_signal_leaves_the_older_file_or_none(
+    script: Command, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, within: str, older: bool
+) -> None:
+    """The end of a job, in the middle of the work."""
+    given = ["compress", f"checkpoint={runs['made'].path}", "out=x.imago", "images=20"]
+    if older:
+        assert script(*given)[0] == 0
+    before = {path.name: path.read_bytes() for path in Path().iterdir()}
+    whole = getattr(codes, within)
+
+    def interrupted(*arguments: Any) -> Any:
+        return whole(*arguments[:-1], lambda done, total: done * 2 < total or signal.raise_signal(signal.SIGTERM))
+
+    monkeypatch.setattr(codes, within, interrupted)
+    handler = signal.getsignal(signal.SIGTERM)
+    code, out, err = script(*given)
+    assert (code, "Traceback" in err, "bytes" in out) == (143, False, False)
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 @pytest.mark.parametrize(
