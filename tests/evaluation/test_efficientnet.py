@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from imago.errors import UserError
 from imago.evaluation import Auto, EfficientNet, EfficientNetExtractor, Inception, SampleQuality, choices
+from imago.evaluation import quality as quality_module
 from imago.evaluation.efficientnet import EfficientNetLite0, PaddedConv, load_efficientnet
 
 from .conftest import CPU
@@ -192,6 +193,33 @@ def test_a_run_measures_with_it(squares, installed):
     protocol = found["fd_efficientnet"].protocol
     assert (protocol.extractor, protocol.dimensions) == ("efficientnet-lite0", 1280)
     assert protocol.caveat.startswith("unreliable: 20 images for covariances of 1280 features")
+
+
+def test_minutes_of_features_are_told_before_they_pass(squares, installed, monkeypatch, capsys):
+    """By an estimate, and by the run that computes them; what is kept takes none."""
+    data, quality = squares(channels=3, count=24), SampleQuality(EfficientNet(), samples=20, subsets=2)
+    name, seconds = quality.first_use(data, CPU)
+    assert name == "efficientnet-lite0"
+    assert seconds > 0
+    monkeypatch.setattr(quality_module, "LONG", 0.0)
+    quality.prepare(data, CPU)
+    told = r"^note: efficientnet-lite0: the features of the training images of squares take about \d+ minutes, once$"
+    assert re.search(told, capsys.readouterr().err, re.MULTILINE)
+    assert quality.first_use(data, CPU)[1] == 0
+    full = SampleQuality(EfficientNet(), samples=20, subsets=2, full=True)
+    assert full.first_use(data, CPU)[1] > 0
+    full.prepare(data, CPU)
+    assert full.first_use(data, CPU)[1] == 0
+
+
+def test_auto_knows_what_it_would_take(squares, installed, monkeypatch):
+    data, auto = squares(channels=3), Auto(Inception(url=DEAD))
+    assert auto.at_hand(data, CPU, None) is None
+    assert auto.at_hand(squares(), CPU, None) is None
+    monkeypatch.setattr(choices, "_CPU_SECONDS", 60.0)
+    assert auto.at_hand(data, CPU, None).name == "efficientnet-lite0"
+    installed.write_bytes(b"damaged")
+    assert auto.at_hand(data, CPU, None) is None
 
 
 @published

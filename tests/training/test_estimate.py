@@ -1,5 +1,6 @@
 """What a run costs before it runs: arithmetic against counts by hand, and what follows from it."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +15,10 @@ from imago import config
 from imago.config import check
 from imago.data import ImageDataModule
 from imago.errors import UserError
+from imago.evaluation import SampleQuality
 from imago.models.base import GenerativeModel
 from imago.training import estimate as module
-from imago.training.estimate import IN_PLACE, Steps, end_of, estimate_run, exchanged, flop_of, flop_per_sample
+from imago.training.estimate import IN_PLACE, Steps, end_of, estimate_run, exchanged, flop_of, flop_per_sample, total
 
 PIXELS, LEVELS = 64, 256  # of data=digits
 
@@ -208,6 +210,16 @@ def test_what_measuring_adds_follows_from_its_share() -> None:
     assert found.measuring == pytest.approx(4 * 5 + 0.2 * 1000, rel=1e-3)
     assert estimate_run(configuration(*common), "vae").measuring is None
     assert estimate_run(configuration(*common, "callbacks=minimal"), "vae").measuring == 0
+
+
+@pytest.mark.usefixtures("short")
+def test_features_of_the_training_images_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SampleQuality, "first_use", lambda *given: ("efficientnet-lite0", 420.0))
+    found = estimate_run(configuration("model=vae", "data=digits", "trainer=cpu", *TINY["vae"]), "vae")
+    assert "at first    7 min, once: efficientnet-lite0's features of the training images" in found.table()
+    assert "and once 7 min for features" in found.line()
+    assert "measuring, and once 7 min for features; " in total([found, found])
+    assert "at first" not in replace(found, features=0.0).table()
 
 
 @pytest.mark.usefixtures("short")

@@ -96,6 +96,10 @@ class ExtractorChoice(ABC):
             UserError: there is no such extractor for these data; the text says why and what to do.
         """
 
+    def at_hand(self, data: ImageDataModule, device: torch.device, weights: str | None) -> FeatureExtractor | None:
+        """What :meth:`build` would give, where that takes neither a network nor training; else ``None``."""
+        return None
+
 
 class Published(ExtractorChoice):
     """Of weights that somebody publishes, which may be replaced by the file ``metrics.weights``.
@@ -156,6 +160,18 @@ class Published(ExtractorChoice):
         _tell_cost(extractor, data, device, notify)
         return extractor
 
+    def at_hand(self, data: ImageDataModule, device: torch.device, weights: str | None) -> FeatureExtractor | None:
+        """See :meth:`ExtractorChoice.at_hand`."""
+        path = self.kept(data) if weights is None else Path(weights)
+        with suppress(OSError, ValueError):
+            if path is not None and (weights is not None or digest_of(path, "sha256") == self.sha256):
+                return self.load(path, weights is None)
+        return None
+
+    @abstractmethod
+    def kept(self, data: ImageDataModule) -> Path | None:
+        """The published file, where it is here."""
+
 
 class Downloaded(Published):
     """Of weights that are downloaded once.
@@ -175,11 +191,10 @@ class Downloaded(Published):
 
     def find(self, data: ImageDataModule) -> Path:
         """The published file, downloaded if it is not there."""
-        cache = Cache(data.directory, "weights")
-        path = cache.find(self.name)
+        path = self.kept(data)
         if path is not None:
             return path
-        path = cache.place(self.name)
+        path = Cache(data.directory, "weights").place(self.name)
         reason = _failed_downloads.get(self.url) or known_unreachable(self.url)
         if not reason:
             try:
@@ -195,6 +210,10 @@ class Downloaded(Published):
         raise UserError(
             f"metrics={self.choice}: the {self.owner} weights cannot be had ({reason}). {self.remedies(path)}"
         )
+
+    def kept(self, data: ImageDataModule) -> Path | None:
+        """See :meth:`Published.kept`."""
+        return Cache(data.directory, "weights").find(self.name)
 
     def remedies(self, path: Path | None = None) -> str:
         """See :meth:`Published.remedies`."""
@@ -268,6 +287,10 @@ class EfficientNet(Published):
         if path is None:
             raise UserError(f"metrics=efficientnet: its weights are not installed. {self.remedies()}")
         return path
+
+    def kept(self, data: ImageDataModule) -> Path | None:
+        """See :meth:`Published.kept`."""
+        return self.installed
 
     def load(self, path: Path, published: bool) -> EfficientNetExtractor:
         """See :meth:`Published.load`."""
@@ -500,11 +523,7 @@ class Auto(ExtractorChoice):
             choice = self.inception if colour else Classifier()
             return choice.build(data, device, weights, notify)
         instead, failed = "", ""
-
-        def too_long(seconds: float) -> bool:
-            return device.type == "cpu" and len(data.train) * seconds > _PATIENCE
-
-        if colour and too_long(_CPU_SECONDS):
+        if colour and _too_long(_CPU_SECONDS, data, device):
             instead = (
                 f", because Inception would take {len(data.train) * _CPU_SECONDS / 3600:.1f} hours of a CPU core for "
                 f"the {len(data.train):,} training images alone. Set metrics=inception to have it."
@@ -514,7 +533,7 @@ class Auto(ExtractorChoice):
                 return self.inception.build(data, device, None, notify)
             except UserError as error:
                 instead, failed = f". {error}", f"{error} "
-        if colour and self.efficientnet.installed and not too_long(_EFFICIENTNET_SECONDS):
+        if colour and self.efficientnet.installed and not _too_long(_EFFICIENTNET_SECONDS, data, device):
             notify(f"metrics=auto: val/fd_efficientnet is measured instead of val/fid{instead}")
             return self.efficientnet.build(data, device, None, notify)
         notices: list[str] = []
@@ -528,6 +547,20 @@ class Auto(ExtractorChoice):
         for notice in notices:
             notify(notice)
         return extractor
+
+    def at_hand(self, data: ImageDataModule, device: torch.device, weights: str | None) -> FeatureExtractor | None:
+        """See :meth:`ExtractorChoice.at_hand`; nothing for gray data."""
+        if data.spec.channels != 3:
+            return None
+        if weights is not None or not _too_long(_CPU_SECONDS, data, device):
+            return self.inception.at_hand(data, device, weights)
+        short = not _too_long(_EFFICIENTNET_SECONDS, data, device)
+        return self.efficientnet.at_hand(data, device, None) if short else None
+
+
+def _too_long(seconds: float, data: ImageDataModule, device: torch.device) -> bool:
+    """Whether so many seconds of a core for each training image are too many for ``metrics=auto``."""
+    return device.type == "cpu" and len(data.train) * seconds > _PATIENCE
 
 
 def check_learnable(data: ImageDataModule, key: str, remedy: str) -> None:

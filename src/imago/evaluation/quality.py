@@ -1,5 +1,7 @@
 """How far are a model's samples from the training images?"""
 
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -11,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from imago.data import ImageDataModule
 from imago.data.sources import Toy
-from imago.errors import UserError
+from imago.errors import UserError, printable
 from imago.evaluation.cache import Cache
 from imago.evaluation.choices import Auto, ExtractorChoice
 from imago.evaluation.density import BINS, Coordinates, HistogramKL, ModeCoverage, probabilities
@@ -26,10 +28,12 @@ from imago.evaluation.sharpness import EdgeWidth
 from imago.evaluation.sliced import MOST, MongeDistance
 from imago.images import ImageSpec, to_bytes
 from imago.measures import Measurement, Protocol
-from imago.processes import by_first, shared
+from imago.processes import by_first, launched_rank, shared
 from imago.progress import Progress, progress_bar
 
 Sampler = Callable[[int, int], Tensor]
+LONG = 60.0  # seconds that are said before they pass
+_TIMED = 16  # images whose features tell how long others take
 _OPTIONS: dict[str, Any] = {"reset_real_features": False, "sync_on_compute": False}  # one process measures
 
 
@@ -126,6 +130,10 @@ class SampleQuality:
             return
         self._device, self._spec, self._called = device, data.spec, called or f"{data.name} train"
         extractor.to(device)
+        seconds = self._seconds(data, extractor)
+        if seconds > LONG and not launched_rank():
+            told = f"note: {extractor.name}: the features of the training images of {data.name} take about"
+            print(printable(f"{told} {seconds / 60:.0f} minutes, once"), file=sys.stderr, flush=True)
         cache = Cache(data.directory)
         known = KnownFeatures.of(data, extractor, self.batch_size, device) if self.full else None
         reference = ReferenceStatistics.load(cache, data.fingerprint, extractor)
@@ -140,6 +148,38 @@ class SampleQuality:
             reference.save(cache, data.fingerprint, extractor)
         self._data, self._compared = data, (extractor, reference, known)
         self._set_up()
+
+    def first_use(self, data: ImageDataModule, device: torch.device) -> tuple[str, float]:
+        """Whose features of the training images have to be computed first, and in how many seconds, about.
+
+        0 where they are kept already, and where that cannot be told without a network or training.
+
+        Args:
+            data: prepared.
+            device: where features would be computed.
+        """
+        if self.choice is None or data.spec.kind != "pixels" or len(data.train) < 2:
+            return "", 0.0
+        extractor = self.choice.at_hand(data, device, self.weights)
+        if extractor is None:
+            return "", 0.0
+        extractor.to(device)
+        self._device = device
+        return extractor.name, self._seconds(data, extractor)
+
+    def _seconds(self, data: ImageDataModule, extractor: FeatureExtractor) -> float:
+        """How long the features take that are not kept yet, from those of a few images."""
+        missing = [KnownFeatures.missing(data, extractor)] * self.full + [ReferenceStatistics.missing(data, extractor)]
+        if not max(missing):
+            return 0.0
+        few = data.split("train").part(slice(_TIMED))
+        times = []
+        for _ in range(2):  # the first one is of a cold start
+            began = time.perf_counter()
+            for _ in batches_of_features(few, data.spec.levels, extractor, self.batch_size, self._device):
+                pass
+            times.append(time.perf_counter() - began)
+        return max(missing) * min(times) / len(few)
 
     def _set_up(self) -> None:
         """Set up the metrics and their protocols for the number of samples."""

@@ -69,6 +69,12 @@ class ReferenceStatistics:
         content = cache.load(_file_name(data_fingerprint, extractor), check)
         return None if content is None else cls(**{field.name: content[field.name] for field in fields(cls)})
 
+    @staticmethod
+    def missing(data: ImageDataModule, extractor: FeatureExtractor) -> int:
+        """Of how many images the features are not kept yet."""
+        name = _file_name(data.fingerprint, extractor)
+        return 0 if Cache(data.directory).find(name) else len(data.train)
+
     def save(self, cache: Cache, data_fingerprint: str, extractor: FeatureExtractor) -> None:
         """Keep the statistics for the next run."""
         cache.save(_file_name(data_fingerprint, extractor), asdict(self))
@@ -91,18 +97,11 @@ class KnownFeatures:
         cls, data: ImageDataModule, extractor: FeatureExtractor, batch_size: int, device: torch.device
     ) -> "KnownFeatures":
         """From the cache, or computed and kept there."""
-        held_out = data.val.part(slice(_HELD_OUT))
-        seen = hashlib.sha256()  # the fingerprint is of training
-        for part in held_out.batches(_AT_ONCE):
-            seen.update(part.images.contiguous().numpy().data)
-        digest = seen.hexdigest()
-        cache, name = Cache(data.directory), _file_name(data.fingerprint, extractor, f"features-{digest[:8]}")
-        d = extractor.dimensions
-        most = max(2, _AFFORDABLE // d)
-        shapes = {"training": (min(len(data.train), most), d), "held_out": (len(held_out), d)}
+        training, held_out, name = cls._images(data, extractor)
+        cache, d = Cache(data.directory), extractor.dimensions
+        shapes = {"training": (len(training), d), "held_out": (len(held_out), d)}
         content = cache.load(name, partial(check_tensors, expected={k: (torch.float32, v) for k, v in shapes.items()}))
         if content is None:
-            training = data.split("train").part(slice(most))
             batches, done = [torch.empty(0, d)], 0
             with progress_bar(f"Features of all {data.name} images ({extractor.name}), once") as progress:
                 for images in (training, held_out):
@@ -114,6 +113,22 @@ class KnownFeatures:
             content = {"training": both[: len(training)], "held_out": both[len(training) :]}
             cache.save(name, content)
         return cls(content["training"], content["held_out"])
+
+    @staticmethod
+    def _images(data: ImageDataModule, extractor: FeatureExtractor) -> tuple[Dataset, Dataset, str]:
+        """Those of training and the held-out ones, and the name of the file of their features."""
+        training = data.split("train").part(slice(max(2, _AFFORDABLE // extractor.dimensions)))
+        held_out = data.val.part(slice(_HELD_OUT))
+        seen = hashlib.sha256()  # the fingerprint is of training
+        for part in held_out.batches(_AT_ONCE):
+            seen.update(part.images.contiguous().numpy().data)
+        return training, held_out, _file_name(data.fingerprint, extractor, f"features-{seen.hexdigest()[:8]}")
+
+    @classmethod
+    def missing(cls, data: ImageDataModule, extractor: FeatureExtractor) -> int:
+        """Of how many images the features are not kept yet."""
+        training, held_out, name = cls._images(data, extractor)
+        return 0 if Cache(data.directory).find(name) else len(training) + len(held_out)
 
 
 def batches_of_features(

@@ -24,6 +24,7 @@ from imago.data import ImageDataModule
 from imago.data.loaders import Epoch
 from imago.data.stream import check_batch_size
 from imago.errors import UserError
+from imago.evaluation import SampleQuality
 from imago.images import Batch
 from imago.models.autoregressive import Autoregressive
 from imago.models.base import GenerativeModel, count_parameters, evaluating
@@ -81,6 +82,8 @@ class Estimate:
         share: ``measuring_share``, which limits them.
         gradients: bytes of gradients that each device sends, and receives, for a batch.
         buffers: bytes of batch norm's statistics and other buffers that each device receives for a batch.
+        extractor: whose features of the training images are needed first.
+        features: seconds that these take, once for these data; 0 where they are kept already, or not known.
     """
 
     name: str
@@ -96,6 +99,8 @@ class Estimate:
     share: float | None
     gradients: float
     buffers: float
+    extractor: str = ""
+    features: float = 0.0
 
     def table(self) -> str:
         """Some lines for people."""
@@ -116,6 +121,8 @@ class Estimate:
             f"{self.ended_by}",
             "measuring": f"{extra}{share}" if self.measuring != 0 else "nothing is measured",
         }
+        if self.features > 1:
+            rows["at first"] = f"{_hours(self.features)}, once: {self.extractor}'s features of the training images"
         if self.devices > 1:
             rows["exchanged"] = (
                 f"{_short(self.gradients)}B of gradients and {_short(self.buffers)}B of buffers for each device and "
@@ -129,6 +136,7 @@ class Estimate:
     def line(self) -> str:
         """The most important on one line, for a sweep."""
         measuring = "" if self.measuring is None else f" and at most {_hours(self.measuring)} measuring"
+        measuring += f" and once {_hours(self.features)} for features" if self.features > 1 else ""
         return (
             f"{self.name}: {_hours(self.seconds)} training{measuring}, {self.images:,} images, "
             f"{sum(self.cost.parameters.values()):,} parameters, {_short(self.cost.flop_per_image)}FLOP for an image"
@@ -142,9 +150,11 @@ def total(estimates: Iterable[Estimate]) -> str:
     measuring = sum(estimate.measuring or 0.0 for estimate in found)
     flop = sum(estimate.images * estimate.cost.flop_per_image for estimate in found)
     limits = "at most " if all(estimate.measuring is not None for estimate in found) else "at least "
+    features = sum({estimate.extractor: estimate.features for estimate in found}.values())
+    first = f", and once {_hours(features)} for features" if features > 1 else ""
     return (
         f"{len(found)} jobs, one after the other: {_hours(training)} training and {limits}{_hours(measuring)} "
-        f"measuring; {_short(flop)}FLOP"
+        f"measuring{first}; {_short(flop)}FLOP"
     )
 
 
@@ -190,6 +200,8 @@ def estimate_run(config: Mapping[str, Any], name: str) -> Estimate:
         settings, data.batch_size * model.batches_per_update, seconds_per_image, cost.cpu_seconds_per_image / devices
     )
     paced = list(_paced(config["callbacks"]))
+    metrics: SampleQuality = build(config["metrics"], "metrics")
+    extractor, features = metrics.first_use(data, device)
     seconds = images * seconds_per_image
     measuring = None
     if settings.measuring_share is not None or not paced:
@@ -210,6 +222,8 @@ def estimate_run(config: Mapping[str, Any], name: str) -> Estimate:
         settings.measuring_share,
         gradients * cost.losses_per_batch,
         buffers,
+        extractor,
+        features,
     )
 
 
