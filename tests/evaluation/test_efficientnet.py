@@ -197,7 +197,7 @@ def test_a_run_measures_with_it(squares, installed):
 
 def test_minutes_of_features_are_told_before_they_pass(squares, installed, monkeypatch, capsys):
     """By an estimate, and by the run that computes them; what is kept takes none."""
-    data, quality = squares(channels=3, count=24), SampleQuality(EfficientNet(), samples=20, subsets=2)
+    data, quality = squares(channels=3, count=64), SampleQuality(EfficientNet(), samples=20, subsets=2)
     name, seconds = quality.first_use(data, CPU)
     assert name == "efficientnet-lite0"
     assert seconds > 0
