@@ -181,6 +181,21 @@ def test_an_interrupted_import_ends_without_a_word(command: list[str], tmp_path:
     """Ctrl-C comes in the first of the libraries that take their time, which would hide the exception."""
     interrupted = "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise ImportError"
     (tmp_path / "hydra.py").write_text(f"import os, signal\n{interrupted}")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = with_modules_of(tmp_path, *command)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_an_interrupt_is_not_lost_in_torch(tmp_path: Path) -> None:
+    """Which would go on without NumPy, whose import it has taken for one that failed."""
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.remove(__file__)\nos.kill(os.getpid(), signal.SIGINT)")
+    checkpoint = f"checkpoint={RELEASED / 'vae.ckpt'}"
+    done = with_modules_of(tmp_path, str(ROOT / "src" / "sample.py"), checkpoint, "out=a.png")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
+def with_modules_of(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command whose libraries are first looked for in a folder."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "src")])}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=folder)

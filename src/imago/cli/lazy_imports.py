@@ -16,6 +16,7 @@ import sys
 import threading
 from abc import ABC
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -98,6 +99,9 @@ class LazyFinder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         """See :class:`importlib.abc.MetaPathFinder`."""
+        if fullname == "torch":  # which imports it from C, and takes a Ctrl-C there for a NumPy that is missing
+            with suppress(ImportError):
+                importlib.import_module("numpy")
         if fullname in STAND_INS:
             spec = PathFinder.find_spec(fullname, path)
             if spec is not None and spec.loader is not None:
