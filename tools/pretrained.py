@@ -59,7 +59,7 @@ MODELS = {
     "masked_diffusion": f"model.network.width=12 model.network.multipliers=[1,1] {_ADAM}",
     "realnvp": f"model.width=32 {_ADAM}",
     "glow": f"model.width=48 {_ADAM}",
-    "maf": f"model.hidden=[100] {_ADAM}",
+    "maf": f"model.hidden=[80] {_ADAM}",
     "ebm": "model.energy.width=16",
     "gsn": f"model.network.hidden=[170,170] {_ADAM}",
     "rbm": "data.binarize=dynamic model.persistent=true",

@@ -110,7 +110,7 @@ class MaskedAffine(Invertible):
 
     def __init__(self, spec: ImageSpec, hidden: list[int], classes: int) -> None:
         super().__init__()
-        self.made = MADENet(spec, 2, hidden=hidden, direct=False, classes=classes)
+        self.made = MADENet(spec, 2, hidden=hidden, direct=True, classes=classes)
 
     def forward(self, x: Values, given: Given = None) -> tuple[Values, LogDet]:
         """All values at once."""
