@@ -47,7 +47,7 @@ ACCEPTED = 0.65  # of proposals: near the best share where z has many dimensions
 PILOTS = 4  # chains for each image that find the lengths of steps
 FEW, SIMULATED = 100, 20  # images that are measured unless another number is given, and that the model makes
 ROWS = 512  # chains at a time
-SIGMAS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.4)
 
 
 def decoder_log_prob(
