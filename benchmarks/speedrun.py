@@ -105,7 +105,7 @@ def minutes(count: float) -> int:
 
 MUON = ("model/optimizer/net=muon", "model.optimizer.net.lr=0.003")
 ROWS = (
-    Row("fvbn", "fvbn_mnist", minutes(3), 96.6, ("data.batch_size=128",)),
+    Row("fvbn", "speedrun_fvbn", minutes(3), 96.6),
     Row("made", "made_mnist", minutes(10), 85.0, ("model.direct=true",), peer="pythae"),
     Row("vae", "vae_mnist", minutes(10), 86.0, measure="iw/nats", peer="pythae"),
     Row("pixelcnn", "pixelcnn_mnist", minutes(15), 82.0, MUON, peer="pythae"),
