@@ -110,13 +110,13 @@ ROWS = (
     Row("vae", "vae_mnist", minutes(10), 86.0, measure="iw/nats", peer="pythae"),
     Row("pixelcnn", "pixelcnn_mnist", minutes(15), 82.0, MUON, peer="pythae"),
     Row("gated_pixelcnn", "gated_pixelcnn_mnist", minutes(15), 82.0, MUON),
-    Row("diagonal_bilstm", "diagonal_bilstm_mnist", minutes(30), 80.75, MUON),
-    Row("row_lstm", "row_lstm_mnist", minutes(60), 82.5, MUON),
-    Row("hvae", "hvae_mnist", minutes(60), 82.0, MUON),
+    Row("diagonal_bilstm", "diagonal_bilstm_mnist", minutes(30), 80.75),
+    Row("row_lstm", "row_lstm_mnist", minutes(60), 82.5),
+    Row("hvae", "hvae_mnist", minutes(60), 82.0),
     Row("pixelcnn-hour", "pixelcnn_mnist", minutes(60), 81.3, MUON, night=True),
     Row("gated_pixelcnn-hour", "gated_pixelcnn_mnist", minutes(60), 81.5, MUON, night=True),
-    Row("diagonal_bilstm-night", "diagonal_bilstm_mnist", minutes(480), 79.2, MUON, night=True),
-    Row("row_lstm-night", "row_lstm_mnist", minutes(480), 80.5, MUON, night=True),
+    Row("diagonal_bilstm-night", "diagonal_bilstm_mnist", minutes(480), 79.2, night=True),
+    Row("row_lstm-night", "row_lstm_mnist", minutes(480), 80.5, night=True),
 )
 
 
@@ -131,11 +131,13 @@ def run(words: list[str]) -> None:
 
 
 def finished(row: Row, seed: int) -> Path | None:
-    """The newest run of a seed, if it has reached its limit; of a recipe that has changed, delete the old ones."""
-    summaries = sorted((OUT / "runs" / f"{row.name}-{seed}").glob("*/summary.json"))
-    if not summaries or json.loads(summaries[-1].read_text())["status"] != "completed":
-        return None
-    return summaries[-1].parent
+    """The newest run of a seed by the row's recipe, if it has reached its limit."""
+    command = f"python {' '.join(row.train(seed))}"
+    for file in sorted((OUT / "runs" / f"{row.name}-{seed}").glob("*/summary.json"), reverse=True):
+        summary = json.loads(file.read_text())
+        if summary["command"].removesuffix(" resume=auto") == command:
+            return file.parent if summary["status"] == "completed" else None
+    return None
 
 
 def own(row: Row, seed: int) -> dict[str, Any]:
@@ -275,10 +277,11 @@ def of_latents(net: Any, data: ImageDataModule) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Part:
-    """A seed of a row, or its peer: what it returns is kept as a file of its name."""
+    """A seed of a row, or its peer: what it returns is kept as a file of its name, with the commands it is of."""
 
     name: str
     seconds: float  # expected, on a quiet core
+    commands: list[str]
     work: Callable[[], dict[str, Any]]
     night: bool = False
 
@@ -287,15 +290,22 @@ class Part:
         """Where its result is kept."""
         return OUT / f"{self.name}.json"
 
+    def result(self) -> dict[str, Any] | None:
+        """What is kept, unless it is of other commands."""
+        kept = json.loads(self.file.read_text()) if self.file.exists() else None
+        return kept if kept is not None and kept.get("commands") == self.commands else None
+
 
 def parts() -> Iterator[Part]:
     """All of them, the shortest first."""
     for row in ROWS:
         measuring = 500 if row.measure == "iw/nats" else 60
         for seed in SEEDS:
-            yield Part(f"{row.name}/{seed}", row.seconds + measuring, partial(own, row, seed), row.night)
+            commands = [" ".join(row.train(seed)), " ".join(row.evaluate("<run>"))]
+            yield Part(f"{row.name}/{seed}", row.seconds + measuring, commands, partial(own, row, seed), row.night)
         if row.peer is not None:
-            yield Part(f"{row.name}/{row.peer}", row.seconds + measuring, partial(peer, row), row.night)
+            commands = [f"{row.peer} for {row.seconds} s"]
+            yield Part(f"{row.name}/{row.peer}", row.seconds + measuring, commands, partial(peer, row), row.night)
 
 
 def collected(committed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -304,14 +314,14 @@ def collected(committed: dict[str, Any]) -> list[dict[str, Any]]:
     Args:
         committed: content of benchmarks/results/speedrun.json, whose runs may lie elsewhere.
     """
-    rows = []
+    rows, here = [], {part.name: part.result() for part in parts()}
     for row in ROWS:
         commands = [" ".join(row.train(1)), " ".join(row.evaluate("<run>"))]
         before = next((r for r in committed["rows"] if r["model"] == row.name and r["commands"] == commands), None)
         known = {} if before is None else {r["part"]: r for r in (*before["seeds"], before["peers"]) if r is not None}
         for part in (*map(str, SEEDS), str(row.peer)):
-            if (file := OUT / row.name / f"{part}.json").exists():
-                known[part] = json.loads(file.read_text()) | {"part": part}
+            if (result := here.get(f"{row.name}/{part}")) is not None:
+                known[part] = {key: value for key, value in result.items() if key != "commands"} | {"part": part}
         rows.append(
             {
                 "model": row.name,
@@ -397,13 +407,14 @@ def main() -> None:
         chosen = [part for part in parts() if part.name.startswith(tuple(given.wanted))]
     else:
         chosen = [part for part in parts() if not part.night]
-    left = [part for part in chosen if not part.file.exists()]
+    left = [part for part in chosen if part.result() is None]
     hours = sum(part.seconds for part in left) / 3600
     print(f"{len(left)} of {len(chosen)} parts are left, {hours:.1f} hours of one quiet core; {OUT}", flush=True)
     for part in [] if given.report else left:
         print(f"{part.name} (about {part.seconds / 60:.0f} minutes)", flush=True)
         if not given.plan:
-            result = part.work() | {"date": time.strftime("%Y-%m-%d"), "machine": told_machine()}
+            told = {"commands": part.commands, "date": time.strftime("%Y-%m-%d"), "machine": told_machine()}
+            result = part.work() | told
             part.file.parent.mkdir(parents=True, exist_ok=True)
             part.file.write_text(json.dumps(result, indent=2) + "\n")
     if not given.plan:

@@ -78,6 +78,7 @@ def test_records_are_run_once_and_nights_only_by_name(monkeypatch: pytest.Monkey
     speedrun = importlib.import_module("speedrun")
     done = []
     result = {"nats": 90.0, "wall_seconds": 1.0}
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path.parent)
     monkeypatch.setattr(speedrun, "OUT", tmp_path)
     monkeypatch.setattr(speedrun, "own", lambda row, seed: done.append(f"{row.name}/{seed}") or result)
     monkeypatch.setattr(speedrun, "peer", lambda row: done.append(row.name) or result)
@@ -107,7 +108,10 @@ def test_records_that_were_run_elsewhere_stay(monkeypatch: pytest.MonkeyPatch, t
     assert {"rows": speedrun.collected(committed), "command": committed["command"]} == committed
     (out / "fvbn").mkdir(parents=True)
     here = {"nats": 95.0, "wall_seconds": 1.0, "date": "2026-12-02", "machine": "another"}
-    (out / "fvbn" / "2.json").write_text(json.dumps(here))
+    of_another_recipe = here | {"commands": ["src/train.py experiment=another seed=3"]}
+    (out / "fvbn" / "3.json").write_text(json.dumps(of_another_recipe))
+    part = next(part for part in speedrun.parts() if part.name == "fvbn/2")
+    (out / "fvbn" / "2.json").write_text(json.dumps(here | {"commands": part.commands}))
     fvbn = speedrun.collected(committed)[0]
     assert [seed["part"] for seed in fvbn["seeds"]] == [*(seed["part"] for seed in committed["rows"][0]["seeds"]), "2"]
     assert "another; 2026-12-02." in speedrun.tables({"rows": [fvbn]})

@@ -1,12 +1,20 @@
 """Muon: what a step is, by hand and beside torch's."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import imago
+from helpers import configuration
+from imago.errors import UserError
+from imago.images import ImageSpec
+from imago.models.made import MADE
+from imago.models.pixelcnn import PixelCNN
 from imago.optimizers import ADAM_RMS, Muon, orthogonalized
+from imago.training.estimate import estimate_run
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) -> None:
@@ -36,18 +44,28 @@ def test_singular_values_become_ones_and_directions_stay(shape: tuple[int, int, 
     assert off.abs().max() < 1e-4
 
 
+def by_decomposition(matrix: torch.Tensor) -> torch.Tensor:
+    """The polynomial, five times, of the singular values over the matrix's norm."""
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return (left * values @ right).to(matrix.dtype)
+
+
 def test_a_step_is_the_equation() -> None:
-    """Two steps of one kernel, the second with momentum, by its own matrix."""
+    """Two steps of a kernel, the second with momentum, beside another of its shape that has no gradient at first."""
     torch.manual_seed(0)
-    kernel = nn.Parameter(torch.randn(10, 4, 3, 3))
-    optimizer, average, lr = Muon([kernel], lr=0.1, momentum=0.9), torch.zeros(10, 36), 0.1
-    for _ in range(2):
+    kernel, other = nn.Parameter(torch.randn(10, 4, 3, 3)), nn.Parameter(torch.randn(10, 36))
+    optimizer, average, lr = Muon([other, kernel], lr=0.1, momentum=0.9), torch.zeros(10, 36), 0.1
+    for step in range(2):
         before, gradient = kernel.detach().clone(), torch.randn(10, 4, 3, 3)
         kernel.grad = gradient.clone()
+        other.grad = torch.randn(10, 36) if step else None
         optimizer.step()
         average = 0.9 * average + gradient.flatten(1)
-        wanted = orthogonalized((gradient.flatten(1) + 0.9 * average)[None])[0] * lr * ADAM_RMS * 36**0.5
-        torch.testing.assert_close(before - kernel.detach(), wanted.view_as(kernel))
+        wanted = by_decomposition(gradient.flatten(1) + 0.9 * average) * lr * ADAM_RMS * 36**0.5
+        torch.testing.assert_close(before - kernel.detach(), wanted.view_as(kernel), atol=1e-5, rtol=1e-4)
 
 
 def test_all_but_matrices_is_adams() -> None:
@@ -86,3 +104,49 @@ def test_a_memory_format_changes_nothing() -> None:
         train(net, Muon(net.parameters(), lr=0.01))
     for ours, theirs in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_which_weights_of_models_are_matrices() -> None:
+    """Convolutions but for those of a single output; not the vectors of masked layers, nor recurrent kernels."""
+
+    def shapes(model: nn.Module) -> dict[bool, set[int]]:
+        groups = Muon(model.parameters()).param_groups
+        return {group["matrices"]: {parameter.ndim for parameter in group["params"]} for group in groups}
+
+    spec = ImageSpec(1, 6, 6, levels=2)
+    assert shapes(MADE(spec)) == {False: {1}}
+    assert shapes(PixelCNN(spec)) == {True: {4}, False: {1, 4}}
+    recurrent, _ = imago.compose(["model=row_lstm", "data=digits"])
+    assert all("state" not in name for name in matrices_of(recurrent))
+    assert any("state" in name for name, _ in recurrent.named_parameters())
+
+
+def matrices_of(model: nn.Module) -> set[str]:
+    """Names of the weights that Muon takes for matrices."""
+    (found,) = (group["params"] for group in Muon(model.parameters()).param_groups if group["matrices"])
+    return {name for name, parameter in model.named_parameters() if any(parameter is other for other in found)}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["lr=-1", "lr=abc", "momentum=2", "momentum=-0.5", "eps=-1", "betas=[0.9]", "betas=[0.9,0.9,0.9]", "betas=[0.9,2]"],
+)
+def test_a_bad_setting_is_named_before_anything_is_made(setting: str, tmp_path: Path) -> None:
+    plus = "" if setting.startswith(("lr", "momentum", "betas")) else "+"
+    with pytest.raises(UserError, match=rf"model\.optimizer\.net\.{setting.split('=')[0]}"):
+        estimate_run(
+            configuration(
+                "model=pixelcnn", "data=digits", "model/optimizer/net=muon", f"{plus}model.optimizer.net.{setting}",
+                f"logs={tmp_path}", "trainer=cpu",
+            ),
+            "x",
+        )  # fmt: skip
+
+
+def test_what_is_added_later_is_adams() -> None:
+    optimizer, added = Muon([nn.Parameter(torch.zeros(8, 8))]), nn.Parameter(torch.zeros(8, 8))
+    optimizer.add_param_group({"params": [added]})
+    added.grad = torch.eye(8)
+    optimizer.step()
+    assert set(optimizer.state[added]) == {"step", "exp_avg", "exp_avg_sq"}
+    Muon([nn.Parameter(torch.zeros(0, 10)), nn.Parameter(torch.zeros(10, 0))])

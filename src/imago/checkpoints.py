@@ -161,6 +161,8 @@ def _check_header(path: Path) -> None:
             names = json.loads(file.read(length))
         except RecursionError:
             raise ValueError("its header is nested too deep") from None
+    if not isinstance(names, dict):
+        raise ValueError("its header names no tensors")
     if len(names) > most:
         raise ValueError(f"it names {len(names):,} tensors, and a model has {most:,} at most")
 

@@ -7,8 +7,9 @@ matrices: it replaces the singular values of a matrix's averaged gradient M = U 
 
 so that a step moves the outputs of a layer equally in all directions, also those that few gradients point in. orth
 takes no decomposition: an odd polynomial x ← a x + (b x xᵀ + c (x xᵀ)²) x moves all singular values towards one, and
-five rounds bring them into 0.7..1.2. The factor 0.2 √max(rows, columns) gives the steps the root mean square of Adam's
-(Liu et al. 2025, section 2.2), so that a learning rate serves both.
+five rounds bring those of more than a hundredth of the matrix's norm into 0.68..1.14. The factor 0.2 √max(rows,
+columns) gives the steps the root mean square of Adam's (Liu et al. 2025, section 2.2), so that a learning rate serves
+both.
 
 A round costs three products of matrices and no image: little beside a convolution, which uses its weights at every
 pixel, and much beside a fully connected layer in small batches.
@@ -19,10 +20,11 @@ LLM training" (arXiv 2502.16982).
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.optim.adam import adam
 
@@ -30,10 +32,11 @@ ROUNDS = 5
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at 0 among those that stay near 1
 ADAM_RMS = 0.2  # of Adam's updates, in units of the learning rate (Liu et al. 2025)
 SMALLEST = 8  # matrices with fewer rows or columns have too few directions
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def orthogonalized(matrices: Float[Tensor, "k rows columns"]) -> Float[Tensor, "k rows columns"]:
-    """The nearest matrices with orthonormal rows, or columns where there are fewer, to within 30% of length."""
+    """Nearly the nearest matrices with orthonormal rows, or columns where there are fewer: orth of equation 1."""
     a, b, c = POLYNOMIAL
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
@@ -47,8 +50,10 @@ def orthogonalized(matrices: Float[Tensor, "k rows columns"]) -> Float[Tensor, "
 class Muon(torch.optim.Optimizer):
     """Muon for weights that are matrices, Adam for all else.
 
-    A convolution's kernel is the matrix (outputs, inputs · height · width). Biases, scales, and matrices of fewer than
-    8 rows or columns, as of a last layer with one output, are Adam's.
+    A kernel is the matrix of its first axis and all others: of a convolution (outputs, inputs · height · width). An
+    embedding of classes counts as one too. Adam's are biases, scales, what has fewer than 8 rows or columns, as a last
+    layer of one output or the recurrent kernels of a PixelRNN, whose first axis is its directions, and the weights of
+    :mod:`imago.nets.masked`, which are vectors: all of MADE and FVBN.
 
     Args:
         params: tensors to train.
@@ -61,17 +66,17 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 0.001,
-        momentum: float = 0.95,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        lr: NonNegativeFloat = 0.001,
+        momentum: Share = 0.95,
+        betas: Annotated[Sequence[Share], Field(min_length=2, max_length=2)] = (0.9, 0.999),
+        eps: NonNegativeFloat = 1e-8,
     ) -> None:
         kinds: dict[bool, list[Tensor]] = {True: [], False: []}
         for parameter in params:
-            is_matrix = parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= SMALLEST
-            kinds[is_matrix].append(parameter)
+            rows = len(parameter) if parameter.ndim >= 2 else 1
+            kinds[min(rows, parameter.numel() // max(rows, 1)) >= SMALLEST].append(parameter)
         groups = [{"params": of_kind, "matrices": kind} for kind, of_kind in kinds.items() if of_kind]
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps})
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps, "matrices": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -40,10 +40,11 @@ def linear(*widths: int) -> tuple[int, int]:
     return sum(each), sum(each[1:])
 
 
-def test_of_a_vae() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_of_a_vae_whatever_its_optimiser(optimizer: str) -> None:
     encoder, behind = linear(PIXELS, 16, 2 * 8)
     decoder, _ = linear(8, 16, 3 * PIXELS)  # weight, mean and scale of one logistic
-    model, data = tiny("vae")
+    model, data = tiny("vae", f"model/optimizer/net={optimizer}")
     assert counted(model, data) == 3 * (encoder + decoder) - (encoder - behind)  # no gradient of the images
     assert flop_per_sample(model) == decoder
 
@@ -219,6 +220,7 @@ def test_features_of_the_training_images_are_told(monkeypatch: pytest.MonkeyPatc
     assert "at first    7 min, once: efficientnet-lite0's features of the training images" in found.table()
     assert "and once 7 min for features" in found.line()
     assert "measuring, and once 7 min for features; " in total([found, found])
+    assert "measuring, and once 14 min for features; " in total([found, replace(found, data="others")])
     assert "at first" not in replace(found, features=0.0).table()
 
 

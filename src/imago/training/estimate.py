@@ -84,6 +84,7 @@ class Estimate:
         buffers: bytes of batch norm's statistics and other buffers that each device receives for a batch.
         extractor: whose features of the training images are needed first.
         features: seconds that these take, once for these data; 0 where they are kept already, or not known.
+        data: fingerprint of those images.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Estimate:
     buffers: float
     extractor: str = ""
     features: float = 0.0
+    data: str = ""
 
     def table(self) -> str:
         """Some lines for people."""
@@ -150,7 +152,7 @@ def total(estimates: Iterable[Estimate]) -> str:
     measuring = sum(estimate.measuring or 0.0 for estimate in found)
     flop = sum(estimate.images * estimate.cost.flop_per_image for estimate in found)
     limits = "at most " if all(estimate.measuring is not None for estimate in found) else "at least "
-    features = sum({estimate.extractor: estimate.features for estimate in found}.values())
+    features = sum({(estimate.extractor, estimate.data): estimate.features for estimate in found}.values())
     first = f", and once {_hours(features)} for features" if features > 1 else ""
     return (
         f"{len(found)} jobs, one after the other: {_hours(training)} training and {limits}{_hours(measuring)} "
@@ -224,6 +226,7 @@ def estimate_run(config: Mapping[str, Any], name: str) -> Estimate:
         buffers,
         extractor,
         features,
+        data.fingerprint if features else "",
     )
 
 
@@ -280,14 +283,33 @@ class _Whole:
 
 
 def flop_of(work: Callable[[], object]) -> int:
-    """The floating point operations of the matrix products, convolutions and attention in some work."""
+    """The floating point operations of the matrix products, convolutions and attention in some work.
+
+    Without those of optimisers, which an update costs and not an image.
+    """
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
     counter.mod_tracker = _Whole()  # type: ignore[assignment]
-    with counter:
-        work()
-    return counter.get_total_flops()
+    of_optimizers = 0
+
+    def before(*step: object) -> None:
+        nonlocal of_optimizers
+        of_optimizers -= counter.get_total_flops()
+
+    def after(*step: object) -> None:
+        nonlocal of_optimizers
+        of_optimizers += counter.get_total_flops()
+
+    hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    try:
+        with counter:
+            work()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counter.get_total_flops() - of_optimizers
 
 
 @torch.no_grad()
