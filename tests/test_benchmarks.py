@@ -109,11 +109,11 @@ def test_records_that_were_run_elsewhere_stay(monkeypatch: pytest.MonkeyPatch, t
     (out / "fvbn").mkdir(parents=True)
     here = {"nats": 95.0, "wall_seconds": 1.0, "date": "2026-12-02", "machine": "another"}
     of_another_recipe = here | {"commands": ["src/train.py experiment=another seed=3"]}
-    (out / "fvbn" / "3.json").write_text(json.dumps(of_another_recipe))
-    part = next(part for part in speedrun.parts() if part.name == "fvbn/2")
-    (out / "fvbn" / "2.json").write_text(json.dumps(here | {"commands": part.commands}))
+    (out / "fvbn" / "1.json").write_text(json.dumps(of_another_recipe))
+    part = next(part for part in speedrun.parts() if part.name == "fvbn/3")
+    (out / "fvbn" / "3.json").write_text(json.dumps(here | {"commands": part.commands}))
     fvbn = speedrun.collected(committed)[0]
-    assert [seed["part"] for seed in fvbn["seeds"]] == [*(seed["part"] for seed in committed["rows"][0]["seeds"]), "2"]
+    assert fvbn["seeds"] == [*committed["rows"][0]["seeds"], here | {"part": "3"}]
     assert "another; 2026-12-02." in speedrun.tables({"rows": [fvbn]})
     committed["rows"][0]["commands"][0] += " model.optimizer.net.lr=1"
     assert [seed["nats"] for seed in speedrun.collected(committed)[0]["seeds"]] == [95.0]
