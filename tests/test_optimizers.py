@@ -13,7 +13,7 @@ from imago.errors import UserError
 from imago.images import ImageSpec
 from imago.models.made import MADE
 from imago.models.pixelcnn import PixelCNN
-from imago.optimizers import ADAM_RMS, Muon, orthogonalized
+from imago.optimizers import ADAM_RMS, Muon, orthogonalized, weights_of
 from imago.training.estimate import estimate_run
 
 
@@ -107,7 +107,7 @@ def test_a_memory_format_changes_nothing() -> None:
 
 
 def test_which_weights_of_models_are_matrices() -> None:
-    """Convolutions but for those of a single output; not the vectors of masked layers, nor recurrent kernels."""
+    """Convolutions but for those of a single output; not the vectors of masked layers."""
 
     def shapes(model: nn.Module) -> dict[bool, set[int]]:
         groups = Muon(model.parameters()).param_groups
@@ -116,15 +116,39 @@ def test_which_weights_of_models_are_matrices() -> None:
     spec = ImageSpec(1, 6, 6, levels=2)
     assert shapes(MADE(spec)) == {False: {1}}
     assert shapes(PixelCNN(spec)) == {True: {4}, False: {1, 4}}
-    recurrent, _ = imago.compose(["model=row_lstm", "data=digits"])
-    assert all("state" not in name for name in matrices_of(recurrent))
-    assert any("state" in name for name, _ in recurrent.named_parameters())
 
 
-def matrices_of(model: nn.Module) -> set[str]:
-    """Names of the weights that Muon takes for matrices."""
-    (found,) = (group["params"] for group in Muon(model.parameters()).param_groups if group["matrices"])
-    return {name for name, parameter in model.named_parameters() if any(parameter is other for other in found)}
+@pytest.mark.parametrize(
+    ("choice", "adams"),
+    [
+        (["model=row_lstm"], "layers.0.state"),
+        (["model=glow"], "lower"),
+        (["model=glow", "conditional=true"], "upper"),
+        (["model=realnvp", "conditional=true"], "embed.weight"),
+        (["model=gated_pixelcnn", "conditional=true"], "class_bias.weight"),
+        (["model=dcgan", "conditional=true", "model.discriminator.spectral_norm=true"], "plane.weight"),
+        (["model=ddpm", "conditional=true"], "embed_class.weight"),
+    ],
+)
+def test_what_is_no_weight_of_a_layer_is_adams(choice: list[str], adams: str) -> None:
+    """Whatever its shape: recurrent kernels, the factors of a matrix, and a vector of each class."""
+    of = ("generator", "discriminator") if choice[0] == "model=dcgan" else ("net",)
+    model, _ = imago.compose([*choice, "data=digits", *(f"model/optimizer/{name}=muon" for name in of)])
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in model.configure_optimizers():
+        matrices, others = ([names[p] for p in group["params"]] for group in optimizer.param_groups)
+        assert all(name.endswith(("weight", "weight.original")) and adams not in name for name in matrices)
+        assert matrices
+        assert any(adams in name for name in others) or "dcgan" in choice[0]
+
+
+def test_a_table_that_is_a_weight_too_is_adams_and_a_parametrised_weight_is_not() -> None:
+    tied = nn.ModuleDict({"table": nn.Embedding(10, 16), "head": nn.Linear(16, 10)})
+    tied["head"].weight = tied["table"].weight
+    assert weights_of(tied) == set()
+    layer = nn.Linear(16, 10)
+    nn.utils.parametrizations.spectral_norm(layer)
+    assert weights_of(layer) == {layer.parametrizations.weight.original}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

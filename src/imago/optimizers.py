@@ -11,6 +11,9 @@ five rounds bring those of more than a hundredth of the matrix's norm into 0.68.
 columns) gives the steps the root mean square of Adam's (Liu et al. 2025, section 2.2), so that a learning rate serves
 both.
 
+That is about what a layer multiplies its inputs with. What it looks up or adds, as embeddings and biases, and what a
+matrix is composed of stay with Adam.
+
 A round costs three products of matrices and no image: little beside a convolution, which uses its weights at every
 pixel, and much beside a fully connected layer in small batches.
 
@@ -25,7 +28,8 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.adam import adam
 
 ROUNDS = 5
@@ -47,13 +51,30 @@ def orthogonalized(matrices: Float[Tensor, "k rows columns"]) -> Float[Tensor, "
     return x if wide else x.mT
 
 
-class Muon(torch.optim.Optimizer):
-    """Muon for weights that are matrices, Adam for all else.
+def weights_of(network: nn.Module) -> set[Tensor]:
+    """What the layers of a network multiply with: what is called a weight there, but for embeddings, which look it up.
 
-    A kernel is the matrix of its first axis and all others: of a convolution (outputs, inputs · height · width). An
-    embedding of classes counts as one too. Adam's are biases, scales, what has fewer than 8 rows or columns, as a last
-    layer of one output or the recurrent kernels of a PixelRNN, whose first axis is its directions, and the weights of
-    :mod:`imago.nets.masked`, which are vectors: all of MADE and FVBN.
+    No weights are factors of a matrix, states, positions and the like, as they have other names.
+    """
+    found: set[Tensor] = set()
+    tables: set[Tensor] = set()
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            tables.update(module.parameters())
+        for name, parameter in module.named_parameters(recurse=False):
+            # What a weight is computed from, as under spectral norm, has names of its own in a module of that name.
+            if "weight" in (path.rpartition(".")[2] if isinstance(module, ParametrizationList) else name):
+                found.add(parameter)
+    return found - tables
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of layers that are matrices, Adam for all else.
+
+    A kernel is the matrix of its first axis and all others: of a convolution (outputs, inputs · height · width). Adam's
+    are biases, scales, embeddings, the triangular factors of Glow's convolutions, what has fewer than 8 rows or
+    columns, as a last layer of one output or the recurrent kernels of a PixelRNN, whose first axis is its directions,
+    and the weights of :mod:`imago.nets.masked`, which are vectors: all of MADE and FVBN.
 
     Args:
         params: tensors to train.
@@ -61,6 +82,8 @@ class Muon(torch.optim.Optimizer):
         momentum: μ of equation 1.
         betas: of Adam.
         eps: of Adam.
+        network: whose tensors they are, which tells its layers' weights (:func:`weights_of`); models give it. ``None``
+            takes all for weights.
     """
 
     def __init__(
@@ -70,11 +93,14 @@ class Muon(torch.optim.Optimizer):
         momentum: Share = 0.95,
         betas: Annotated[Sequence[Share], Field(min_length=2, max_length=2)] = (0.9, 0.999),
         eps: NonNegativeFloat = 1e-8,
+        network: nn.Module | None = None,
     ) -> None:
+        weights = None if network is None else weights_of(network)
         kinds: dict[bool, list[Tensor]] = {True: [], False: []}
         for parameter in params:
             rows = len(parameter) if parameter.ndim >= 2 else 1
-            kinds[min(rows, parameter.numel() // max(rows, 1)) >= SMALLEST].append(parameter)
+            large = min(rows, parameter.numel() // max(rows, 1)) >= SMALLEST
+            kinds[large and (weights is None or parameter in weights)].append(parameter)
         groups = [{"params": of_kind, "matrices": kind} for kind, of_kind in kinds.items() if of_kind]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps, "matrices": False})
 

@@ -13,11 +13,12 @@ mixed precision and several processes. (Lightning's own clipping and schedulers 
 optimisation, and its step counter would count every network.)
 """
 
+import inspect
 import math
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +50,7 @@ from imago.measures import Likelihood
 from imago.rng import BatchGenerator, PerImageGenerator
 from imago.schedules import Schedule
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OptimizerFactory = Callable[..., torch.optim.Optimizer]  # of a network's parameters, see Common
 Normal = Callable[..., Tensor]  # (n, *shape) → standard normal numbers of that shape, float32
 Terms = dict[str, Float[Tensor, " n"]]
 Progress = Callable[[int, int], None]
@@ -121,7 +122,8 @@ class Common(TypedDict, total=False):
 
     Attributes:
         optimizer: for a network's name, a function from its parameters to a torch optimiser; a network that is not
-            named gets the model's :attr:`~GenerativeModel.default_optimizer`.
+            named gets the model's :attr:`~GenerativeModel.default_optimizer`. A function with an argument ``network``
+            is given that too, as what a parameter is for decides how :class:`imago.optimizers.Muon` moves it.
         conditional: learn p(x | condition), of what the data give: a class or an embedding.
         schedule: factor on all learning rates as a function of the images seen; ``None`` keeps them constant.
         gradient_clip: largest Euclidean norm of one network's gradient; longer gradients are scaled down to it.
@@ -351,10 +353,11 @@ class GenerativeModel(LightningModule, ABC):
         if unknown:
             raise UserError(f"model.optimizer.{unknown[0]}: no such network; the model's are {', '.join(networks)}")
         self._parameters_of = {name: list(module.parameters()) for name, module in networks.items()}
-        self._optimizers = {
-            name: self._optimizer_factories.get(name, type(self).default_optimizer)(parameters)
-            for name, parameters in self._parameters_of.items()
-        }
+        self._optimizers = {}
+        for name, network in networks.items():
+            factory = self._optimizer_factories.get(name, type(self).default_optimizer)
+            more = {"network": network} if "network" in inspect.signature(factory).parameters else {}
+            self._optimizers[name] = factory(self._parameters_of[name], **more)
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
