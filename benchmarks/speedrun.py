@@ -1,4 +1,4 @@
-"""Records of likelihood on binarised MNIST for processor time, from scratch: `make speedrun`.
+"""Records on MNIST for processor time, from scratch, in likelihood and distance of samples: `make speedrun`.
 
     python benchmarks/speedrun.py --plan            # the parts that are left, and how long they take
     python benchmarks/speedrun.py fvbn made/1       # those whose names begin so
@@ -6,9 +6,10 @@
     python benchmarks/speedrun.py --report          # the results of what is there
 
 Every part is a run of one seed on one thread, for so many seconds of processor time, then measured on all test
-images; what is complete is not repeated, and a run that was broken off goes on. On two quiet cores two such commands
-for different parts may run at once. A peer is trained for as many seconds on the same images, and measured on the same
-test images by the same estimate. Those of a whole night begin only where they are named (row_lstm-night).
+images, or by the distance of samples from these; what is complete is not repeated, and a run that was broken off goes
+on. On two quiet cores two such commands for different parts may run at once. A peer is trained for as many seconds on
+the same images, and measured on the same test images by the same estimate. Those of a whole night begin only where they
+are named (row_lstm-night).
 
 Writes ``benchmarks/results/speedrun.json`` and the table of ``docs/speedrun.md``. Needs MNIST in IMAGO_DATA_DIR (or
 data/).
@@ -16,6 +17,7 @@ data/).
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -29,14 +31,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
 
 from imago.data import BatchStream, ImageDataModule
 from imago.data.sources import MNIST
 from imago.distributions import Bernoulli
 from imago.evaluation import measure_likelihood
+from imago.images import normalize, quantize
 from imago.models.vae import VAE
 from side_by_side import RESULTS, machine
 
@@ -46,6 +51,8 @@ MARKS = ("<!-- speedrun: benchmarks/speedrun.py writes what follows -->", "<!-- 
 SEEDS = (1, 2, 3)
 DRAWS = 1000  # of the importance-weighted bound
 LATENT = 50  # of pythae's VAE, as of ours
+CALLS = 50  # of a diffusion's network for a sample
+FD = "fd_classifier"
 CORES = 2  # "ten minutes" are those of two cores
 
 
@@ -59,7 +66,9 @@ class Row:
         seconds: of processor time, in training.
         wanted: nats of a test image, at most.
         settings: what is changed in the experiment.
-        measure: name of the number in evaluation.json.
+        measure: name of the number that evaluate.py gives, or :data:`FD`.
+        samples: of which that is the distance; ``None``: it is a likelihood.
+        measuring: seconds that it takes, about, of the peer too.
         peer: who trains the like.
         night: too long to begin unasked.
     """
@@ -67,9 +76,11 @@ class Row:
     name: str
     experiment: str
     seconds: int
-    wanted: float
+    wanted: float | None = None
     settings: tuple[str, ...] = ()
     measure: str = "nats"
+    samples: int | None = None
+    measuring: int = 60
     peer: str | None = None
     night: bool = False
 
@@ -92,10 +103,23 @@ class Row:
             "callbacks.reconstructions=null",
         ]
 
-    def evaluate(self, run: str) -> list[str]:
-        """The words of the command that measures a run."""
+    def evaluate(self, run: str) -> list[list[str]]:
+        """The words of the commands that measure a run."""
+        if self.samples is not None:
+            drawn = ["src/sample.py", f"checkpoint={run}", f"n={self.samples}", "batch_size=100"]
+            return [[*drawn, f"out={run}/samples.npz", "overwrite=true"], distance(run)]
         draws = [f"importance={DRAWS}"] if self.measure == "iw/nats" else []
-        return ["src/evaluate.py", f"checkpoint={run}", "metrics=none", *draws]
+        return [["src/evaluate.py", f"checkpoint={run}", "metrics=none", *draws]]
+
+    def commands(self, seed: int) -> list[str]:
+        """All of a seed."""
+        return [" ".join(words) for words in (self.train(seed), *self.evaluate("<run>"))]
+
+
+def distance(folder: str) -> list[str]:
+    """The words of the command that compares a folder's samples with the test images."""
+    chosen = ["b=mnist:test", "metrics=classifier", "metrics.full=false"]
+    return ["src/distance.py", f"a={folder}/samples.npz", *chosen, f"out={folder}/distance.json"]
 
 
 def minutes(count: float) -> int:
@@ -104,12 +128,15 @@ def minutes(count: float) -> int:
 
 
 MUON = ("model/optimizer/net=muon", "model.optimizer.net.lr=0.003")
+CHAIN = ("model/sampler=ancestral", f"model.sampler.steps={CALLS}")
 ROWS = (
     Row("fvbn", "speedrun_fvbn", minutes(3), 96.6),
     Row("made", "made_mnist", minutes(10), 85.0, ("model.direct=true",), peer="pythae"),
-    Row("vae", "vae_mnist", minutes(10), 86.0, measure="iw/nats", peer="pythae"),
+    Row("vae", "vae_mnist", minutes(10), 86.0, measure="iw/nats", measuring=500, peer="pythae"),
+    Row("dcgan", "dcgan_mnist", minutes(10), None, ("max_seconds=null",), FD, 10_000, peer="torchgan"),
     Row("pixelcnn", "pixelcnn_mnist", minutes(15), 82.0, MUON, peer="pythae"),
     Row("gated_pixelcnn", "gated_pixelcnn_mnist", minutes(15), 82.0, MUON),
+    Row("ddpm", "ddpm_mnist", minutes(20), None, CHAIN, FD, 1000, 500, peer="diffusers"),
     Row("diagonal_bilstm", "diagonal_bilstm_mnist", minutes(30), 80.75),
     Row("row_lstm", "row_lstm_mnist", minutes(60), 82.5),
     Row("hvae", "hvae_mnist", minutes(60), 82.0),
@@ -146,18 +173,30 @@ def own(row: Row, seed: int) -> dict[str, Any]:
         run([*row.train(seed), "resume=auto"])
     found = finished(row, seed)
     assert found is not None
-    run(row.evaluate(str(found.relative_to(ROOT))))
+    for words in row.evaluate(str(found.relative_to(ROOT))):
+        run(words)
     summary = json.loads((found / "summary.json").read_text())
-    evaluation = json.loads((found / "evaluation.json").read_text())
-    measured = next(entry for entry in evaluation[::-1] if entry["name"] == f"test/{row.measure}")
-    return {
-        "nats": measured["value"],
-        "error_over_images": measured["protocol"]["standard_error"],
+    measured = of_evaluation(found, row.measure) if row.samples is None else of_distance(found)
+    return measured | {
         "images": summary["images_seen"],
         "parameters": summary["parameters"]["total"],
         "cpu_seconds": summary["training_cpu_seconds"],
         "wall_seconds": summary["training_seconds"],
     }
+
+
+def of_evaluation(folder: Path, measure: str) -> dict[str, float]:
+    """The newest likelihood that a run's evaluation.json has, and its standard error over the test images."""
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    measured = next(entry for entry in evaluation[::-1] if entry["name"] == f"test/{measure}")
+    return {"nats": measured["value"], "error_over_images": measured["protocol"]["standard_error"]}
+
+
+def of_distance(folder: Path) -> dict[str, float]:
+    """The distance that a folder's distance.json has, and of how many samples it is."""
+    measurements = json.loads((folder / "distance.json").read_text())["measurements"]
+    measured = next(entry for entry in measurements if entry["name"] == FD)
+    return {FD: measured["value"], "samples": measured["protocol"]["samples"]}
 
 
 # --- what one would take instead --------------------------------------------------------------------------------------
@@ -220,32 +259,122 @@ def vae_of_pythae() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     return net, lambda x: net({"data": x}).loss.unsqueeze(0)
 
 
+Step = Callable[[Tensor, float], object]  # of training: uint8 images, and the share of the time that is behind
+Draw = Callable[[int], Tensor]  # so many samples, signals in [-1, 1]
+
+
+def ddpm_of_diffusers() -> tuple[nn.Module, Step, Draw]:
+    """The U-Net of Hugging Face's course for MNIST, trained as in diffusers' tutorial and sampled by its scheduler."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    net = UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    scheduler = DDPMScheduler(num_train_timesteps=1000, timestep_spacing="trailing")
+    optimizer, steps = torch.optim.AdamW(net.parameters(), lr=1e-4), 0
+
+    def step(images: Tensor, done: float) -> None:
+        nonlocal steps
+        clean = normalize(images, 256)
+        noise, t = torch.randn_like(clean), torch.randint(0, 1000, (len(clean),))
+        loss = F.mse_loss(net(scheduler.add_noise(clean, noise, t), t, return_dict=False)[0], noise)
+        loss.backward()
+        clip_grad_norm_(net.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-4 * min(1, steps / 500) * (1 + math.cos(math.pi * done)) / 2
+        optimizer.step()
+        optimizer.zero_grad()
+        steps += 1
+
+    @torch.no_grad()
+    def draw(n: int) -> Tensor:
+        net.eval()
+        scheduler.set_timesteps(CALLS)
+        x = torch.randn(n, 1, 28, 28)
+        for t in scheduler.timesteps:
+            x = scheduler.step(net(x, t).sample, t, x).prev_sample
+        return x
+
+    return net, step, draw
+
+
+def dcgan_of_torchgan() -> tuple[nn.Module, Step, Draw]:
+    """Networks, losses and rates of its tutorial, which is of MNIST; its 32x32 pixels have a black margin of two."""
+    from torchgan import losses, models
+
+    generator, discriminator = models.DCGANGenerator(100, 32, 1, 32), models.DCGANDiscriminator(32, 1, 32)
+    of_generator, of_discriminator = losses.MinimaxGeneratorLoss(), losses.MinimaxDiscriminatorLoss()
+    adam = partial(torch.optim.Adam, betas=(0.5, 0.999))
+    first, second = adam(generator.parameters(), lr=1e-4), adam(discriminator.parameters(), lr=3e-4)
+    cpu = torch.device("cpu")
+
+    def step(images: Tensor, done: float) -> None:
+        real = F.pad(normalize(images, 256), (2, 2, 2, 2), value=-1.0)
+        of_generator.train_ops(generator, discriminator, first, cpu, len(real))
+        of_discriminator.train_ops(generator, discriminator, second, real, cpu)
+
+    @torch.no_grad()
+    def draw(n: int) -> Tensor:
+        generator.eval()
+        return generator(*generator.sampler(n, cpu))[..., 2:-2, 2:-2]
+
+    return nn.ModuleList([generator, discriminator]), step, draw
+
+
 PEERS = {"made": (made_of_pythae, 64), "pixelcnn": (pixelcnn_of_pythae, 16), "vae": (vae_of_pythae, 100)}
+DRAWING = {"dcgan": (dcgan_of_torchgan, 64), "ddpm": (ddpm_of_diffusers, 32)}
 
 
 def peer(row: Row) -> dict[str, Any]:
-    """Train the peer's model by Adam 1e-3 for as many seconds of processor time, on our batches, and measure it."""
+    """Train the peer's model for as many seconds of processor time, on our batches, and measure it."""
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    make, batch_size = PEERS[row.name]
-    net, nats = make()
+    if row.samples is None:
+        make, batch_size = PEERS[row.name]
+        net, nats = make()
+        step = by_adam(net, nats)
+    else:
+        build, batch_size = DRAWING[row.name]
+        net, step, draw = build()
+    binarize = row.samples is None
+    directory = os.environ.get("IMAGO_DATA_DIR", "data")
     data = ImageDataModule(
-        MNIST(), batch_size=batch_size, val=0, binarize="dynamic", dir=os.environ.get("IMAGO_DATA_DIR", "data")
+        MNIST(), batch_size=batch_size, val=0, binarize="dynamic" if binarize else None, dir=directory
     )
     data.prepare()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    images, began, wall = 0, time.process_time(), time.perf_counter()
-    for batch in BatchStream(data.train, batch_size=batch_size, seed=1, binarize=True):
-        optimizer.zero_grad()
-        nats(batch.images.float()).mean().backward()
-        optimizer.step()
+    images, used, began, wall = 0, 0.0, time.process_time(), time.perf_counter()
+    for batch in BatchStream(data.train, batch_size=batch_size, seed=1, binarize=binarize):
+        step(batch.images, used / row.seconds)
         images += batch_size
         if (used := time.process_time() - began) >= row.seconds:
             break
     wall = time.perf_counter() - wall
-    measured: dict[str, Any] = of_latents(net, data) if row.measure == "iw/nats" else of_values(net, nats, data)
+    measured: dict[str, Any]
+    if row.samples is not None:
+        measured = of_samples(draw, row.samples, OUT / row.name / str(row.peer))
+    else:
+        measured = of_latents(net, data) if row.measure == "iw/nats" else of_values(net, nats, data)
     count = sum(parameter.numel() for parameter in net.parameters())
     return measured | {"images": images, "parameters": count, "cpu_seconds": used, "wall_seconds": wall}
+
+
+def by_adam(net: nn.Module, nats: Callable[[Tensor], Tensor]) -> Step:
+    """Adam's step of 1e-3 on the mean of nats."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+    def step(images: Tensor, done: float) -> None:
+        optimizer.zero_grad()
+        nats(images.float()).mean().backward()
+        optimizer.step()
+
+    return step
 
 
 @torch.no_grad()
@@ -270,6 +399,15 @@ def of_latents(net: Any, data: ImageDataModule) -> dict[str, float | None]:
     measured = measure_likelihood(model, data, "test", averaged=False, importance=DRAWS)
     bound = next(entry for entry in measured if entry.name == "iw/nats")
     return {"nats": bound.value, "error_over_images": bound.protocol.standard_error}
+
+
+def of_samples(draw: Draw, count: int, folder: Path) -> dict[str, float]:
+    """Draw samples, keep them in a folder as sample.py does ours, and measure them by the same command."""
+    images = torch.cat([quantize(draw(min(100, count - first)), 256) for first in range(0, count, 100)])
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "samples.npz", images=images.permute(0, 2, 3, 1).contiguous().numpy())
+    run(distance(str(folder.relative_to(ROOT))))
+    return of_distance(folder)
 
 
 # --- parts and results ------------------------------------------------------------------------------------------------
@@ -299,13 +437,13 @@ class Part:
 def parts() -> Iterator[Part]:
     """All of them, the shortest first."""
     for row in ROWS:
-        measuring = 500 if row.measure == "iw/nats" else 60
+        seconds = row.seconds + row.measuring
         for seed in SEEDS:
-            commands = [" ".join(row.train(seed)), " ".join(row.evaluate("<run>"))]
-            yield Part(f"{row.name}/{seed}", row.seconds + measuring, commands, partial(own, row, seed), row.night)
+            yield Part(f"{row.name}/{seed}", seconds, row.commands(seed), partial(own, row, seed), row.night)
         if row.peer is not None:
-            commands = [f"{row.peer} for {row.seconds} s"]
-            yield Part(f"{row.name}/{row.peer}", row.seconds + measuring, commands, partial(peer, row), row.night)
+            samples = "" if row.samples is None else f", {row.samples} samples"
+            commands = [f"{row.peer} for {row.seconds} s{samples}"]
+            yield Part(f"{row.name}/{row.peer}", seconds, commands, partial(peer, row), row.night)
 
 
 def collected(committed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -316,7 +454,7 @@ def collected(committed: dict[str, Any]) -> list[dict[str, Any]]:
     """
     rows, here = [], {part.name: part.result() for part in parts()}
     for row in ROWS:
-        commands = [" ".join(row.train(1)), " ".join(row.evaluate("<run>"))]
+        commands = row.commands(1)
         before = next((r for r in committed["rows"] if r["model"] == row.name and r["commands"] == commands), None)
         known = {} if before is None else {r["part"]: r for r in (*before["seeds"], before["peers"]) if r is not None}
         for part in (*map(str, SEEDS), str(row.peer)):
@@ -328,6 +466,7 @@ def collected(committed: dict[str, Any]) -> list[dict[str, Any]]:
                 "cpu_seconds": row.seconds,
                 "wanted": row.wanted,
                 "measure": row.measure,
+                **({} if row.samples is None else {"samples": row.samples}),
                 "commands": commands,
                 "seeds": [known[str(seed)] for seed in SEEDS if str(seed) in known],
                 "peer": row.peer,
@@ -355,26 +494,41 @@ def wrapped(command: str) -> str:
     return "    " + " \\\n        ".join(lines)
 
 
+def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """Lines of a table whose first column alone is of words."""
+    line = f"|---|{'---:|' * (len(head) - 1)}"
+    return [f"| {' | '.join(head)} |", line, *(f"| {' | '.join(cells)} |" for cells in rows)]
+
+
+def told_row(row: dict[str, Any], name: str, digits: int) -> tuple[list[str], list[str]]:
+    """Cells of a row of results: model, both times, the number of this name; the peer's number and weights."""
+    seeds, theirs = row["seeds"], row["peers"]
+    value, wall = "not run yet", ""
+    if seeds:
+        mean, error = mean_and_error([seed[name] for seed in seeds])
+        value = f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+        wall = f"{statistics.fmean(seed['wall_seconds'] for seed in seeds):,.0f}"
+    other = "" if row["peer"] is None else f"{row['peer']}: not run yet"
+    if theirs is not None:
+        other = f"{row['peer']}: {theirs[name]:.{digits}f}"
+    weights = "" if theirs is None else f"{theirs['parameters']:,}"
+    return [f"`{row['model']}`", f"{row['cpu_seconds']:,}", wall, value], [other, weights]
+
+
 def tables(content: dict[str, Any]) -> str:
     """What docs/speedrun.md shows of the results."""
-    lines = [
-        "| model | CPU seconds | wall seconds | test nats | seeds | wanted | the best peer | its weights |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    likelihoods, distances = [], []
     for row in content["rows"]:
-        seeds, theirs = row["seeds"], row["peers"]
-        if seeds:
-            mean, error = mean_and_error([seed["nats"] for seed in seeds])
-            nats = f"{mean:.2f}" + ("" if error is None else f" ± {error:.2f}")
-            wall = f"{statistics.fmean(seed['wall_seconds'] for seed in seeds):,.0f}"
+        if row["measure"] == FD:
+            ours, theirs = told_row(row, FD, 3)
+            distances.append([*ours, f"{row['samples']:,}", str(len(row["seeds"])), *theirs])
         else:
-            nats, wall = "not run yet", ""
-        other = "" if row["peer"] is None else f"{row['peer']}: not run yet"
-        if theirs is not None:
-            other = f"{row['peer']}: {theirs['nats']:.2f}"
-        weights = "" if theirs is None else f"{theirs['parameters']:,}"
-        cells = [f"`{row['model']}`", f"{row['cpu_seconds']:,}", wall, nats, str(len(seeds)), f"≤ {row['wanted']:.2f}"]
-        lines.append(f"| {' | '.join([*cells, other, weights])} |")
+            ours, theirs = told_row(row, "nats", 2)
+            likelihoods.append([*ours, str(len(row["seeds"])), f"≤ {row['wanted']:.2f}", *theirs])
+    times, peers = ("model", "CPU seconds", "wall seconds"), ("the best peer", "its weights")
+    lines = table((*times, "test nats", "seeds", "wanted", *peers), likelihoods)
+    if distances:
+        lines += ["", *table((*times, f"`{FD}`", "samples", "seeds", *peers), distances)]
     results = [r for row in content["rows"] for r in (*row["seeds"], row["peers"]) if r is not None]
     machines = sorted({f"{r['machine']}; {r['date']}" for r in results})
     lines += ["", *(f"{told}." for told in machines)]

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,8 +129,87 @@ def test_commands_of_records_end_by_the_processor_alone(monkeypatch: pytest.Monk
         settings = check(config)
         assert settings.max_cpu_seconds == row.seconds
         assert {settings.max_images, settings.max_updates, settings.max_seconds, settings.max_wall_seconds} == {None}
-        assert config["data"]["binarize"] == "dynamic"
-        assert config["model"]["schedule"]["end"] is None
+        assert config["data"]["binarize"] == ("dynamic" if row.samples is None else None)
+        assert (config["model"]["schedule"] or {"end": None})["end"] is None
+    assert composed("distance", speedrun.distance("run")[1:]).metrics.full is False
+
+
+def test_records_by_samples_are_planned_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    """In a table of their own, without a goal; ours and the peer's are of one kind and number of samples."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path.parent)
+    monkeypatch.setattr(speedrun, "OUT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["speedrun.py", "--plan", "ddpm/", "dcgan/"])
+    speedrun.main()
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\S+/\S+) \(about", said, re.MULTILINE) == [
+        *("dcgan/1", "dcgan/2", "dcgan/3", "dcgan/torchgan"),
+        *("ddpm/1", "ddpm/2", "ddpm/3", "ddpm/diffusers"),
+    ]
+    assert "`ddpm` | 2,400 |  | not run yet | 1,000 | 0 | diffusers: not run yet |  |" in told_of(speedrun)
+    made_up = {"ddpm/1": 0.5, "ddpm/2": 0.7, "ddpm/diffusers": 1.25}
+    for part in speedrun.parts():
+        if part.name in made_up:
+            result = {"fd_classifier": made_up[part.name], "samples": 1000, "wall_seconds": 9.0, "parameters": 1234}
+            part.file.parent.mkdir(parents=True, exist_ok=True)
+            part.file.write_text(
+                json.dumps(result | {"commands": part.commands, "date": "2026-12-02", "machine": "one"})
+            )
+    told = told_of(speedrun)
+    assert "| `ddpm` | 2,400 | 9 | 0.600 ± 0.100 | 1,000 | 2 | diffusers: 1.250 | 1,234 |" in told
+    assert "python src/distance.py a=<run>/samples.npz b=mnist:test" in told
+    head = next(line for line in told.splitlines() if "samples" in line)
+    assert "wanted" not in head
+    assert "nats" not in head
+
+
+def told_of(speedrun: Any) -> str:
+    """The tables of what is there, of nothing committed."""
+    return speedrun.tables({"rows": speedrun.collected({"rows": []})})
+
+
+def test_a_peers_samples_are_measured_by_the_command_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = importlib.import_module("speedrun")
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path)
+    ran = []
+
+    def run(words: list[str]) -> None:
+        ran.append(words)
+        measured = [{"name": name, "value": value, "protocol": {"samples": 150}} for name, value in values.items()]
+        (tmp_path / "ddpm" / "peer" / "distance.json").write_text(json.dumps({"measurements": measured}))
+
+    values = {"kd_classifier": 3.0, "fd_classifier": 2.5}
+    monkeypatch.setattr(speedrun, "run", run)
+    row = next(row for row in speedrun.ROWS if row.name == "ddpm")
+    found = speedrun.of_samples(
+        lambda n: torch.linspace(-2, 2, n * 784).view(n, 1, 28, 28), 150, tmp_path / "ddpm/peer"
+    )
+    assert found == {"fd_classifier": 2.5, "samples": 150}
+    assert ran == [row.evaluate("ddpm/peer")[-1]]
+    images = np.load(tmp_path / "ddpm" / "peer" / "samples.npz")["images"]
+    assert (images.shape, images.dtype, images.min(), images.max()) == ((150, 28, 28, 1), np.uint8, 0, 255)
+
+
+@pytest.mark.parametrize(("name", "package"), [("ddpm", "diffusers"), ("dcgan", "torchgan")])
+@pytest.mark.filterwarnings("default")  # of the peers
+def test_a_peer_trains_and_draws(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(BENCHMARKS.parent / ".venv" / "peers")])
+    pytest.importorskip(package)
+    speedrun = importlib.import_module("speedrun")
+    monkeypatch.setattr(speedrun, "CALLS", 3)
+    make, _ = speedrun.DRAWING[name]
+    net, step, draw = make()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    for _ in range(2):  # the first has a rate of 0, of a warm-up
+        step(torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8), 0.0)
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    drawn = draw(2)
+    assert drawn.shape == (2, 1, 28, 28)
+    assert drawn.abs().max() <= 1
+    assert drawn.std() > 0
 
 
 def test_a_peer_is_measured_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
