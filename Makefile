@@ -58,7 +58,7 @@ hooks: $(STAMP)  ## Let git run the checks before every commit
 bench: $(STAMP) .venv/peers  ## Time ours against the others, side by side; writes benchmarks/results/
 	@for script in $(BENCHMARKS); do PYTHONPATH=.venv/peers $(RUN) $$script || exit 1; done
 
-speedrun: $(STAMP) $(if $(filter --plan --report -h --help,$(ARGS)),,.venv/peers)  ## Records of likelihood on MNIST for processor time: hours; goes on where it stopped (ARGS=--plan, fvbn, ...)
+speedrun: $(STAMP) $(if $(filter --plan --report -h --help,$(ARGS)),,.venv/peers)  ## Records on MNIST for processor time: hours; goes on where it stopped (ARGS=--plan, fvbn, ...)
 	PYTHONPATH=.venv/peers $(RUN) benchmarks/speedrun.py $(ARGS)
 
 gpu: $(STAMP)  ## Run and measure all that wants a GPU, in parts; goes on where it stopped (ARGS=--plan, --rehearse, ...)
