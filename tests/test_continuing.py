@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from helpers import small
+from helpers import CONF, small
 from imago.checkpoints import AtomicCheckpointIO, read
 from imago.errors import UserError
 from imago.files import remove_litter
@@ -130,6 +130,95 @@ def test_where_no_checkpoint_is_whole_nothing_starts_anew_unasked(runs: dict[str
         ):
             train(small(tmp_path, *OPTIONS, "max_updates=25", f"resume={resume}"), "x", tmp_path / "new")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
+
+
+OPTIMIZERS = sorted(path.stem for path in (CONF / "model/optimizer/net").glob("*.yaml"))
+Content = dict[str, Any]
+
+
+def each_kept(content: Content, change: Callable[[dict[str, Any], str], None]) -> None:
+    """Change the largest tensor that the optimiser keeps of every weight."""
+    for kept in content["optimizer_states"][0]["state"].values():
+        change(kept, max(kept, key=lambda name: kept[name].numel()))
+
+
+def shaped(make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Content], None]:
+    return lambda content: each_kept(content, lambda kept, name: kept.update({name: make(kept[name])}))
+
+
+def group_of(content: Content) -> Any:
+    return content["optimizer_states"][0]["param_groups"][0]
+
+
+def averages(content: Content) -> list[torch.Tensor]:
+    return list(content["callbacks"]["EMA"]["weights"].values())
+
+
+# How what training goes on from is damaged, and what is said of it.
+STATES: dict[str, tuple[Callable[[Content], object], str]] = {
+    "turned": (shaped(lambda kept: kept.flatten()), "state.0.*of shape .* where .* belongs"),
+    "one number": (shaped(lambda kept: kept.flatten()[:1]), "state.0.*of shape .* where .* belongs"),
+    "too long": (shaped(lambda kept: torch.cat([kept, kept])), "state.0.*of shape .* where .* belongs"),
+    "nan": (shaped(lambda kept: kept * torch.nan), "state.0.* = nan or inf"),
+    "a key is missing": (lambda content: each_kept(content, lambda kept, name: kept.pop(name)), "state.0 lacks "),
+    "text": (lambda content: each_kept(content, lambda kept, name: kept.update({name: "text"})), "net .*"),
+    "no state": (lambda content: content["optimizer_states"][0].pop("state"), "it lacks state"),
+    "a weight is missing": (lambda content: group_of(content)["params"].pop(), "size"),
+    "no rate": (lambda content: group_of(content).pop("lr"), "param_groups.0 lacks lr"),
+    "rate of text": (lambda content: group_of(content).update(lr="text"), "net .*"),
+    "rate of nan": (lambda content: group_of(content).update(lr=float("nan")), "weights of nan or inf"),
+    "a number": (lambda content: content.update(optimizer_states=[5]), "net .it lacks state, param_groups"),
+    "none": (lambda content: content.pop("optimizer_states"), "optimizer_states: not one for each of net"),
+    "of another model": (lambda content: content["optimizer_states"].append({}), "not one for each of net"),
+    "a weight less": (lambda content: content["state_dict"].popitem(), "model: its weights are not of the network"),
+    "weights of nan": (lambda content: next(iter(content["state_dict"].values())).fill_(torch.nan), "nan or inf"),
+    "averages of nan": (lambda content: averages(content)[0].fill_(torch.nan), "EMA.weights.* = nan or inf"),
+    "short averages": (lambda content: averages(content)[0].resize_(1), "model: its weights are not of the network"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def stopped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, Run]:
+    """Settings, folder and run of a model that was stopped, with each optimiser of the configuration."""
+    folder = tmp_path_factory.mktemp(request.param)
+    options = [
+        "model=vae", "model.encoder.hidden=[16]", "model.decoder.hidden=[16]", f"model/optimizer/net={request.param}",
+        "max_images=null", "every.samples=1000000", "every.checkpoints=16",
+    ]  # fmt: skip
+    return options, folder, train(small(folder, *options, "max_updates=3"), "x", folder / "run")
+
+
+@pytest.mark.parametrize("damage", STATES)
+def test_what_training_could_not_go_on_from_is_refused_before_anything_is_written(
+    damage: str, stopped: tuple[list[str], Path, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, folder, run = stopped
+    act, told = STATES[damage]
+    whole, content = run.last.read_bytes(), torch.load(run.last)
+    act(content)
+    torch.save(content, run.last)
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = files()
+    try:
+        with pytest.raises(
+            UserError, match=rf"^resume=.*last.ckpt: cannot be continued from: .*{told}.*; rename "
+        ) as error:
+            train(small(folder, *options, "max_updates=4", "resume=auto"), "x", folder / "new")
+        assert "\n" not in str(error.value)
+        assert files() == before
+        if damage == "nan":  # the remedy
+            shutil.copytree(run.path, tmp_path / "run")
+            (tmp_path / "run" / "checkpoints" / "last.ckpt").rename(tmp_path / "aside")
+            again = train(small(tmp_path, *options, "max_updates=4", "resume=auto"), "x", tmp_path / "new")
+            assert again.summary["updates"] == 4
+            assert re.search(
+                r"goes on from the newest one that is whole, (previous|best)\.ckpt", capsys.readouterr().err
+            )
+    finally:
+        run.last.write_bytes(whole)
 
 
 # Of each file what may happen to it, and how many of the rows before are left.

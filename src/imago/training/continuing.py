@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imago.checkpoints import read
+import torch
+
+from imago.checkpoints import DAMAGED, model_of, read
 from imago.config import Settings
 from imago.data import ImageDataModule
 from imago.data.identity import check_same_data
@@ -17,6 +19,8 @@ from imago.files import in_the_way, remove_litter, set_aside
 from imago.paths import CHECKPOINTS, RUN_FILES, RUN_FOLDERS, run_to_resume, whole_checkpoints
 from imago.runs import Run, check_same_experiment, find_resumable, usable, written_config
 from imago.sweeps import Job
+from imago.training.callbacks.checkpoints import FINITE, not_finite
+from imago.untrusted import first_line
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
     """Where a run goes on: its newest checkpoint that is whole.
 
     Raises:
-        UserError: it is of another experiment or of other data, or there is none.
+        UserError: it is of another experiment or of other data, training could not go on from it, or there is none.
         NothingLeftError: it has nothing left to do.
     """
     files, wrong = whole_checkpoints(directory, "resume")
@@ -92,7 +96,80 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
                 f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one",
                 directory,
             )
+    try:
+        check_training_state(content)
+    except UserError as error:
+        reason = str(error).removeprefix(f"checkpoint={path}: ")
+        raise UserError(
+            f"resume={path}: cannot be continued from: {reason}; rename that file to go on from the newest one that is "
+            "left, or leave resume out to start anew"
+        ) from None
     return Stopped(path, content["progress"]["images_seen"], content.get("summary"), wrong)
+
+
+def check_training_state(content: dict[str, Any]) -> None:
+    """Refuse a checkpoint that training could not go on from: a copy of its model takes a step without a gradient.
+
+    Args:
+        content: of the checkpoint; its optimisers' numbers move.
+
+    Raises:
+        UserError: naming what is wrong, and neither file nor remedy.
+    """
+    for part in FINITE:
+        wrong = next(not_finite(content.get(part), part), None)
+        if wrong is not None:
+            raise UserError(f"{wrong} = nan or inf, as train.py never writes it")
+    model = model_of(content, averaged=True)
+    model.load_state_dict(content["state_dict"])  # where averages were, the last ones
+    optimizers = dict(zip(model.networks, model.configure_optimizers(), strict=True))
+    states = content.get("optimizer_states")
+    if not isinstance(states, list) or len(states) != len(optimizers):
+        raise UserError(f"optimizer_states: not one for each of {', '.join(optimizers)}")
+    for k, (network, optimizer) in enumerate(optimizers.items()):
+        try:
+            _check_state(optimizer, states[k])
+        except DAMAGED as error:
+            raise UserError(f"optimizer_states.{k}: not of the optimiser of {network} ({first_line(error)})") from None
+
+
+def _check_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Let an optimiser that has not moved yet go on from a state.
+
+    Shapes are compared first, as torch's fused optimisers take what lies behind a tensor that is too short.
+
+    Raises:
+        Exception: one of ``DAMAGED``: it cannot, or it makes weights of it that are no numbers.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer.step()
+    except (RuntimeError, TypeError):  # not on this device, say
+        return
+    own = optimizer.state_dict()
+    _check_names(state, own, "it")
+    optimizer.load_state_dict(state)
+    loaded = optimizer.state_dict()
+    for number, kept in loaded["state"].items():
+        wanted = own["state"].get(number, {})
+        _check_names(kept, wanted, f"state.{number}")
+        for name, value in wanted.items():
+            shapes = [list(tensor.shape) for tensor in (kept[name], value) if isinstance(tensor, torch.Tensor)]
+            if len(shapes) == 2 and shapes[0] != shapes[1]:
+                raise ValueError(f"state.{number}.{name}: of shape {shapes[0]} where {shapes[1]} belongs")
+    for number, group in enumerate(loaded["param_groups"]):
+        _check_names(group, own["param_groups"][number], f"param_groups.{number}")
+    optimizer.step()
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise ValueError("its numbers make weights of nan or inf")
+
+
+def _check_names(found: Any, wanted: Mapping[str, Any], place: str) -> None:
+    lacking = [name for name in wanted if not isinstance(found, Mapping) or name not in found]
+    if lacking:
+        raise ValueError(f"{place} lacks {', '.join(lacking)}")
 
 
 def take_up(run: Run, stopped: Stopped) -> None:

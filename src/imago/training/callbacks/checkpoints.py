@@ -25,6 +25,7 @@ from imago.training.callbacks.quality import MeasureQuality
 
 # Noise in training comes from another stream than the initial weights.
 _TRAINING_STREAM = 0x9E3779B9
+FINITE = ("state_dict", "optimizer_states", "callbacks")  # of a checkpoint, what has no numbers but finite ones
 LOOKS = 50  # batches between two looks at the clock
 
 
@@ -157,8 +158,8 @@ class Checkpoints(Periodic):
             DivergedError: a weight, a buffer, an average or an optimiser's number is not finite; nothing is written.
         """
         assert isinstance(pl_module, GenerativeModel)
-        for part in ("state_dict", "optimizer_states", "callbacks"):
-            wrong = next(_not_finite(checkpoint[part], part), None)
+        for part in FINITE:
+            wrong = next(not_finite(checkpoint[part], part), None)
             if wrong is not None:
                 raise DivergedError(f"{wrong.removeprefix('state_dict.')} = nan or inf", pl_module, self.run)
         del checkpoint["loops"]
@@ -205,11 +206,11 @@ def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {**told, "comparison_key": told.get("comparison_key", Protocol.from_dict(protocol).comparison_key)}
 
 
-def _not_finite(content: Any, name: str) -> Iterator[str]:
+def not_finite(content: Any, name: str) -> Iterator[str]:
     """Names of the tensors in nested dictionaries and lists with a number that is not finite."""
     if isinstance(content, torch.Tensor):
         if content.is_floating_point() and not content.isfinite().all():
             yield name
     elif isinstance(content, Mapping | list | tuple):
         for key, part in content.items() if isinstance(content, Mapping) else enumerate(content):
-            yield from _not_finite(part, f"{name}.{key}")
+            yield from not_finite(part, f"{name}.{key}")
