@@ -9,7 +9,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -33,7 +33,9 @@ from imago.processes import first_process
 if TYPE_CHECKING:  # torch is loaded once Hydra has composed
     import torch
 
+    from imago.data import ImageDataModule
     from imago.evaluation import SampleQuality
+    from imago.models.base import GenerativeModel
 
 
 @dataclass(frozen=True)
@@ -108,23 +110,85 @@ def carried_out(action: Callable[..., object], checkpoint: str, *arguments: obje
     return True
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and with what.
+
+    Attributes:
+        path: of the checkpoint.
+        model: with the weights to be judged, on its device.
+        averaged: whether these are averaged ones.
+        data: that it is held against.
+        metrics: of its samples; of none, samples are not measured.
+    """
+
+    path: Path
+    model: "GenerativeModel"
+    averaged: bool
+    data: "ImageDataModule"
+    metrics: "SampleQuality"
+
+
 def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, Any], device: "torch.device") -> None:
     """Measure one checkpoint; the first of several processes prints a table and keeps results in evaluation.json."""
+    from imago.models.base import knows_likelihood
+
+    subject = prepared(checkpoint_file(checkpoint_path), settings, metrics_node, device)
+    results = Results(subject.path) if first_process() else None
+    if results is not None:
+        print(f"{subject.path}: {subject.model.state.images:,} images seen")
+
+    def conclude(measurements: list[Measurement], began: float) -> None:
+        if results is None:
+            return
+        state = subject.model.state
+        made_at = {"checkpoint": subject.path.name, "images_seen": state.images, "updates": state.updates}
+        made_at |= {"changes": settings.model} if settings.model else {}
+        print("\n".join(table(measurements)), flush=True)
+        kept = results.add(
+            [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol.as_dict()} for m in measurements],
+            [m.each for m in measurements],
+        )
+        print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
+
+    # First, and kept at once: drawing samples may take long.
+    if settings.likelihood and knows_likelihood(subject.model):
+        began = time.perf_counter()
+        conclude(likelihood_of(subject, settings), began)
+    if settings.ais:
+        began = time.perf_counter()
+        conclude(likelihood_by_ais(subject, settings), began)
+    if settings.cas is not None:
+        began = time.perf_counter()
+        conclude(classification_accuracy(subject, settings, settings.cas), began)
+    if subject.metrics.names:
+        began, repeated = time.perf_counter(), []
+        try:
+            for measurements in quality_of_seeds(subject, settings):
+                repeated.append(measurements)
+        finally:
+            if repeated:  # also where it is stopped
+                conclude(over_seeds(repeated), began)
+    if results is not None and results.lost is not None:
+        raise RunError(f"{results.path}: cannot be written ({results.lost.strerror}); results are printed alone")
+
+
+def prepared(path: Path, settings: Settings, metrics_node: dict[str, Any], device: "torch.device") -> Subject:
+    """A checkpoint's model, its data and the metrics; says what there is to know of these.
+
+    Raises:
+        UserError: something that is asked for cannot be measured of this model, or nothing can.
+    """
     # After Hydra has composed: mistakes in names need not wait for torch.
     from imago.checkpoints import model_of, read, uses_average
     from imago.data import data_of
-    from imago.evaluation import measure_by_ais, measure_cas, measure_likelihood
     from imago.models.base import knows_likelihood
     from imago.models.importance import ImportanceWeighted
     from imago.models.probability_flow import ProbabilityFlow
     from imago.models.summed import SummedBound
-    from imago.progress import progress_bar
-    from imago.training.callbacks.quality import measure
 
-    path = checkpoint_file(checkpoint_path)
     checkpoint = read(path)
     model = model_of(checkpoint, averaged=settings.averaged, changes=settings.model).to(device)
-    averaged = uses_average(checkpoint, settings.averaged)
     check_has(model, ImportanceWeighted, "importance", settings.importance, "importance-weighted bound")
     check_has(
         model, ProbabilityFlow, "probability_flow", settings.probability_flow, "likelihood by its probability flow"
@@ -141,80 +205,86 @@ def evaluate(checkpoint_path: str, settings: Settings, metrics_node: dict[str, A
     likelihood_too = settings.likelihood and knows_likelihood(model)
     if not metrics.names and not likelihood_too and not settings.ais and not settings.cas:
         raise UserError("metrics: nothing can be measured; choose metrics=classifier or metrics=inception")
-    results = Results(path) if first_process() else None
-    if results is not None:
-        print(f"{path}: {model.state.images:,} images seen")
+    return Subject(path, model, uses_average(checkpoint, settings.averaged), data, metrics)
 
-    def conclude(measurements: list[Measurement], began: float) -> None:
-        if results is None:
-            return
-        made_at = {"checkpoint": path.name, "images_seen": model.state.images, "updates": model.state.updates}
-        made_at |= {"changes": settings.model} if settings.model else {}
-        print("\n".join(table(measurements)), flush=True)
-        kept = results.add(
-            [made_at | {"name": m.name, "value": m.value, "protocol": m.protocol.as_dict()} for m in measurements],
-            [m.each for m in measurements],
+
+def likelihood_of(subject: Subject, settings: Settings) -> list[Measurement]:
+    """The likelihood of a split, of a model that knows it."""
+    from imago.evaluation import measure_likelihood
+    from imago.models.base import ExplicitModel
+    from imago.progress import progress_bar
+
+    assert isinstance(subject.model, ExplicitModel)
+    with progress_bar(f"Measuring the likelihood of {subject.data.name} {settings.split}") as progress:
+        measured = measure_likelihood(
+            subject.model,
+            subject.data,
+            settings.split,
+            averaged=subject.averaged,
+            batch_size=settings.batch_size,
+            images=settings.images,
+            importance=settings.importance,
+            bound_steps=settings.bound_steps,
+            probability_flow=settings.probability_flow,
+            progress=progress,
         )
-        print(f"  {time.perf_counter() - began:.1f} s; {kept}", flush=True)
+    return [replace(m, name=f"{settings.split}/{m.name}") for m in measured]
 
-    # First, and kept at once: drawing samples may take long.
-    if settings.likelihood and knows_likelihood(model):
-        began = time.perf_counter()
-        with progress_bar(f"Measuring the likelihood of {data.name} {settings.split}") as progress:
-            likelihood = measure_likelihood(
-                model,
-                data,
-                settings.split,
-                averaged=averaged,
-                batch_size=settings.batch_size,
-                images=settings.images,
-                importance=settings.importance,
-                bound_steps=settings.bound_steps,
-                probability_flow=settings.probability_flow,
-                progress=progress,
-            )
-        conclude([replace(m, name=f"{settings.split}/{m.name}") for m in likelihood], began)
-    if settings.ais:
-        began = time.perf_counter()
-        with progress_bar(f"Estimating the likelihood of {data.name} {settings.split}") as progress:
-            estimate = measure_by_ais(
-                model,
-                data,
-                settings.split,
-                averaged=averaged,
-                images=settings.images,
-                chains=settings.ais_chains,
-                temperatures=settings.ais_temperatures,
-                sigma=settings.ais_sigma,
-                progress=progress,
-            )
-        conclude([replace(m, name=f"{settings.split}/{m.name}") for m in estimate], began)
-    if settings.cas is not None:
-        began = time.perf_counter()
-        with progress_bar("Training two classifiers, one on samples and one on real images") as progress:
-            score = measure_cas(
-                model,
-                data,
-                samples=settings.cas,
-                seed=settings.seed,
-                averaged=averaged,
-                batch_size=settings.batch_size,
-                progress=progress,
-            )
-        conclude(score, began)
-    if metrics.names:
-        began = time.perf_counter()
-        seeds = range(settings.seed, settings.seed + settings.repeats)
-        repeated = []
-        try:
-            for seed in seeds:
-                with progress_bar(f"Measuring samples of seed {seed}") as progress:
-                    repeated.append(measure(metrics, model, seed, averaged, progress, alone=True))
-        finally:
-            if repeated:  # also where it is stopped
-                conclude(over_seeds(repeated), began)
-    if results is not None and results.lost is not None:
-        raise RunError(f"{results.path}: cannot be written ({results.lost.strerror}); results are printed alone")
+
+def likelihood_by_ais(subject: Subject, settings: Settings) -> list[Measurement]:
+    """The likelihood of a split, estimated by annealed importance sampling.
+
+    Raises:
+        UserError: the model has no decoder.
+    """
+    from imago.evaluation import measure_by_ais
+    from imago.progress import progress_bar
+
+    with progress_bar(f"Estimating the likelihood of {subject.data.name} {settings.split}") as progress:
+        measured = measure_by_ais(
+            subject.model,
+            subject.data,
+            settings.split,
+            averaged=subject.averaged,
+            images=settings.images,
+            chains=settings.ais_chains,
+            temperatures=settings.ais_temperatures,
+            sigma=settings.ais_sigma,
+            progress=progress,
+        )
+    return [replace(m, name=f"{settings.split}/{m.name}") for m in measured]
+
+
+def classification_accuracy(subject: Subject, settings: Settings, samples: int) -> list[Measurement]:
+    """How well a classifier that has seen samples alone knows real images.
+
+    Raises:
+        UserError: the model has no classes.
+    """
+    from imago.evaluation import measure_cas
+    from imago.progress import progress_bar
+
+    with progress_bar("Training two classifiers, one on samples and one on real images") as progress:
+        return measure_cas(
+            subject.model,
+            subject.data,
+            samples=samples,
+            seed=settings.seed,
+            averaged=subject.averaged,
+            batch_size=settings.batch_size,
+            progress=progress,
+        )
+
+
+def quality_of_seeds(subject: Subject, settings: Settings) -> Iterator[list[Measurement]]:
+    """The quality of samples, of one seed after the other."""
+    from imago.progress import progress_bar
+    from imago.training.callbacks.quality import measure
+
+    for seed in range(settings.seed, settings.seed + settings.repeats):
+        with progress_bar(f"Measuring samples of seed {seed}") as progress:
+            measured = measure(subject.metrics, subject.model, seed, subject.averaged, progress, alone=True)
+        yield measured
 
 
 def over_seeds(repeated: list[list[Measurement]]) -> list[Measurement]:

@@ -22,12 +22,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from imago.config import choices_of
 from imago.data import ImageDataModule
-from imago.data.base import fixed_permutation, seen_by
+from imago.data.base import Dataset, fixed_permutation, seen_by
 from imago.distributions import discretised_normal
 from imago.errors import UserError
 from imago.evaluation.likelihood import BINARIZATION, NegativeLogLikelihood
@@ -287,42 +287,8 @@ def measure_by_ais(
         sigma = 1.0
     elif sigma is None:
         sigma = _likeliest_sigma(model, data)
-    with evaluating(model):
-        few = max(1, ROWS // chains)
-        numbers = torch.from_numpy(fixed_permutation(len(part))[:count])
-        made = min(count, SIMULATED)
-        work = [(False, k) for k in range(0, count, few)] + [(True, k) for k in range(0, made, few)]
-        settings: dict[str, Any] = {"chains": chains, "temperatures": temperatures, "sigma": sigma}
-
-        def measured(item: tuple[bool, int]) -> tuple[Tensor, Tensor | None]:
-            simulated, first = item
-            size = min(few, (made if simulated else count) - first)
-            generator = PerImageGenerator(4 if simulated else 3, first=first, device=model.device)
-
-            def tell(share: float) -> None:
-                if progress is not None:
-                    progress(count * simulated + first + int(share * size), count + made)
-
-            if simulated:
-                labels = model.labels_for(size, None, generator)
-                z = model.draw_latents(size, generator, labels)
-                shown = observed(model, z, labels, sigma, generator)
-                below, above = estimated_log_prob(model, shown, labels, generator, **settings, posterior=z, tell=tell)
-                assert above is not None
-                return below.cpu(), above.cpu()
-            batch = part.part(numbers[first : first + size])
-            condition = batch.condition if model.conditional else None
-            shown, labels = model.checked(batch.images, condition)
-            return estimated_log_prob(model, shown, labels, generator, **settings, tell=tell)[0].cpu(), None
-
-        nats = NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False)
-        gaps = []
-        for below, above in shared(measured, work):
-            if above is not None:
-                gaps.append(above - below)
-            else:
-                nats.update(-below)
-    gap = torch.cat(gaps).double()
+    settings: dict[str, Any] = {"chains": chains, "temperatures": temperatures, "sigma": sigma}
+    nats, gap = _nats_and_gaps(model, part, count, settings, progress)
     told = "" if own else f" of p(x|z) normal about G(z) with deviation {sigma:g}"
     protocol = Protocol(
         data=f"{data.name} {split}",
@@ -347,11 +313,64 @@ def measure_by_ais(
             "ais/gap",
             float(gap.mean()),
             replace(
-                protocol, likelihood="part", standard_error=error, images=made,
+                protocol, likelihood="part", standard_error=error, images=len(gap),
                 caveat=f"{between}, of images that the model made",
             ),
         ),
     ]  # fmt: skip
+
+
+def _nats_and_gaps(
+    model: Variational | GAN, part: Dataset, count: int, settings: dict[str, Any], progress: Progress | None
+) -> tuple[NegativeLogLikelihood, Float64[Tensor, " made"]]:
+    """Estimate log p(x) of images, and from both sides of as many that the model makes, :data:`SIMULATED` at most.
+
+    A group of processes shares the work.
+
+    Args:
+        model: with the weights to be judged.
+        part: of the data.
+        count: how many of its images, in the order of a fixed permutation.
+        settings: of :func:`estimated_log_prob`.
+        progress: called with (images so far, images in all).
+
+    Returns:
+        The nats of the images, and of each that the model made how many lie between its two estimates.
+    """
+    few = max(1, ROWS // settings["chains"])
+    numbers = torch.from_numpy(fixed_permutation(len(part))[:count])
+    made = min(count, SIMULATED)
+    work = [(False, k) for k in range(0, count, few)] + [(True, k) for k in range(0, made, few)]
+
+    def measured(item: tuple[bool, int]) -> tuple[Tensor, Tensor | None]:
+        simulated, first = item
+        size = min(few, (made if simulated else count) - first)
+        generator = PerImageGenerator(4 if simulated else 3, first=first, device=model.device)
+
+        def tell(share: float) -> None:
+            if progress is not None:
+                progress(count * simulated + first + int(share * size), count + made)
+
+        if simulated:
+            labels = model.labels_for(size, None, generator)
+            z = model.draw_latents(size, generator, labels)
+            shown = observed(model, z, labels, settings["sigma"], generator)
+            below, above = estimated_log_prob(model, shown, labels, generator, **settings, posterior=z, tell=tell)
+            assert above is not None
+            return below.cpu(), above.cpu()
+        batch = part.part(numbers[first : first + size])
+        condition = batch.condition if model.conditional else None
+        shown, labels = model.checked(batch.images, condition)
+        return estimated_log_prob(model, shown, labels, generator, **settings, tell=tell)[0].cpu(), None
+
+    nats, gaps = NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False), []
+    with evaluating(model):
+        for below, above in shared(measured, work):
+            if above is not None:
+                gaps.append(above - below)
+            else:
+                nats.update(-below)
+    return nats, torch.cat(gaps).double()
 
 
 def _likeliest_sigma(model: LatentModel, data: ImageDataModule) -> float:

@@ -135,30 +135,7 @@ def measure_likelihood(
             stack.enter_context(model.visiting(bound_steps))
             bound_terms = model.bound_terms
         torch.manual_seed(0)
-        metrics: dict[str, NegativeLogLikelihood] = {}
-
-        def measured_from(first: int) -> dict[str, Tensor]:
-            few = part.part(slice(first, min(first + batch_size, count)))
-
-            def tell(share: float) -> None:
-                if progress is not None:
-                    progress(first + int(share * len(few)), count)
-                before_batch()
-
-            before_batch()
-            nats = _nats(model, few, first, importance, probability_flow, tell)
-            found = {name: values.cpu() for name, values in nats.items()}  # not every device has float64
-            known = data.log_prob(few.images, few.labels if model.conditional else None)
-            return found if known is None else found | {"kl": known + found["nats"]}
-
-        done = 0
-        for found in shared(measured_from, range(0, count, batch_size)):
-            for name, nats in found.items():
-                metric = metrics.setdefault(name, NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False))
-                metric.update(nats)
-            done += len(found["nats"])
-            if progress is not None:
-                progress(done, count)
+        metrics = _nats_of_all(model, data, part, batch_size, importance, probability_flow, progress, before_batch)
     seen = (data, count, available, len(whole) - available)
     protocol = Protocol(
         data=f"{data.name} {split}",
@@ -184,6 +161,47 @@ def measure_likelihood(
             told = replace(told, likelihood="part", caveat=PARTS.get(name, "none"))
         measured += _measurements(name, metric, told, model)
     return measured
+
+
+def _nats_of_all(
+    model: ExplicitModel,
+    data: ImageDataModule,
+    part: Dataset,
+    batch_size: int,
+    importance: int | None,
+    probability_flow: float | None,
+    progress: Progress | None,
+    before_batch: Callable[[], None],
+) -> dict[str, NegativeLogLikelihood]:
+    """The nats of all images by name, those of :func:`_nats` and ``kl``; a group of processes shares the batches.
+
+    Arguments as in :func:`measure_likelihood`, but for ``part``, the images that are measured.
+    """
+    count, done = len(part), 0
+    metrics: dict[str, NegativeLogLikelihood] = {}
+
+    def measured_from(first: int) -> dict[str, Tensor]:
+        few = part.part(slice(first, min(first + batch_size, count)))
+
+        def tell(share: float) -> None:
+            if progress is not None:
+                progress(first + int(share * len(few)), count)
+            before_batch()
+
+        before_batch()
+        nats = _nats(model, few, first, importance, probability_flow, tell)
+        found = {name: values.cpu() for name, values in nats.items()}  # not every device has float64
+        known = data.log_prob(few.images, few.labels if model.conditional else None)
+        return found if known is None else found | {"kl": known + found["nats"]}
+
+    for found in shared(measured_from, range(0, count, batch_size)):
+        for name, nats in found.items():
+            metric = metrics.setdefault(name, NegativeLogLikelihood(model.spec.dimensions, sync_on_compute=False))
+            metric.update(nats)
+        done += len(found["nats"])
+        if progress is not None:
+            progress(done, count)
+    return metrics
 
 
 def _measurements(name: str, metric: NegativeLogLikelihood, told: Protocol, model: ExplicitModel) -> list[Measurement]:
