@@ -170,6 +170,12 @@ STATES: dict[str, tuple[Callable[[Content], object], str]] = {
     "a number": (lambda content: content.update(optimizer_states=[5]), "net .it lacks state, param_groups"),
     "none": (lambda content: content.pop("optimizer_states"), "optimizer_states: not one for each of net"),
     "of another model": (lambda content: content["optimizer_states"].append({}), "not one for each of net"),
+    **{
+        f"no {name}": (lambda content, name=name: content.pop(name), f"{name}: missing")
+        for name in ("callbacks", "random", "lr_schedulers", "rows", "pytorch-lightning_version")
+    },
+    "a callback of text": (lambda content: content["callbacks"].update(EMA="text"), "callbacks.EMA: not as "),
+    "half a generator": (lambda content: content["random"].pop("numpy"), "random: not as .*KeyError: 'numpy'"),
     "a weight less": (lambda content: content["state_dict"].popitem(), "model: its weights are not of the network"),
     "weights of nan": (lambda content: next(iter(content["state_dict"].values())).fill_(torch.nan), "nan or inf"),
     "averages of nan": (lambda content: averages(content)[0].fill_(torch.nan), "EMA.weights.* = nan or inf"),

@@ -2,15 +2,15 @@
 
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imago.checkpoints import DAMAGED, model_of, read
+from imago.checkpoints import DAMAGED, model_of, random_state, read, set_random_state
 from imago.config import Settings
 from imago.data import ImageDataModule
 from imago.data.identity import check_same_data
@@ -21,6 +21,15 @@ from imago.runs import Run, check_same_experiment, find_resumable, usable, writt
 from imago.sweeps import Job
 from imago.training.callbacks.checkpoints import FINITE, not_finite
 from imago.untrusted import first_line
+
+# Of a checkpoint what nobody needs but a run that goes on, beside the optimisers' states.
+ENTRIES = {
+    "callbacks": Mapping,
+    "random": Mapping,
+    "lr_schedulers": list,
+    "rows": int,
+    "pytorch-lightning_version": str,
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
     path, content = files[0], read(files[0])
     check_same_experiment(content["config"], config, path, place="data" not in content)
     check_same_data(content, data, "put those back, give the place where they are, or leave resume out")
+    with _told_of(path):
+        check_entries(content)
     limits = content["callbacks"].get("Limits", {})
     done_so_far = {
         "max_images": content["progress"]["images_seen"],
@@ -96,19 +107,42 @@ def find_checkpoint(directory: Path, settings: Settings, config: Mapping[str, An
                 f"{limit}={end}: the run in {directory} is there already ({done}); give a larger one",
                 directory,
             )
-    try:
+    with _told_of(path):
         check_training_state(content)
+    return Stopped(path, content["progress"]["images_seen"], content.get("summary"), wrong)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Inside, what is wrong with a checkpoint is told with its name and the remedy."""
+    try:
+        yield
     except UserError as error:
         reason = str(error).removeprefix(f"checkpoint={path}: ")
         raise UserError(
             f"resume={path}: cannot be continued from: {reason}; rename that file to go on from the newest one that is "
             "left, or leave resume out to start anew"
         ) from None
-    return Stopped(path, content["progress"]["images_seen"], content.get("summary"), wrong)
+
+
+def check_entries(content: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint without the entries that only a run that goes on asks for, or with others in their place.
+
+    Raises:
+        UserError: naming the entry.
+    """
+    for name, kind in ENTRIES.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"{name}: missing, or not as train.py writes it")
+    for name, state in content["callbacks"].items():
+        if not isinstance(state, Mapping):
+            raise UserError(f"callbacks.{name}: not as train.py writes it")
 
 
 def check_training_state(content: dict[str, Any]) -> None:
     """Refuse a checkpoint that training could not go on from: a copy of its model takes a step without a gradient.
+
+    The global random generators are left as they were.
 
     Args:
         content: of the checkpoint; its optimisers' numbers move.
@@ -116,6 +150,22 @@ def check_training_state(content: dict[str, Any]) -> None:
     Raises:
         UserError: naming what is wrong, and neither file nor remedy.
     """
+    before = random_state()
+    try:
+        _check_model(content)
+        _check_random(content["random"])
+    finally:
+        set_random_state(before)
+
+
+def _check_random(state: dict[str, Any]) -> None:
+    try:
+        set_random_state(state)
+    except DAMAGED as error:
+        raise UserError(f"random: not as train.py writes it ({type(error).__name__}: {first_line(error)})") from None
+
+
+def _check_model(content: dict[str, Any]) -> None:
     for part in FINITE:
         wrong = next(not_finite(content.get(part), part), None)
         if wrong is not None:
