@@ -259,10 +259,16 @@ def test_the_same_command_goes_on(script) -> None:  # type: ignore[no-untyped-de
 def test_a_name_is_any_text(script) -> None:  # type: ignore[no-untyped-def]
     name = "it's, [x]=1"
     for count in (1, 2):
-        given = ["tags=['a, b']", "hydra.sweeper.study='it\\'s, [x]=1'", f"hydra.sweeper.n_trials={count}"]
+        given = [
+            "measuring_share=null",
+            "tags=['a, b']",
+            "hydra.sweeper.study='it\\'s, [x]=1'",
+            f"hydra.sweeper.n_trials={count}",
+        ]
         code, out, err = script("train", *SEARCH[:-1], *given, "seed=1,1")
         assert code == 0, err
         assert f"{count} trials: {count} complete\n" in out
+        assert "fewer images" not in out
     (best,) = yaml.safe_load(Path("logs/sweeps", name, "best.yaml").read_text())
     assert shlex.split(best["command"])[-2:] == ["tags=['a, b']", "seed=1"]
     assert sorted(path.name for path in Path("logs/sweeps").glob("*/[0-9]-*")) == ["0-fvbn-digits", "1-fvbn-digits"]
@@ -276,6 +282,7 @@ def test_trials_are_pruned_where_they_are_measured(script) -> None:  # type: ign
              "~hydra.sweeper.pruner.n_warmup_steps", "hydra.sweeper.n_trials=1"]  # fmt: skip
     code, out, err = script("train", *given)
     assert code == 1, err  # no trial came to an end
+    assert "note: slow trials may be measured with fewer images, which compare with no others" in out
     assert "pruned by threshold: val/bpd=" in out
     (run,) = folder_of_search().glob("0-*")
     summary = summary_of(run)

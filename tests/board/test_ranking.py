@@ -74,6 +74,47 @@ def test_estimates_are_ranked_apart_and_it_is_said(
     assert "ranked apart" not in capsys.readouterr().out
 
 
+def test_a_best_is_named_among_runs_that_were_measured_alike(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small number of few samples is not better than one of many; means over seeds and single runs count together."""
+
+    def run(name: str, value: float, samples: int, split: str = "val", **config: Any) -> Path:
+        measured = {"val/fd_classifier": {"value": value, "protocol": quality(samples=samples)}}
+        metrics: dict[str, Any] = {"metrics": measured if split == "val" else {}}
+        evaluated = [{"name": "fd_classifier", "value": value, "protocol": quality(samples=samples)}]
+        return make_run(
+            name,
+            config={"x": name, "measuring_share": 0.1} | config,
+            metrics=None,
+            evaluation=evaluated if split == "eval" else None,
+            summary={"sweep": {"overrides": [f"x={name}"]}, "seed": config.get("seed", 0)} | metrics,
+        )
+
+    few, many, more = run("few", 5.1, 1000), run("many", 5.2, 5000), run("more", 44.6, 5000)
+    apart = "not all were measured alike, so they are ranked apart: samples 5,000 and 1,000; evaluate.py with the same "
+    apart += "settings measures all alike now, and measuring_share=null in training"
+    show_ranking([few, many, more], None, ["train"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert [line.split()[1] for line in lines[2:5]] == ["many", "more", "few"]
+    assert lines[5:] == [apart, "the best of the first 2 again: train x=many"]
+    show_ranking([few, many], None, ["train"])
+    told = capsys.readouterr().out
+    assert "ranked apart" in told
+    assert "again" not in told, "each has a protocol of its own"
+    show_ranking([many, more], None, ["train"])
+    told = capsys.readouterr().out
+    assert "ranked apart" not in told
+    assert "the best again: train x=many" in told
+    seeds = [run(f"seed{seed}", 4.0 + seed, 1000, x="same", seed=seed) for seed in (1, 2)]
+    show_ranking([*seeds, many], None, ["train"])
+    told = capsys.readouterr().out
+    assert "ranked apart" in told, "blocks of means are numbered apart from those of runs on the board"
+    assert "again" not in told
+    show_ranking([few, run("evaluated", 5.0, 10000, "eval", measuring_share=None)], None, ["train"])
+    assert "and measuring_share=null" in capsys.readouterr().out
+
+
 def test_without_a_number_it_is_said(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     show_ranking([make_run(name, config={"x": name}, metrics=None) for name in "ab"], None, ["imago", "train"])
     told = "no number ranks these runs; choose metrics=classifier, or name one with objective="

@@ -117,7 +117,7 @@ class Group:
         """Mark the leaders, and sort."""
         for rows in (self.rows, self.means):
             for column in columns:
-                _rank(rows, column)
+                rank_by(rows, column)
             rows.sort(key=place)
 
     @property
@@ -254,7 +254,7 @@ def _mean(runs: list[Record]) -> Record:
     )
 
 
-def _rank(rows: list[Row], column: Column) -> None:
+def rank_by(rows: list[Row], column: Column) -> None:
     """Number the comparison_keys of a column, test before validation, the most common first; mark the leaders."""
     blocks: dict[str, list[Row]] = {}
     for row in rows:

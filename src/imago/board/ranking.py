@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imago.board.board import Board, Cell, Column, Row
-from imago.board.records import read_record
+from imago.board.board import Board, Cell, Column, Row, rank_by
+from imago.board.records import Measured, read_record
 from imago.board.text import WIDE, named
 from imago.errors import printable
 from imago.measures import MEASURES, better
@@ -38,28 +38,37 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         title, way, cells = _numbers(rows, board.columns, objective)
         sign = -1 if way == "high" else 1
         rows.sort(key=lambda row: _place(cells[id(row)], sign))
+        blocks = {cells[id(row)].block: cells[id(row)].source for row in rows if not math.isnan(cells[id(row)].value)}
         table = Table(box=SIMPLE_HEAD)
         table.add_column("run", overflow="fold")
         table.add_column(Text(title), justify="right")
         table.add_column("seconds", justify="right")
-        for row in rows:
+        for row, after in zip(rows, [*rows[1:], None], strict=True):
             r, cell = row.record, cells[id(row)]
+            ends = after is not None and cell.block != cells[id(after)].block
             number = r.status if math.isnan(cell.value) and r.status != "completed" else f"{cell.text} {cell.tag}"
             seconds = "" if r.training_seconds is None else f"{r.training_seconds:,.0f}"
-            table.add_row(Text(named(r, rows)), Text(number.strip()), Text(seconds))
+            table.add_row(Text(named(r, rows)), Text(number.strip()), Text(seconds), end_section=ends)
         console.print(table)
         if {"estimate"} < {kind for row in rows if (kind := _kind(cells[id(row)]))}:
             console.print("≈ is an estimate, which may err to either side: it is ranked apart from = and ≤")
+        if differing := _differing([m for m in blocks.values() if m is not None]):
+            told = "; ".join([*differing.values(), *_remedy(rows, differing)])
+            console.print(Text(f"not all were measured alike, so they are ranked apart: {told}"))
         best = rows[0]
         if math.isnan(cells[id(best)].value):
             console.print("no number ranks these runs; choose metrics=classifier, or name one with objective=")
             continue
-        if best.record.runs:
+        if any(row.record.runs for row in rows):
             console.print("± is the standard error of the mean over seeds")
+        alike = sum(not cells[id(row)].block and not math.isnan(cells[id(row)].value) for row in rows)
+        if len(blocks) > 1 and alike == 1:  # nothing compares with it
+            continue
         overrides = (best.record.runs or [best.record])[0].overrides
         given = [text for text in overrides if not re.match(r"\+*(resume|hydra\.)", text)]
         said = " ".join(shlex.quote(printable(word)) for word in [*command, *given])
-        console.print(Text(f"the best again: {said}"))
+        of = f" of the first {alike}" if len(blocks) > 1 else ""
+        console.print(Text(f"the best{of} again: {said}"))
 
 
 def _numbers(rows: list[Row], columns: list[Column], objective: str | None) -> tuple[str, str | None, dict[int, Cell]]:
@@ -77,6 +86,7 @@ def _numbers(rows: list[Row], columns: list[Column], objective: str | None) -> t
             return sum(not math.isnan(row.cells[column.key].value) for row in rows)
 
         column = max((c for c in columns if c.better and c.key.startswith(tuple(MEASURES))), key=count)
+    rank_by(rows, column)  # means over seeds and single runs together
     return column.title, column.better, {id(row): row.cells[column.key] for row in rows}
 
 
@@ -92,6 +102,29 @@ def _logged(row: Row, name: str) -> Cell:
 def _kind(cell: Cell) -> str | None:
     """Of a likelihood whether it is exact, a bound or an estimate."""
     return None if cell.source is None else cell.source.protocol.likelihood
+
+
+def _differing(sources: Sequence[Measured]) -> dict[str, str]:
+    """The entries in which protocols differ, in words; that some are estimates is said elsewhere."""
+    compared = [m.protocol.compared for m in sources]
+    found = {}
+    for entry in dict.fromkeys(name for protocol in compared for name in protocol if name != "likelihood"):
+        values = list(dict.fromkeys(protocol.get(entry) for protocol in compared))
+        if len(values) > 1:
+            told = (f"{value:,}" if type(value) is int else str(value or "unknown") for value in values)
+            found[entry] = f"{entry.replace('_', ' ')} {' and '.join(told)}"
+    return found
+
+
+def _remedy(rows: Iterable[Row], differing: Iterable[str]) -> list[str]:
+    """What would have all runs measured alike, where they differ in what whoever measures chooses."""
+    if not set(differing) <= {"data", "images", "selection", "samples", "subsets", "subset_size", "reference_images"}:
+        return []
+    runs = [run for row in rows for run in row.record.runs or [row.record]]
+    paced = any(run.settings.get("measuring_share", "null") != "null" for run in runs)
+    varied = any(key.startswith("metrics") for run in runs for key in run.varied)
+    later = " now, and measuring_share=null in training" if paced and not varied else ""
+    return [f"evaluate.py with the same settings measures all alike{later}"]
 
 
 def _place(cell: Cell, sign: int) -> tuple[bool, int, float]:

@@ -69,6 +69,9 @@ def carry_out(sweeper: "OptunaSweeper", arguments: Sequence[str]) -> list[Any]:
         raise UserError("-m hydra/sweeper=optuna: nothing varies; give KEY=A,B or 'KEY=interval(A,B)'")
     if WORKER not in os.environ:
         _check_space(sweeper, space, fixed)
+        if config.get("measuring_share") is not None and any(name.startswith("val/") for name in objectives):
+            print("note: slow trials may be measured with fewer images, which compare with no others; "
+                  "measuring_share=null measures all alike")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "multirun.yaml").exists():
         write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
