@@ -282,3 +282,27 @@ def test_the_tables_hold_every_run_with_relation_split_and_protocol(
     assert "≤ 80.00 ± 0.25 test 10k" in told
     assert re.search(r"/c: no checkpoint$", told, re.MULTILINE)
     assert "KID" not in told, "columns that are empty are left out here"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 200])
+def test_the_terminal_leaves_out_columns_and_cuts_no_number(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """What there is no room for is named, the cost of a run before its numbers; a run takes as few lines as it can."""
+    more = [measured(3.0625, "fd_classifier"), measured(2.5, "fid")]
+    runs = [make_run(f"sweeps/a_sweep/{k}-a_long_name", evaluation=[measured(160.125 + k), *more]) for k in range(3)]
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(Board(map(read_record, runs)))
+    printed = capsys.readouterr().out.splitlines()
+    table, rest = printed[: printed.index("")], printed[printed.index("") :]
+    assert max(map(len, table)) <= width
+    assert "…" not in "".join(printed)
+    assert all(any(f"= {160.125 + k:.2f} ± 0.25" in line for line in table) for k in range(3))
+    assert len([line for line in table if line.strip()]) <= 4 + 3 * (4 if width < 60 else 2)
+    titles = ["nats", "FID", "status", "FD", "Images", "Training", "Parameters", "Memory"]
+    shown = [title for title in titles if title in " ".join(table)]
+    assert shown == titles[: len(shown)], "the least important are left out first"
+    (said,) = [line for line in rest if line.startswith("no room here: ")] or [""]
+    assert all(title in said for title in titles[len(shown) :])
+    assert not said or ("wider terminal" in said and "board.html" in said)
+    assert (said == "") == (width >= 140)

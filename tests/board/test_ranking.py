@@ -121,3 +121,13 @@ def test_without_a_number_it_is_said(make_run: MakeRun, capsys: pytest.CaptureFi
     assert order(capsys)[2] == told
     show_ranking([make_run("alone")], None, ["imago", "train"])
     assert capsys.readouterr().out == "", "one run is no ranking"
+
+
+def test_no_number_is_cut_where_there_is_little_room(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "36")
+    show_ranking([make_run(name, config={"x": name}) for name in ("a-rather-long-name", "another")], "val/nats", ["x"])
+    table = capsys.readouterr().out.split("\n\n")[0]
+    assert "= 100.00" in table
+    assert "…" not in table

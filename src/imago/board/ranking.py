@@ -7,14 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from imago.board.board import Board, Cell, Column, Row, rank_by
 from imago.board.records import Measured, read_record
-from imago.board.text import WIDE, named
+from imago.board.terminal import Shown, output, tables
+from imago.board.text import name_parts
 from imago.errors import printable
 from imago.measures import MEASURES, better
 
@@ -29,8 +27,7 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         command: that trains, to which the overrides of the best are added.
     """
     board = Board(map(read_record, runs))
-    console = Console(highlight=False, soft_wrap=True)
-    console = console if console.is_terminal else Console(highlight=False, width=WIDE, soft_wrap=True)
+    console = output()
     for group in board.groups:
         rows = group.settled
         if len(group.rows) < 2:
@@ -39,25 +36,28 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         sign = -1 if way == "high" else 1
         rows.sort(key=lambda row: _place(cells[id(row)], sign))
         blocks = {cells[id(row)].block: cells[id(row)].source for row in rows if not math.isnan(cells[id(row)].value)}
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column("run", overflow="fold")
-        table.add_column(Text(title), justify="right")
-        table.add_column("seconds", justify="right")
-        for row, after in zip(rows, [*rows[1:], None], strict=True):
+        numbers, seconds = [], []
+        for row in rows:
             r, cell = row.record, cells[id(row)]
-            ends = after is not None and cell.block != cells[id(after)].block
-            number = r.status if math.isnan(cell.value) and r.status != "completed" else f"{cell.text} {cell.tag}"
-            seconds = "" if r.training_seconds is None else f"{r.training_seconds:,.0f}"
-            table.add_row(Text(named(r, rows)), Text(number.strip()), Text(seconds), end_section=ends)
-        console.print(table)
+            failed = math.isnan(cell.value) and r.status != "completed"
+            numbers.append((r.status, "") if failed else (cell.text, cell.tag))
+            seconds.append(("" if r.training_seconds is None else f"{r.training_seconds:,.0f}", ""))
+        names = [name_parts(row.record, rows) for row in rows]
+        columns = [Shown("run", names, is_name=True, right=False), Shown(title, numbers), Shown("seconds", seconds, 1)]
+        (table,), _ = tables([("", columns)], console.width)
+        for row, after, printed in zip(rows, rows[1:], table.rows, strict=False):
+            printed.end_section = cells[id(row)].block != cells[id(after)].block
+        console.print(table, crop=False)
         if {"estimate"} < {kind for row in rows if (kind := _kind(cells[id(row)]))}:
-            console.print("≈ is an estimate, which may err to either side: it is ranked apart from = and ≤")
+            told = "≈ is an estimate, which may err to either side: it is ranked apart from = and ≤"
+            console.print(told, soft_wrap=True)
         if differing := _differing([m for m in blocks.values() if m is not None]):
             told = "; ".join([*differing.values(), *_remedy(rows, differing)])
-            console.print(Text(f"not all were measured alike, so they are ranked apart: {told}"))
+            console.print(Text(f"not all were measured alike, so they are ranked apart: {told}"), soft_wrap=True)
         best = rows[0]
         if math.isnan(cells[id(best)].value):
-            console.print("no number ranks these runs; choose metrics=classifier, or name one with objective=")
+            told = "no number ranks these runs; choose metrics=classifier, or name one with objective="
+            console.print(told, soft_wrap=True)
             continue
         if any(row.record.runs for row in rows):
             console.print("± is the standard error of the mean over seeds")
@@ -68,7 +68,7 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         given = [text for text in overrides if not re.match(r"\+*(resume|hydra\.)", text)]
         said = " ".join(shlex.quote(printable(word)) for word in [*command, *given])
         of = f" of the first {alike}" if len(blocks) > 1 else ""
-        console.print(Text(f"the best{of} again: {said}"))
+        console.print(Text(f"the best{of} again: {said}"), soft_wrap=True)
 
 
 def _numbers(rows: list[Row], columns: list[Column], objective: str | None) -> tuple[str, str | None, dict[int, Cell]]:

@@ -9,19 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from imago.board.board import MISSING, Board, Cell, Column, Group, Row
 from imago.board.records import Record
+from imago.board.terminal import Shown, output, tables
 from imago.files import write_text
 
 # Columns that a terminal has no room for; beginnings of their keys.
 ELSEWHERE = ("kid", "kd_", "precision", "recall", "density", "coverage", "inception_score", "authenticity", "copies")
-# Wide enough for all columns where the output goes into a file and has no width of its own.
-WIDE = 220
+# Columns that make room where there is little, the first of them first.
+LEAST = ("peak_memory_mib", "nfe", "parameters", "bpd", "seconds_per_sample", "training_seconds", "images_seen")
 # First characters by which a spreadsheet knows a formula, the wide ones of East Asian scripts too.
 FORMULAS = tuple("=+-@＝＋－＠")
 
@@ -30,20 +28,23 @@ def show(board: Board) -> None:
     """Print tables for each data set, without the columns that are empty in it, and what to know of which run.
 
     There is a table of means over seeds, where there are some, and one of all runs. What tells more of samples than
-    their distance is left to the files.
+    their distance is left to the files, and so is what the terminal has no room for.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDE)
+    console = output()
     for group in board.groups:
         filled = group.filled(board.columns)
         columns = [c for c in filled if not c.key.startswith(ELSEWHERE)]
-        if group.means:
-            console.print(_printed(group, group.means, columns, f"{group.data}: {MEANS}"))
-        console.print(_printed(group, group.rows, columns, str(group.data)))
+        drafts = [(f"{group.data}: {MEANS}", _shown(group, group.means, columns))] if group.means else []
+        fitting, no_room = tables([*drafts, (str(group.data), _shown(group, group.rows, columns))], console.width)
+        for table in fitting:
+            console.print(table, crop=False)
+            console.print()
         more = [c.title for c in filled if c.key.startswith(ELSEWHERE)]
         if more:
             console.print(Text(f"in the files: {', '.join(more)}"), soft_wrap=True)
+        if no_room:
+            remedy = "a wider terminal shows them; board.html and board.csv in the folder of out= have all"
+            console.print(Text(f"no room here: {', '.join(no_room)}: {remedy}"), soft_wrap=True)
     for notice, told in board.told(lambda r: r.notices).items():
         console.print(Text(f"{of_runs(told)}: {notice}"), soft_wrap=True)
     for defect, told in board.told(lambda r: r.defects).items():
@@ -55,25 +56,41 @@ def of_runs(told: list[Record]) -> str:
     return told[0].place if len(told) == 1 else f"{len(told)} runs, such as {told[0].place}"
 
 
-def _printed(group: Group, rows: list[Row], columns: list[Column], title: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("run", overflow="fold", min_width=12)
-    table.add_column("model", overflow="fold")
-    for key, name in _settings(group, rows).items():
-        table.add_column(Text(name), justify="right" if all(is_number(r.record.setting(key)) for r in rows) else "left")
+def _shown(group: Group, rows: list[Row], columns: list[Column]) -> list[Shown]:
+    """The columns of a table for the terminal."""
+    settings = _settings(group, rows)
+    order = _first_out_first([column.key for column in columns], list(group.settings))
+    rank = {key: len(order) - k for k, key in enumerate(order)}
+    names = [name_parts(row.record, rows) for row in rows]
+    all_rows = rows if group.held_out is None else [*rows, group.held_out]
+    real = [] if group.held_out is None else [group.held_out.record.name]
+    blank = [(MISSING, "") for _ in real]
+    styles = [*("" for _ in rows), *("dim" for _ in real)]
+
+    def texts(title: str, of: list[str], key: str = "", right: bool = False) -> Shown:
+        cells = [*((text, "") for text in of), *blank]
+        return Shown(title, cells, rank[key or title], is_name=not right, right=right, styles=styles)
+
+    records = [row.record for row in rows]
+    shown = [Shown("run", [*names, *((name, "") for name in real)], is_name=True, right=False, styles=styles)]
+    shown.append(texts("model", [r.model for r in records]))
+    for key, title in settings.items():
+        right = all(is_number(r.setting(key)) for r in records)
+        shown.append(texts(title, [r.setting(key) or MISSING for r in records], key, right))
     for column in columns:
-        table.add_column(Text(column.title), justify="right")
-    table.add_column("status")
-    for row in rows:
-        r = row.record
-        settings = [Text(r.setting(key) or MISSING) for key in _settings(group, rows)]
-        cells = [Text(_tagged(row.cells[c.key]), "bold" if row.cells[c.key].best else "") for c in columns]
-        table.add_row(Text(named(r, rows)), Text(r.model), *settings, *cells, Text(r.status))
-    if group.held_out is not None:
-        known = [Text(_tagged(group.held_out.cells[c.key])) for c in columns]
-        empty = [Text(MISSING) for _ in _settings(group, rows)]
-        table.add_row(Text(group.held_out.record.name), Text(MISSING), *empty, *known, Text(MISSING), style="dim")
-    return table
+        cells = [row.cells[column.key] for row in all_rows]
+        bold = ["bold" if cell.best else style for cell, style in zip(cells, styles, strict=True)]
+        tagged = [(cell.text, cell.tag) for cell in cells]
+        shown.append(Shown(column.title, tagged, rank.get(column.key, 0), styles=bold))
+    shown.append(texts("status", [r.status for r in records]))
+    return shown
+
+
+def _first_out_first(keys: list[str], settings: list[str]) -> list[str]:
+    """Columns in the order in which they make room: what a run cost, numbers after the first, what tells it apart."""
+    least = [key for key in LEAST if key in keys and (key != "bpd" or "nats" in keys)]
+    numbers = [key for key in keys if key not in least]
+    return [*least, *reversed(numbers[2:]), *reversed(settings), "status", *numbers[1:2], "model"]
 
 
 def named(record: Record, rows: list[Row]) -> str:
@@ -90,6 +107,12 @@ def _settings(group: Group, rows: list[Row]) -> dict[str, str]:
 def is_number(text: str) -> bool:
     """Whether a value can be sorted as a number, or is missing."""
     return not text or re.fullmatch(r"-?\d*\.?\d+(e[+-]?\d+)?", text) is not None
+
+
+def name_parts(record: Record, rows: list[Row]) -> tuple[str, str]:
+    """The name of a run, and apart what is added to it."""
+    name = named(record, rows)
+    return (record.name, name.removeprefix(record.name).strip()) if name.startswith(record.name) else (name, "")
 
 
 def _tagged(cell: Cell) -> str:
