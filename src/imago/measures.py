@@ -237,12 +237,20 @@ class Measurement:
     each: Sequence[float] | None = field(default=None, repr=False, compare=False)
 
 
+def kind_of(name: str) -> str:
+    """The key of :data:`MEASURES` that a name without its split begins with; the name itself where none does.
+
+    Not every ``fd_...`` is a distance of the samples that were drawn: ``fd_infinity_classifier`` is of another kind.
+    """
+    return next((beginning for beginning in MEASURES if name.startswith(beginning)), name)
+
+
 def better(name: str) -> Better:
     """Which numbers of a name are better, such as "val/fd_classifier" or "nats"; ``None`` where neither are."""
     if "elbo/" in name:
         return None
-    bare = name.rsplit("/", 1)[-1]
-    return next((way for beginning, (way, *_) in MEASURES.items() if bare.startswith(beginning)), None)
+    kind = kind_of(name.rsplit("/", 1)[-1])
+    return MEASURES[kind][0] if kind in MEASURES else None
 
 
 def is_better(name: str, value: float, best: float | None) -> bool:

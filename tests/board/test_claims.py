@@ -409,6 +409,9 @@ def test_samples_of_the_gan_are_held_against_both_rivals(pixels: float, verdict:
     runs = [r for m, v in values.items() for r in seeds(m, distance, about(v, 0.1))]
     assert asked(*runs)["samples"].verdict == verdict
     assert asked(*runs[: 2 * SEEDS])["samples"].verdict == "open"
+    for run in runs:
+        run.measured = [distance(0.0, "fd_infinity_classifier"), *run.measured]
+    assert asked(*runs)["samples"].verdict == verdict, "of infinitely many samples is another question"
 
 
 def test_held_out_images_stand_in_the_table() -> None:

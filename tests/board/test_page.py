@@ -474,6 +474,21 @@ def test_leaders_of_different_occasions_say_each_what_they_are(make_run: MakeRun
     assert (pages[3].count("<small>eval 10k</small>"), pages[3].count("<small>val 10k</small>")) == (2, 1)
 
 
+def test_runs_stand_in_the_order_of_the_distance_that_all_have(make_run: MakeRun, tmp_path: Path) -> None:
+    """That of infinitely many samples, which evaluate.py adds, comes after it, and is called so below the samples."""
+    infinite = distance(4.9, 0.01, 1) | {"name": "fd_infinity_classifier"}
+    runs = [
+        make_run("evaluated", model="gan", metrics=None, evaluation=[infinite, distance(5.0, 0.01, 1)]),
+        make_run("better", model="gan", metrics=None, evaluation=[distance(3.0, 0.01, 1)]),
+    ]
+    board = Board(map(read_record, runs))
+    assert [row.record.path.name for row in board.groups[0].rows] == ["better", "evaluated"]
+    write_page(board, tmp_path / "board.html")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "board.html").read_text(), re.DOTALL)
+    told = [re.findall(r"[\d.]+ FD[^<\n]*", caption) for caption in captions if "FD" in caption]
+    assert told == [["3 FD classifier"], ["4.9 FD∞ classifier", "5 FD classifier"]]
+
+
 def test_of_a_tall_grid_the_page_carries_the_first_rows(tmp_path: Path) -> None:
     tall = Image.fromarray(np.arange(90, dtype=np.uint8)[:, None].repeat(30, 1))
     tall.save(tmp_path / "grid.png")

@@ -40,10 +40,11 @@ def test_a_class_without_a_source_text_has_none() -> None:
 
 @pytest.fixture
 def board(make_run: MakeRun) -> Board:
+    infinite = {"name": "fd_infinity_classifier", "value": 2.9, "protocol": quality()}
     bound = {"name": "test/nats", "value": 95.1, "protocol": likelihood("test", "lower_bound")}
     cost = {"name": "fd_classifier", "value": 3.0, "protocol": quality(seconds_per_sample=2e-4, nfe=1)}
     runs = [
-        make_run("logs/vae-good", model="vae", evaluation=[bound, cost]),
+        make_run("logs/vae-good", model="vae", evaluation=[bound, infinite, cost]),
         make_run("logs/vae-bad", model="vae", evaluation=[bound | {"value": 99.0}], config={"seed": 1}),
         make_run("logs/made", picture=None),
         make_run("logs/own", model="gan", config={"model": {"_target_": "mine.Own"}}, leaf="energy", name=EVIL,
@@ -60,10 +61,25 @@ def test_the_best_run_of_each_model_stands_at_its_leaf(board: Board, tmp_path: P
     found = {name: [card.model for card in places[leaf].cards] for name, leaf in LEAVES.items() if places[leaf].cards}
     assert found == {"chain_rule": ["made"], "variational": ["vae"], "energy": [EVIL[:30] + "…"]}
     (vae,) = places[LEAVES["variational"]].cards
-    assert vae.lines == ["≤ 95.10 ± 0.25 nats", "FD 3", "200 µs/sample, 1 call"]
+    assert vae.lines == ["≤ 95.10 ± 0.25 nats", "FD 3 of 10k", "200 µs/sample, 1 call"]
     assert vae.link == "logs/vae-good/"
     assert {"gan", "dcgan"} <= set(places[LEAVES["direct"]].others)
     assert places[LEAVES["variational"]].page.endswith("docs/vae.md")
+
+
+def test_leaves_have_the_same_distance(make_run: MakeRun, tmp_path: Path) -> None:
+    def results(*names: str) -> list[dict[str, object]]:
+        return [{"name": name, "value": 1.0 + k, "protocol": quality()} for k, name in enumerate(names)]
+
+    runs = [
+        make_run("made", evaluation=results("fid", "fd_infinity_classifier", "fd_classifier")),
+        make_run("vae", model="vae", evaluation=results("fd_classifier")),
+        make_run("gan", model="gan", leaf="direct", evaluation=results("fd_infinity_classifier"), metrics=None),
+    ]
+    (group,) = Board(map(read_record, runs)).groups
+    cards = {card.model: card.lines for place in places_of(group, tmp_path) for card in place.cards}
+    told = {model: [line for line in lines if line.startswith("F")] for model, lines in cards.items()}
+    assert told == {"made": ["FD 3 of 10k"], "vae": ["FD 1 of 10k"], "gan": []}
 
 
 def test_a_strip_is_the_first_images_of_the_grid(board: Board, tmp_path: Path) -> None:

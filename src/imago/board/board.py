@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from imago.board.records import Data, Measured, Record, weight
-from imago.measures import MEASURES, Better
+from imago.measures import MEASURES, Better, kind_of
 from imago.sweeps import short_names
 
 MISSING = "–"
 FEATURELESS = ("nats", "bpd", "kl", "kl_histogram", "modes", "high_quality", "copies", "edge_width", "cas")
 QUALITIES = tuple(name for name in MEASURES if name not in ("nats", "bpd"))
+# Kinds of measures: Fréchet distances of the samples that were drawn, and all distances of these.
 FRECHET = ("fid", "fd_")
 LOW = (*FRECHET, "kid", "kd_")
 # What a sample takes, in a batch and alone.
@@ -183,7 +184,7 @@ class Board:
 
     def _place(self, row: Row) -> tuple[object, ...]:
         """By likelihood; where there is none by the first distance of samples; then by name."""
-        leading = [c.key for c in self.columns if c.key == "nats" or c.key.startswith(LOW)]
+        leading = [c.key for c in self.columns if kind_of(c.key) in ("nats", *LOW)]
         cells = [row.cells[key] for key in leading]
         order = [(math.isnan(cell.value), cell.block, 0 if math.isnan(cell.value) else cell.value) for cell in cells]
         return (*order, row.record.name, row.record.started)
@@ -335,17 +336,13 @@ def _quality_names(measured: set[str]) -> list[str]:
     """Names of sample quality in the order of their columns, with the expected ones where nothing like them is."""
     names = {name for name in measured if name.startswith(QUALITIES)}
     names |= {name for name, alike in EXPECTED.items() if not any(other.startswith(alike) for other in measured)}
-    return sorted(names, key=lambda name: (list(MEASURES).index(_kind(name)), name))
-
-
-def _kind(name: str) -> str:
-    return next(beginning for beginning in MEASURES if name.startswith(beginning))
+    return sorted(names, key=lambda name: (list(MEASURES).index(kind_of(name)), name))
 
 
 def _column(name: str, cell: Callable[[Record], Cell]) -> Column:
-    way, title, explained = MEASURES[_kind(name)]
-    extractor = name.removeprefix(_kind(name)).strip("_").replace("_", " ")
-    features = "" if _kind(name) in FEATURELESS else f", in the features of {extractor or 'Inception'}"
+    way, title, explained = MEASURES[kind_of(name)]
+    extractor = name.removeprefix(kind_of(name)).strip("_").replace("_", " ")
+    features = "" if kind_of(name) in FEATURELESS else f", in the features of {extractor or 'Inception'}"
     return Column(name, f"{title} {extractor}".strip(), cell, way, f"{explained}{features}.")
 
 

@@ -22,6 +22,7 @@ from imago.board.board import FRECHET, MISSING, Board, duration, means, tag
 from imago.board.grids import steering
 from imago.board.records import Data, Measured, Record, newest
 from imago.errors import printable
+from imago.measures import kind_of
 from imago.pretrained import is_pretrained
 from imago.statistics import Difference, above, all_above, combined, holm, mean_of, on_the_same_images, welch
 
@@ -162,7 +163,7 @@ class Runs:
 
         Args:
             models: whose.
-            names: beginnings of the names, in the order in which they are preferred.
+            names: kinds of measures, or names of what is of no kind, in the order in which they are preferred.
             changes: of a model's settings with which it was measured, instead of as it was trained.
         """
         found: dict[tuple[str, str], dict[str, list[Measured]]] = {}
@@ -238,7 +239,7 @@ def _by_protocol(run: Record, names: tuple[str, ...], changes: Mapping[str, Any]
     wanted = {} if all(run.settings.get(f"model.{k}") == str(v).lower() for k, v in changes.items()) else dict(changes)
     found = {}
     for m in run.measured:
-        if m.name.startswith(names) and dict(m.changes) == wanted and math.isfinite(m.value):
+        if kind_of(m.name) in names and dict(m.changes) == wanted and math.isfinite(m.value):
             found[m.name, m.comparison_key] = m
     return found
 
@@ -602,7 +603,7 @@ def _curves(record: Record) -> dict[str, list[tuple[float, float]]]:
     for block in record.table.blocks:
         for column, values in block.curves.items():
             points = [(x, y) for x, y in zip(block.images, values, strict=True) if math.isfinite(y)]
-            if column.removeprefix("val/").startswith(FRECHET) and len(points) > 1:
+            if kind_of(column.removeprefix("val/")) in FRECHET and len(points) > 1:
                 found[column] = points
     return found
 

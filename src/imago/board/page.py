@@ -54,7 +54,7 @@ def write_page(board: Board, path: Path) -> None:
         link=link,
         made=time.strftime("%Y-%m-%d %H:%M"),
         leaders=[(group, lists) for group in board.groups if (lists := list(_leaders(group, board.columns)))],
-        leading=LEADING,
+        leading={column.key: column.title for column in board.columns if column.key.startswith(LEADING)},
         defects=[(record, defect) for record in board.records for defect in record.defects],
         settings=_settings(board),
         of_runs=of_runs,

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from imago.board.board import FRECHET, Board, Group, Row
+from imago.board.board import FRECHET, Board, Group, Row, si
 from imago.board.grids import MARGIN, SMALLEST_SIDE
 from imago.board.page import rendered, write_html
 from imago.board.pictures import LARGEST_FILE, picture_of
 from imago.board.records import Record
 from imago.config import CONF
 from imago.files import write_text
+from imago.measures import kind_of
 from imago.signatures import attribute_of
 from imago.taxonomy import LEAVES, Leaf
 from imago.untrusted import read_bytes, read_yaml, shortened
@@ -115,10 +117,11 @@ def places_of(group: Group, folder: Path) -> list[Place]:
         if (docs / place.leaf.page).is_file():
             place.page = _link(docs / place.leaf.page, folder)
     known = set()
+    distance = _distance(group.settled)
     for row in group.settled:
         if row.record.leaf in places and row.record.model not in known and row.record.status != "failed":
             known.add(row.record.model)
-            places[row.record.leaf].cards.append(_card(row, folder))
+            places[row.record.leaf].cards.append(_card(row, folder, distance))
     for model, leaf in _models().items():
         if model not in known and leaf in places:
             places[leaf].others.append(model)
@@ -136,13 +139,21 @@ def _models() -> dict[str, str]:
     return found
 
 
-def _card(row: Row, folder: Path) -> Card:
+def _distance(rows: list[Row]) -> str:
+    """The Fréchet distance of samples that most runs have; empty where none has one."""
+    counts = Counter(
+        k for row in rows for k in row.cells if kind_of(k) in FRECHET and not math.isnan(row.cells[k].value)
+    )
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _card(row: Row, folder: Path, distance: str) -> Card:
     cells, record = row.cells, row.record
     binary = record.data.shape is not None and record.data.shape[-1] <= 2
     key, unit = ("nats", "nats") if binary else ("bpd", "bits/dim")
     lines = [] if math.isnan(cells[key].value) else [f"{cells[key].text} {unit}"]
-    distances = [key for key in cells if key.startswith(FRECHET) and not math.isnan(cells[key].value)]
-    lines += [f"FD {cells[key].text}" for key in distances[:1]]
+    if distance and (m := cells[distance].source) is not None:
+        lines.append(f"FD {cells[distance].text}{f' of {si(m.count)}' if m.count else ''}")
     cost = [cells[key] for key in ("seconds_per_sample", "nfe")]
     if not math.isnan(cost[0].value):
         calls = "" if math.isnan(cost[1].value) else f", {cost[1].text} call{'s' * (cost[1].text != '1')}"
