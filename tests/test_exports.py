@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("runs")
     run = train(small(root, "max_images=160", f"data.dir={root}", *SMALL), "my-vae", root / "my-vae")
     run.update(command=f"python {root}/src/train.py model=vae data.dir=../alice/data hydra.run.dir={root}/my-vae")
-    protocol = {"data": "digits test", "data_fingerprint": "3107", "images": 180, "likelihood": "lower_bound"}
+    protocol = {"data": "digits test", "images": 180, "likelihood": "lower_bound"}
     result = {"checkpoint": "last.ckpt", "images_seen": 160, "updates": 10, "name": "test/nats", "value": 123.25}
     older = result | {"images_seen": 80, "value": 999.0, "each": "each/1.npy"}
     before = result | {"protocol": protocol | {"weights": "averaged"}, "value": 124.0}
@@ -86,6 +86,30 @@ def test_a_broken_summary_is_left_out(run: Run, tmp_path: Path) -> None:
     (copy / "summary.json").write_text(json.dumps(broken))
     export(copy, tmp_path / "out")
     assert "`a b`" in (tmp_path / "out" / CARD).read_text()
+
+
+def test_the_card_of_a_job_has_its_own_command_and_what_training_measured(
+    run: Run, tmp_path: Path, script: Command
+) -> None:
+    """The sweep's makes other models too; a run that evaluate.py has not measured is not unmeasured."""
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    (copy / "evaluation.json").unlink()
+    protocol = {"samples": 1000, "extractor": "classifier", "reference": "digits train", "weights": "averaged"}
+    known = {"value": 5.25, "images_seen": 160, "protocol": protocol}
+    metrics = {"val/fd_classifier": known, "val/kd_classifier": known | {"images_seen": 80}, "val/x": 3}
+    sweep = {"overrides": ["model=vae", "name=a b", "resume=auto"]}
+    summary = json.loads((copy / "summary.json").read_text()) | {"metrics": metrics, "sweep": sweep}
+    (copy / "summary.json").write_text(json.dumps(summary | {"command": "python src/train.py -m model=gan,vae"}))
+    code, out, err = script("export", f"checkpoint={copy}", "out=out")
+    assert code == 0, err
+    assert f"export again: python src/evaluate.py checkpoint={copy}" in out
+    text = Path("out", CARD).read_text()
+    assert "- **Trained by** `python src/train.py model=vae 'name=a b'`" in text
+    assert "| fd_classifier | 5.25 | 1,000 samples, features classifier, against digits train |" in text
+    assert "kd_classifier |" not in text, "it was measured of an earlier state"
+    assert "Measured in training; `imago evaluate` measures more." in text
+    assert "Nothing was measured" not in text
+    assert {m.name: m.split for m in read_record(Path("out")).measured} == {"fd_classifier": "val"}
 
 
 def test_what_the_card_tells_to_type_can_be_typed(run: Run, tmp_path: Path) -> None:

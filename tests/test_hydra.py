@@ -52,6 +52,9 @@ def test_a_sweep_lies_where_hydra_says(script: Command) -> None:
     assert code == 0, err
     assert sorted(path.name for path in Path("sweep").iterdir()) == ["multirun.yaml", "s1", "s2"]
     assert {summary_of(Path("sweep") / name)["seed"] for name in ("s1", "s2")} == {1, 2}
+    command = str(summary_of(Path("sweep") / "s2")["command"])  # that repeats this run alone
+    assert command.startswith("python src/train.py ")
+    assert command.endswith(" seed=2")
 
 
 def test_sweeps_of_the_same_second_have_folders_of_their_own(script: Command) -> None:
@@ -110,7 +113,7 @@ def test_a_sweep_ends_with_its_ranking_and_the_command_of_the_best(script: Comma
     table = out[out.rindex("run ") :].splitlines()
     assert table[0].split() == ["run", "nats", "seconds"]
     told = [
-        re.match(r" +(fvbn-digits lr=\S+) 2 seeds +(= [\d.]+ ± [\d.]+) val 180, 2 seeds +\d+ *$", line)
+        re.match(r" *(fvbn-digits lr=\S+) 2 seeds +(= [\d.]+ ± [\d.]+) val 180, 2 seeds +\d+ *$", line)
         for line in table[2:4]
     ]
     assert told[0] is not None, table

@@ -25,6 +25,7 @@ from imago.board.page import write_page
 from imago.board.records import Record, read_record
 from imago.board.text import READING, short_tables
 from imago.paths import anonymous
+from imago.sweeps import command_of
 from imago.tables import CLOCK
 
 RECORDS = ROOT / "docs" / "board"
@@ -70,9 +71,10 @@ def thin_config(text: str) -> str:
 
 def thin_summary(text: str) -> str:
     """summary.json without absolute paths and what boards do not show."""
-    kept = {key: entry for key, entry in json.loads(text).items() if key not in UNWANTED}
-    if "command" in kept:  # it can be typed again in the repository's folder
-        kept["command"] = re.sub(r"^python \S*?((src/)?\w+\.py)(?!\S)", r"python \1", kept["command"])
+    summary = json.loads(text)
+    kept = {key: entry for key, entry in summary.items() if key not in UNWANTED}
+    if command := command_of(summary):  # it can be typed again in the repository's folder
+        kept["command"] = re.sub(r"^python \S*?((src/)?\w+\.py)(?!\S)", r"python \1", command)
     return json.dumps(anonymous(kept), indent=1) + "\n"
 
 

@@ -22,13 +22,14 @@ from imago.errors import UserError
 from imago.files import one_at_a_time, remove_litter, replacing
 from imago.images import to_bytes
 from imago.legacy import today
-from imago.measures import Protocol
+from imago.measures import Protocol, better
 from imago.models.base import GenerativeModel, count_parameters
 from imago.paths import anonymous, check_folder_place, checkpoint_file, folder_of, writing_to
 from imago.pictures import picture_of, write_png
 from imago.pretrained import CARD, SETTINGS, WEIGHTS
 from imago.rng import PerImageGenerator
 from imago.runs import IDENTITY
+from imago.sweeps import command_of
 from imago.untrusted import read_json
 
 # Of a run's summary what holds of the model, and not of the machine's state or of a sweep.
@@ -146,7 +147,7 @@ def shareable(config: dict[str, Any]) -> dict[str, Any]:
 def measured_there(
     folder: Path, checkpoint: str, images_seen: int, averaged: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Of a run what its summary tells of the model, and what evaluate.py measured of this state of it.
+    """Of a run what its summary tells of the model and what was measured of this state, in training and by evaluate.py.
 
     Args:
         folder: of the run; where nothing can be read there, nothing is told.
@@ -157,16 +158,29 @@ def measured_there(
     """
     summary: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
+
+    def of_this(result: Any) -> bool:
+        """Whether it is a measurement of this state."""
+        if not _is_result(result) or result.get("images_seen") != images_seen:
+            return False
+        return not (averaged and result["protocol"].get("weights") == "last")
+
     with suppress(OSError, ValueError):
         found = today(read_json(folder / "summary.json"))
-        summary = {name: found[name] for name in _TOLD if name in found} if isinstance(found, dict) else {}
+        if isinstance(found, dict):
+            summary = {name: found[name] for name in _TOLD if name in found}
+            if command := command_of(found):
+                summary["command"] = command
+            measured = found.get("metrics")
+            summary["metrics"] = {
+                name: result
+                for name, result in (measured.items() if isinstance(measured, dict) else ())
+                if isinstance(result, dict) and of_this(result | {"name": name})
+            }
     with suppress(OSError, ValueError):
         found = today(read_json(folder / "evaluation.json"))
         for result in found if isinstance(found, list) else []:
-            if not _is_result(result):
-                continue
-            of_this = result.get("images_seen") == images_seen and result.get("checkpoint") in (checkpoint, WEIGHTS)
-            if of_this and not (averaged and result["protocol"].get("weights") == "last"):
+            if of_this(result) and result.get("checkpoint") in (checkpoint, WEIGHTS):
                 results.append({key: value for key, value in result.items() if key != "each"} | {"checkpoint": WEIGHTS})
     return anonymous(summary), anonymous(results)
 
@@ -204,6 +218,12 @@ def card(
     """
     kind, data = type(model).__name__, str(summary.get("data", "unknown"))
     of_the_model = newest([r for r in results if not r.get("changes")])
+    by_training = (
+        []
+        if of_the_model
+        else [{**result, "name": key} for key, result in summary.get("metrics", {}).items() if better(key) is not None]
+    )
+    of_the_model = of_the_model or by_training
     about = " ".join((type(model).__doc__ or kind).strip().split("\n\n")[0].split())
     scores = [
         {
@@ -246,6 +266,7 @@ def card(
         "## Measured",
         "",
         *(_table(of_the_model) if of_the_model else ["Nothing was measured."]),
+        *(["", "Measured in training; `imago evaluate` measures more."] if by_training else []),
         "",
         "## Use",
         "",

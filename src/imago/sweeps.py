@@ -1,6 +1,7 @@
 """A job of a sweep: what it differs in from the others, how it is called, and which runs it may continue."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -67,6 +68,27 @@ class Job:
         overrides = recorded.get("overrides")
         same = isinstance(overrides, list) and _settled(overrides) == _settled(self.overrides)
         return recorded.get("varied") == self.varied and (inside or same)
+
+
+def alone(program: Iterable[str], overrides: Iterable[str]) -> str:
+    """The command that repeats a job without its sweep.
+
+    Args:
+        program: and its options, a word each.
+        overrides: of the job.
+    """
+    given = [text for text in overrides if not re.match(r"\+*(resume|hydra\.)", text)]
+    return " ".join(shlex.quote(printable(word)) for word in [*program, *given])
+
+
+def command_of(summary: Mapping[str, Any]) -> str | None:
+    """The command that repeats a run; earlier versions kept that of the whole sweep. ``None`` where it is unknown."""
+    command, sweep = summary.get("command"), summary.get("sweep")
+    overrides = sweep.get("overrides") if isinstance(sweep, dict) else None
+    words = str(command or "").split()
+    if isinstance(overrides, list) and {"-m", "--multirun"}.intersection(words):
+        return alone(words[:2], map(str, overrides))
+    return str(command) if command else None
 
 
 def in_short(value: str) -> str:

@@ -1,8 +1,6 @@
 """How a sweep ends: its runs in the order of one number, and the command that repeats the best of them."""
 
 import math
-import re
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,8 +11,8 @@ from imago.board.board import Board, Cell, Column, Row, rank_by
 from imago.board.records import Measured, read_record
 from imago.board.terminal import Shown, output, tables
 from imago.board.text import name_parts
-from imago.errors import printable
 from imago.measures import MEASURES, better
+from imago.sweeps import alone
 
 
 def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[str]) -> None:
@@ -64,9 +62,7 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
         alike = sum(not cells[id(row)].block and not math.isnan(cells[id(row)].value) for row in rows)
         if len(blocks) > 1 and alike == 1:  # nothing compares with it
             continue
-        overrides = (best.record.runs or [best.record])[0].overrides
-        given = [text for text in overrides if not re.match(r"\+*(resume|hydra\.)", text)]
-        said = " ".join(shlex.quote(printable(word)) for word in [*command, *given])
+        said = alone(command, (best.record.runs or [best.record])[0].overrides)
         of = f" of the first {alike}" if len(blocks) > 1 else ""
         console.print(Text(f"the best{of} again: {said}"), soft_wrap=True)
 

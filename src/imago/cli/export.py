@@ -1,5 +1,6 @@
 """Write a trained model as a folder: ``python src/export.py checkpoint=logs/vae-mnist/<time> out=my-vae``."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from pydantic import Field
 from imago import cli
 from imago.config import check_settings, plain
 from imago.paths import check_folder_place, checkpoint_file
+from imago.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ def main(config: DictConfig) -> None:
     export(settings.checkpoint, out, license=settings.license)
     for file in sorted([*(out / name for name in FILES), *out.glob("samples/images-*.png")]):
         print(f"{file}  {file.stat().st_size:,} bytes")
+    if not read_json(out / "evaluation.json"):
+        print(
+            "note: the card has no numbers but those of training; measure, and export again: "
+            f"{cli.program('evaluate')} {shlex.quote(f'checkpoint={settings.checkpoint}')}"
+        )
 
 
 def command() -> None:

@@ -20,7 +20,7 @@ from imago.errors import UserError
 from imago.paths import check_folder_place, images_place, run_to_resume
 from imago.processes import launched_rank
 from imago.search import objectives_of, reporter_of
-from imago.sweeps import job_of
+from imago.sweeps import alone, job_of
 from imago.tables import read_table
 
 if TYPE_CHECKING:  # the scripts load torch once Hydra has composed
@@ -66,7 +66,8 @@ def main(config: DictConfig) -> float | list[float] | None:
     try:
         recorded = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
         reporter = None if job is None else reporter_of(job.folder)
-        run = train(values, name, directory, job, recorded, reporter)
+        again = None if job is None else alone(program(), job.overrides)
+        run = train(values, name, directory, job, recorded, reporter, again)
     except NothingLeftError as done:
         if not multirun:
             raise
@@ -127,13 +128,17 @@ def rank(folder: Path, config: DictConfig) -> None:
     from imago.board.ranking import show_ranking
 
     runs = dict.fromkeys(run.resolve() for run in [*find_runs([str(folder)])[0], *jobs.ran])
-    own = get_args_parser().parse_args(sys.argv[1:]).config_dir
-    command = [*cli.program("train").split(), *(["--config-dir", own] if own else [])]
     here = Path.cwd()
     shown = [run.relative_to(here) if here in run.parents else run for run in runs]
     objective = config.get("objective")
     first = next(iter(objective), None) if OmegaConf.is_list(objective) else objective
-    show_ranking(shown, first if isinstance(first, str) else None, command)
+    show_ranking(shown, first if isinstance(first, str) else None, program())
+
+
+def program() -> list[str]:
+    """How training is called here, with the folder of the user's own configuration: a word each."""
+    own = get_args_parser().parse_args(sys.argv[1:]).config_dir
+    return [*cli.program("train").split(), *(["--config-dir", own] if own else [])]
 
 
 def command() -> None:

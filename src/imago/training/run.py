@@ -68,6 +68,7 @@ def train(
     job: Job | None = None,
     choices: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
+    command: str | None = None,
 ) -> Run:
     """Train a model as configured.
 
@@ -78,6 +79,7 @@ def train(
         job: of the sweep that the run belongs to.
         choices: Hydra's, by group, for the summary.
         reporter: to the search that the run is a trial of.
+        command: that repeats the run alone, for the summary; ``None`` for the one that started this process.
 
     Returns:
         The run directory with its complete summary.
@@ -125,6 +127,8 @@ def train(
             run.update(**about, choices=dict(choices or {}), status="running", notices=notices)
             if job is not None:
                 run.update(sweep=job.recorded)
+            if command is not None:
+                run.update(command=command)
             if run.write:
                 announce_start(run, data, checkpoint_path)
             if settings.compile:
