@@ -42,9 +42,14 @@ def test_the_claims_stand_beside_the_board(command: Command, make_run: MakeRun) 
     make_run("logs/made-mnist/1")
     code, out, err = command("report=claims")
     assert (code, err) == (0, "")
-    assert out.splitlines()[-2:] == ["logs/board/claims.html", "logs/board/claims.md"]
+    told = "all numbers: logs/board/board.html, board.csv and board.md"
+    assert out.splitlines()[-3:] == [told, "logs/board/claims.html", "logs/board/claims.md"]
+    assert "status" not in out, "the board is not printed again"
     assert "would answer it: python src/train.py -m sweep=lecture data=mnist data.binarize=dynamic " in out
     assert command("report=claim")[0] == 2
+    code, out, err = command("report=tree")
+    assert (code, err, out.splitlines()) == (0, "", [told, "logs/board/tree.html", "logs/board/tree.svg"])
+    assert Path("logs/board/board.md").exists()
 
 
 def test_places_can_be_a_list_a_glob_and_partly_empty(command: Command, make_run: MakeRun) -> None:

@@ -23,7 +23,7 @@ class Settings:
 
 
 def main(config: DictConfig) -> None:
-    """Read the runs, print the board, and write it to ``out``; with ``report`` claims or the tree too."""
+    """Read the runs, write the board to ``out``, and print it, or what ``report`` asks for instead."""
     settings = check_settings(plain(config), Settings)
     out = Path(settings.out)
     check_folder_place(out)
@@ -57,12 +57,19 @@ def main(config: DictConfig) -> None:
             write_tree(board, out / "tree.html", out / "tree.svg")
     except OSError as error:
         raise UserError(f"out={out}: {reason_of(error)}; choose another folder") from None
-    show(board)
+    if settings.report == "board":
+        show(board)
     show_claims(claims)
     for line in empty:
         print(f"runs: {line}")
-    written = {"board": [], "claims": ["claims.html", "claims.md"] * bool(claims), "tree": ["tree.html", "tree.svg"]}
-    for name in ("board.html", "board.csv", "board.md", *written[settings.report]):
+    if settings.report != "board":
+        print(f"all numbers: {out / 'board.html'}, board.csv and board.md")
+    written = {
+        "board": ["board.html", "board.csv", "board.md"],
+        "claims": ["claims.html", "claims.md"] * bool(claims),
+        "tree": ["tree.html", "tree.svg"],
+    }
+    for name in written[settings.report]:
         print(out / name)
 
 
