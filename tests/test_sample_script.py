@@ -152,10 +152,11 @@ def test_a_grid_in_training_shows_how_far_it_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         Progress, "subtask", lambda self, text: done.append(text) or (lambda *steps: done.append(steps))
     )
-    monkeypatch.setattr(Progress, "end_subtask", lambda self: done.append("end"))
+    monkeypatch.setattr(Progress, "end_subtask", lambda self, results: done.append(results))
     config = configuration(
         "data=digits", "logger=csv", "metrics=none", "trainer=cpu", "max_images=64", f"logs={tmp_path}", *PIXELS,
         "callbacks.likelihood=null", "callbacks.quality=null",
     )  # fmt: skip
     train(config, "pixels", tmp_path / "run")
-    assert done == ["drawing samples", *((8 * row, 64) for row in range(1, 9)), "end"]
+    steps = [(8 * row, 64) for row in range(1, 9)]
+    assert done == ["drawing samples", *steps, "80, samples/images-0000000064.png"]

@@ -42,6 +42,7 @@ def test_two_processes_stop_together_whichever_is_told(tmp_path: Path) -> None:
         "model.generator.hidden=[16]", "model.discriminator.hidden=[16]", "data.batch_size=16", "every.log=160",
         "every.samples=100000000", "every.quality=100000000", "every.checkpoints=1600", "metrics=classifier",
         "metrics.samples=20000", "callbacks.quality.at_start=false", "resume=auto",
+        "+callbacks.progress.line_seconds=1",
     ]  # fmt: skip
 
     def run(limit: int, number: int, target: str, waits: str) -> tuple[int, str]:

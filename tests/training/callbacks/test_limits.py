@@ -105,3 +105,26 @@ def test_time_spent_measuring_does_not_count(toy: Any, fit: Any, clock: Clock) -
 
     fit(model, 50, limit, Slow(16))
     assert model.state.images == 6 * 16  # the fifth second is over when the sixth batch ends
+
+
+def test_the_seconds_left_begin_with_the_budget(toy: Any, fit: Any, clock: Clock) -> None:
+    """However slow the first step was; later by the clock, of which processor seconds are a share."""
+    model, limit = toy(), Limits(10**9, None, None, max_cpu_seconds=20.0)
+    fit(model, 1, limit)
+    state = model.state
+    state.seconds, state.cpu_seconds = 0.9, 0.01
+    assert limit.seconds_left(model) == pytest.approx(19.99)
+    state.seconds, state.cpu_seconds = 10.0, 5.0
+    assert limit.seconds_left(model) == pytest.approx(30.0)
+    assert limit.seconds_left(model, beside=0.1, closing=4.0) == pytest.approx(37.0)
+
+
+def test_a_limit_in_images_tells_the_seconds_left_once_the_pace_is_known(toy: Any, fit: Any, clock: Clock) -> None:
+    model, limit = toy(), Limits(160_000, None, None)
+    fit(model, 1, limit)
+    model.state.seconds = 1.9
+    assert limit.seconds_left(model) is None
+    model.state.images, model.state.seconds = 16_000, 4.0
+    assert limit.seconds_left(model) == pytest.approx(36.0)
+    limit.max_seconds = 10.0
+    assert limit.seconds_left(model) == pytest.approx(6.0), "whichever comes first"

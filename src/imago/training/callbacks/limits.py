@@ -7,6 +7,9 @@ from lightning import Callback, LightningModule, Trainer
 
 from imago.models.base import GenerativeModel
 
+# Seconds of training, or the share of a run, after which its pace is known.
+TELLING_SECONDS, TELLING_SHARE = 2.0, 0.2
+
 
 class Limits(Callback):
     """Stops training at the first limit reached; a continued run counts what went before.
@@ -37,6 +40,7 @@ class Limits(Callback):
         self.max_cpu_seconds = max_cpu_seconds
         self.closing_seconds = 0.0  # what the work after training will take
         self._began = time.monotonic() if began is None else began
+        self._start = (0, 0, 0.0, 0.0, 0.0)  # images, updates, seconds and processor seconds of the first batch; share
 
     @property
     def wall_seconds(self) -> float:
@@ -85,6 +89,35 @@ class Limits(Callback):
             guesses.append(model.state.seconds / fraction)
         return min(guesses, default=model.state.seconds)
 
+    def seconds_left(self, model: GenerativeModel, beside: float = 0.0, closing: float = 0.0) -> float | None:
+        """Seconds until the first limit is reached; ``None`` as long as nobody can tell.
+
+        A limit in seconds tells that from the start, one of images or updates when the pace of this fit is known.
+
+        Args:
+            model: in training.
+            beside: seconds of measuring and drawing for each second of training.
+            closing: seconds of the work after training.
+        """
+        state = model.state
+        images, updates, seconds, cpu_seconds, share = self._start
+        trained = state.seconds - seconds
+        telling = trained >= TELLING_SECONDS or self.fraction(model) - share >= TELLING_SHARE * (1 - share)
+        rests = []
+        if self.max_seconds is not None:
+            rests.append(self.max_seconds - state.seconds)
+        if self.max_cpu_seconds is not None:
+            spent = state.cpu_seconds - cpu_seconds
+            rests.append((self.max_cpu_seconds - state.cpu_seconds) * (trained / spent if telling and spent else 1.0))
+        if telling and self.max_images is not None and state.images > images:
+            rests.append((self.max_images - state.images) * trained / (state.images - images))
+        if telling and self.max_updates is not None and state.updates > updates:
+            rests.append((self.max_updates - state.updates) * trained / (state.updates - updates))
+        rests = [rest * (1 + beside) + closing for rest in rests]
+        if self.max_wall_seconds is not None:
+            rests.append(self.max_wall_seconds - self.wall_seconds)
+        return max(0.0, min(rests)) if rests else None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the model how far it is."""
         assert isinstance(pl_module, GenerativeModel)
@@ -93,6 +126,8 @@ class Limits(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of a run that was stopped at its limit only the end is left to do."""
         assert isinstance(pl_module, GenerativeModel)
+        state = pl_module.state
+        self._start = (state.images, state.updates, state.seconds, state.cpu_seconds, self.fraction(pl_module))
         if pl_module.state.images > 0:
             self._stop_if_reached(trainer, pl_module)
 

@@ -129,12 +129,11 @@ class Measuring(Paced, ABC):
             try:
                 amount, seconds = self._amount(trainer, model, untrained)
                 if amount:
-                    told = f"{self.doing}, about {seconds:.0f} s" if seconds >= 1 else self.doing
-                    report = None if progress is None else progress.subtask(told)
+                    report = None if progress is None else progress.subtask(self.doing, seconds)
                     measurements = self.measure(trainer, model, amount, averaged, report, stop_if_requested)
             finally:
                 if progress is not None:
-                    progress.end_subtask()
+                    progress.end_subtask({m.name: m.value for m in measurements})
         self.latest = {f"val/{m.name}": m.value for m in measurements}
         self.comparison_keys = {f"val/{m.name}": m.protocol.comparison_key for m in measurements}
         if self.latest:

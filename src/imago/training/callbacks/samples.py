@@ -91,6 +91,7 @@ class SampleGrid(Paced):
         with model.state.paused(), self.run.beside("sample grid"), sampling_weights(trainer, model):
             rows = self.choose(trainer, model, amounts_up_to(self.rows, 1), lambda: seconds_of(draw, 1)) or 1
             report = None if progress is None else progress.subtask("drawing samples")
+            path, drawn = self.run.samples / f"images-{model.state.images:010d}.png", None
             try:
                 images = draw(rows, report)
                 if isinstance(model, Variational) and model.observation_noise and not points:
@@ -98,9 +99,10 @@ class SampleGrid(Paced):
                         both = torch.stack([images, draw(rows)])
                     images = both.unflatten(1, (rows, columns)).transpose(0, 1).flatten(0, 2)
                     told += "; every second row: the means of p(x|z) at the same z"
+                drawn = f"{len(images)}, {path.relative_to(self.run.path)}"
             finally:
                 if progress is not None:
-                    progress.end_subtask()
+                    progress.end_subtask(drawn)
             if not trainer.is_global_zero:
                 return
             if points:
@@ -110,5 +112,5 @@ class SampleGrid(Paced):
             else:
                 picture = picture_of(to_bytes(images, model.spec.levels), columns)
             self.run.samples.mkdir(exist_ok=True)
-            write_png(picture, self.run.samples / f"images-{model.state.images:010d}.png")
+            write_png(picture, path)
             show_picture(trainer, model, "samples", picture, told)
