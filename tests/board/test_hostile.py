@@ -200,8 +200,9 @@ def test_every_file_of_others_is_read_or_named(
         (tmp_path / "logs" / name).symlink_to(tmp_path / "logs")
     (tmp_path / "logs" / "config.yaml").write_text("seed: 0\n")  # which makes logs itself look like a run
     began = time.perf_counter()
-    code, out, err = script("compare", "runs=[logs,'logs/**/1']", "report=claims")
-    assert (code, err) == (0, "")
+    said_of_claims = script("compare", "runs=[logs,'logs/**/1']", "report=claims")
+    code, out, err = script("compare", "runs=[logs,'logs/**/1']")
+    assert (code, err) == (said_of_claims[0], said_of_claims[2]) == (0, "")
     assert time.perf_counter() - began < 60
     runs, _ = find_runs(["logs"])
     assert len(runs) == len(FILES) + 4
@@ -211,7 +212,7 @@ def test_every_file_of_others_is_read_or_named(
     files = {
         p.name: p.read_text() for p in (tmp_path / "logs" / "board").iterdir() if p.suffix in (".html", ".csv", ".md")
     }
-    assert_inert(files, out)
+    assert_inert(files, out + said_of_claims[1])
     for said in (
         "no regular file",
         "nested too deep",
