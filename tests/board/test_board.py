@@ -157,6 +157,22 @@ def test_cells_say_what_is_known_and_a_dash_what_is_not(make_run: MakeRun) -> No
     assert "net 1,361,884" in cells["full"]["parameters"].note
 
 
+def test_training_is_told_in_the_seconds_that_limited_it(make_run: MakeRun, tmp_path: Path) -> None:
+    """Those by the clock count what else the machine did."""
+    told = {"training_seconds": 22.0, "training_cpu_seconds": 4.0}
+    runs = [make_run("clock", **told), make_run("processor", config={"max_cpu_seconds": 4.0}, **told)]
+    board = Board(map(read_record, runs))
+    cells = {
+        row.record.started: [row.cells[key].text for key in ("training_seconds", "training_cpu_seconds")]
+        for row in board.groups[0].rows
+    }
+    assert cells == {"clock": ["22 s", "–"], "processor": ["–", "4 s"]}
+    alone = Board([read_record(runs[1])])
+    assert "Training, CPU" in (titles := [column.title for column in alone.groups[0].filled(alone.columns)])
+    assert "Training" not in titles
+    assert "training_cpu_seconds" not in [column.key for column in Board([read_record(runs[0])]).columns]
+
+
 def swept(name: str, seed: int, value: float, lr: str = "0.1", **told: Any) -> dict[str, Any]:
     """Of a run of a sweep over seeds and learning rates."""
     varied = {"model.optimizer.net.lr": lr, "seed": str(seed)}

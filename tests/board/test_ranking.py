@@ -115,6 +115,14 @@ def test_a_best_is_named_among_runs_that_were_measured_alike(
     assert "and measuring_share=null" in capsys.readouterr().out
 
 
+def test_seconds_are_those_that_limited_the_runs(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"training_seconds": 22.0, "training_cpu_seconds": 4.0}
+    runs = [make_run(name, config={"x": name, "max_cpu_seconds": cpu}, **told) for name, cpu in (("a", 4), ("b", None))]
+    show_ranking(runs, None, ["train"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert sorted(" ".join(line[-2:]) for line in lines[2:4]) == ["4 CPU", "val 22"]
+
+
 def test_without_a_number_it_is_said(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     show_ranking([make_run(name, config={"x": name}, metrics=None) for name in "ab"], None, ["imago", "train"])
     told = "no number ranks these runs; choose metrics=classifier, or name one with objective="

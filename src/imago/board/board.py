@@ -246,6 +246,7 @@ def _mean(runs: list[Record]) -> Record:
         seed=None,
         images_seen=None if seen is None else round(seen),
         training_seconds=of(run.training_seconds for run in runs),
+        cpu_seconds=of(run.cpu_seconds for run in runs),
         peak_memory_mib=of(run.peak_memory_mib for run in runs),
         machine=runs[0].machine if len({run.machine for run in runs}) == 1 else "several machines",
         measured=measured,
@@ -326,6 +327,7 @@ def columns_for(records: list[Record]) -> list[Column]:
         Column("parameters", "Parameters", _parameters, help="Learned numbers of all networks."),
         Column("images_seen", "Images", _images, help="Training images seen, repetitions included."),
         Column("training_seconds", "Training", _training, help="Time spent training, without measurements."),
+        *([_CPU] if any(record.by_processor for record in records) else []),
         Column("seconds_per_sample", "Per sample", _per_sample, "low", "Time to draw one image."),
         Column("nfe", "Calls", _calls, help="Network calls to draw an image, one after another."),
         Column("peak_memory_mib", "Memory", _memory, help="Peak while training: of the GPU, or of the process."),
@@ -394,7 +396,22 @@ def _images(r: Record) -> Cell:
 
 
 def _training(r: Record) -> Cell:
-    return _known(r.training_seconds, lambda s: f"{s:,.0f} s", lambda s: f"{s:,.1f} s; {r.machine}")
+    known = None if r.by_processor else r.training_seconds
+    return _known(known, lambda s: f"{s:,.0f} s", lambda s: f"{s:,.1f} s; {r.machine}")
+
+
+def _training_cpu(r: Record) -> Cell:
+    clock = "" if r.training_seconds is None else f"; {r.training_seconds:,.1f} s by the clock"
+    known = r.cpu_seconds if r.by_processor else None
+    return _known(known, lambda s: f"{s:,.0f} s", lambda s: f"{s:,.1f} s of the processor{clock}; {r.machine}")
+
+
+_CPU = Column(
+    "training_cpu_seconds",
+    "Training, CPU",
+    _training_cpu,
+    help="The processor's seconds of training, all threads together, of runs that these limited (max_cpu_seconds).",
+)
 
 
 def _memory(r: Record) -> Cell:

@@ -39,7 +39,8 @@ def show_ranking(runs: Iterable[Path], objective: str | None, command: Sequence[
             r, cell = row.record, cells[id(row)]
             failed = math.isnan(cell.value) and r.status != "completed"
             numbers.append((r.status, "") if failed else (cell.text, cell.tag))
-            seconds.append(("" if r.training_seconds is None else f"{r.training_seconds:,.0f}", ""))
+            spent = r.cpu_seconds if r.by_processor else r.training_seconds
+            seconds.append(("" if spent is None else f"{spent:,.0f}{' CPU' * r.by_processor}", ""))
         names = [name_parts(row.record, rows) for row in rows]
         columns = [Shown("run", names, is_name=True, right=False), Shown(title, numbers), Shown("seconds", seconds, 1)]
         (table,), _ = tables([("", columns)], console.width)

@@ -222,6 +222,11 @@ class Record:
         """What tells runs of one name apart; of an export, whose folder has its name, that name once."""
         return self.name if self.when == self.name else f"{self.name} {self.when}"
 
+    @property
+    def by_processor(self) -> bool:
+        """Whether its training was limited by the processor's seconds: those by the clock tell of others' work too."""
+        return self.settings.get("max_cpu_seconds", "null") != "null" and bool(self.cpu_seconds)
+
     def setting(self, key: str) -> str:
         """The value of a setting or the choice of a group; empty where the run has none."""
         return self.varied.get(key) or self.choices.get(key) or self.settings.get(key.replace("/", "."), "")

@@ -18,8 +18,9 @@ from imago.files import write_text
 
 # Columns that a terminal has no room for; beginnings of their keys.
 ELSEWHERE = ("kid", "kd_", "precision", "recall", "density", "coverage", "inception_score", "authenticity", "copies")
+TRAINING = ("training_seconds", "training_cpu_seconds")
 # Columns that make room where there is little, the first of them first.
-LEAST = ("peak_memory_mib", "nfe", "parameters", "bpd", "seconds_per_sample", "training_seconds", "images_seen")
+LEAST = ("peak_memory_mib", "nfe", "parameters", "bpd", "seconds_per_sample", *TRAINING, "images_seen")
 # First characters by which a spreadsheet knows a formula, the wide ones of East Asian scripts too.
 FORMULAS = tuple("=+-@＝＋－＠")
 

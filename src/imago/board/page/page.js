@@ -472,7 +472,7 @@ const curves = {
 };
 
 const SAMPLING = ["seconds_per_sample", "nfe"];
-const COSTS = [...SAMPLING, "training_seconds", "images_seen", "parameters", "peak_memory_mib"];
+const COSTS = [...SAMPLING, "training_seconds", "training_cpu_seconds", "images_seen", "parameters", "peak_memory_mib"];
 
 const cost = {
   x: byId("cost-x"),
@@ -482,8 +482,9 @@ const cost = {
     const runs = shown().filter((run) => run.group === Number(curves.group.value));
     const has = (...keys) => runs.filter((run) => keys.every((key) => key in run.points)).length;
     const option = ({ key, title }) => [key, `${title} (${has(key)})`];
-    const costs = COSTS.map((key) => data.columns.find((column) => column.key === key));
-    choices(this.x, costs.map(option), has(COSTS[0]) > 1 ? COSTS[0] : "training_seconds");
+    const costs = COSTS.map((key) => data.columns.find((column) => column.key === key)).filter(Boolean);
+    const training = has("training_cpu_seconds") > has("training_seconds") ? "training_cpu_seconds" : "training_seconds";
+    choices(this.x, costs.map(option), has(COSTS[0]) > 1 ? COSTS[0] : training);
     const quality = data.columns.filter(({ key, better }) => better && !COSTS.includes(key));
     const most = (a, b) => (has(b.key, this.x.value) > has(a.key, this.x.value) ? b : a);
     choices(this.y, quality.map(option), quality.reduce(most).key);
