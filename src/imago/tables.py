@@ -16,7 +16,7 @@ POINTS = 200
 LARGEST_FILE = 2**30
 # Columns that are no curves of learning.
 LEFT_OUT = ("images_seen", "updates", "time/")
-CLOCK = "time/training_seconds"
+CLOCK, PROCESSOR = "time/training_seconds", "time/training_cpu_seconds"
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Block:
 
     Attributes:
         images: images seen, in the order of the table.
-        seconds: training seconds then; ``nan`` where the table has none.
+        seconds: training seconds then, by the table's clock; ``nan`` where the table has none.
         curves: by column, values; ``nan`` and infinities as they were written.
     """
 
@@ -43,12 +43,14 @@ class Table:
         last: the last value of every column, images seen and time too.
         last_at: after how many images that was.
         problems: what is wrong with the file; empty if nothing is.
+        clock: the column that the blocks' seconds are of.
     """
 
     blocks: list[Block] = field(default_factory=list)
     last: dict[str, float] = field(default_factory=dict)
     last_at: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    clock: str = CLOCK
 
 
 def read_lines(path: Path) -> tuple[list[str], list[str], str]:
@@ -79,16 +81,20 @@ def cells_of(line: str, names: list[str]) -> dict[str, str] | None:
         return None
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, by_processor: bool = False) -> Table:
     """Read a metrics.csv. Of a long one some rows of training are left out, but no measurement.
 
     A row that the end of the file cuts short, or that does not fit the header, is left out and named.
+
+    Args:
+        path: of the file.
+        by_processor: tell seconds of the processor, where the table has them.
 
     Raises:
         OSError, ValueError: as of :func:`read_lines`.
     """
     names, lines, rest = read_lines(path)
-    table, damaged = Table(), 0
+    table, damaged = Table(clock=PROCESSOR if by_processor and PROCESSOR in names else CLOCK), 0
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)  # (images, value)
     for line in _chosen([line for line in lines if line.strip()], names.index(CLOCK) if CLOCK in names else None):
         row = cells_of(line, names)
@@ -109,7 +115,7 @@ def read_table(path: Path) -> Table:
         if not name.startswith(LEFT_OUT):
             kept = _thinned(seen)
             together[tuple(images for images, _ in kept)][name] = [value for _, value in kept]
-    times = [point for point in points[CLOCK] if math.isfinite(point[1])]
+    times = [point for point in points[table.clock] if math.isfinite(point[1])]
     clock = sorted({0.0: 0.0, **dict(times)}.items()) if times else []
     table.blocks = [Block(list(at), [_time(clock, x) for x in at], curves) for at, curves in together.items()]
     return table

@@ -249,6 +249,22 @@ def test_curves_go_over_images_and_over_seconds(at: Browser) -> None:
     assert "NaN" not in at.ask("document.querySelector('.pair').innerHTML")
 
 
+def test_curves_of_runs_that_the_processors_seconds_limit_go_over_these(
+    browser: Browser, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """The title of the axis says so, and where others are shown too it names both clocks."""
+    table = rows([300.0, 120.0, 95.0]).splitlines()
+    table = [f"{line},{name}" for line, name in zip(table, ["time/training_cpu_seconds", *"0123456"], strict=False)]
+    limited = make_run("limited", metrics="\n".join([*table, ""]), config={"max_cpu_seconds": 9})
+    for runs, title in (
+        ([limited], "training seconds of the processor"),
+        ([limited, make_run("timed")], "training seconds of the processor or by the clock"),
+    ):
+        write_page(Board(map(read_record, runs)), tmp_path / "board.html")
+        browser.open(tmp_path / "board.html")
+        assert title in browser.ask("document.getElementById('over-seconds').textContent")
+
+
 def test_quality_stands_against_the_time_of_a_sample(at: Browser) -> None:
     choose = (
         "(() => {{ const s = document.getElementById('{}'); s.value = '{}'; s.dispatchEvent(new Event('change')) }})()"

@@ -22,7 +22,7 @@ from imago.board.find import find_runs
 from imago.board.page import write_page
 from imago.board.records import Data, Measured, read_record
 from imago.measures import Protocol
-from imago.tables import POINTS, read_table
+from imago.tables import POINTS, PROCESSOR, read_table
 from imago.training.run import train
 
 from .conftest import MakeRun, likelihood, quality, rows
@@ -58,6 +58,12 @@ def test_a_trained_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert block.images[-1] == record.images_seen
     assert block.seconds[0] == 0
     assert block.seconds[-1] == pytest.approx(record.training_seconds, abs=0.01)
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config | {"max_cpu_seconds": 60}))
+    limited = read_record(run.path)
+    (block,) = [block for block in limited.table.blocks if "val/nats" in block.curves]
+    assert block.seconds[-1] == pytest.approx(run.summary["training_cpu_seconds"], abs=0.01)
+    assert limited.table.clock == PROCESSOR
     assert record.grid is not None
     assert peek(run.last)["progress"]["images_seen"] == record.images_seen
 

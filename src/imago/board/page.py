@@ -23,6 +23,7 @@ from imago.board.text import MEANS, READING, is_number, of_runs
 from imago.errors import printable
 from imago.files import write_text
 from imago.sweeps import short_names
+from imago.tables import PROCESSOR
 
 PARTS = Path(__file__).parent / "page"
 COLOURS = 12
@@ -152,6 +153,7 @@ def _data(board: Board, numbers: dict[Record, int], labels: dict[Record, str]) -
             "model": row.record.model,
             "group": place,
             "colour": colours.index(kinds[row.record]) % COLOURS,
+            "processor": row.record.table.clock == PROCESSOR,
             "curves": [
                 {
                     "x": block.images,

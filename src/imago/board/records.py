@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from imago.measures import EACH, RELATIONS, Protocol
 from imago.pretrained import SETTINGS, WEIGHTS
 from imago.signatures import attribute_of
 from imago.sweeps import in_short
-from imago.tables import Table, read_table
+from imago.tables import PROCESSOR, Table, read_table
 from imago.untrusted import read_json, read_yaml, shortened
 
 # Two hours: longer than any grid or measurement takes in which a run writes nothing.
@@ -297,7 +297,8 @@ def _read_into(record: Record) -> None:
         record.parameters.setdefault("total", sum(record.parameters.values()))
     device, threads = str(summary.get("device", "machine unknown")), summary.get("threads")
     record.machine = f"{device}, {threads} of them used" if "CPU" in device and threads is not None else device
-    record.table = Table() if exported else _read(record, "metrics.csv", read_table, Table())
+    curves = partial(read_table, by_processor=config.get("max_cpu_seconds") is not None)
+    record.table = Table() if exported else _read(record, "metrics.csv", curves, Table())
     record.defects += [f"metrics.csv: {problem}" for problem in record.table.problems]
     record.defects += [f"{what}: {told}" for what, told in _mapping(summary.get("problems")).items()]
     # The summary tells how far a run came that ended; the table goes on while it runs.
@@ -306,7 +307,7 @@ def _read_into(record: Record) -> None:
     seen = [stands] if exported else [summary.get("images_seen"), last.get("images_seen"), stands]
     record.images_seen = _whole(_largest(seen))
     record.training_seconds = _largest([summary.get("training_seconds"), last.get("time/training_seconds")])
-    record.cpu_seconds = _largest([summary.get("training_cpu_seconds")])
+    record.cpu_seconds = _largest([summary.get("training_cpu_seconds"), last.get(PROCESSOR)])
     record.peak_memory_mib = _largest([summary.get("peak_memory_mib"), last.get("time/peak_memory_mib")])
     record.measured = [*_in_training(record, summary), *_evaluated(record)]
     _status(record, summary)

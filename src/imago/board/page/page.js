@@ -432,9 +432,11 @@ const curves = {
     const lit = series.filter((one) => !state.unlit.has(one.run.id));
     const told = (one, k) => [
       `${name} ${short(one.values[k])}`,
-      `${one.block.x[k].toLocaleString("en")} images${one.block.s[k] === null ? "" : `, ${short(one.block.s[k])} s`}`,
+      `${one.block.x[k].toLocaleString("en")} images${one.block.s[k] === null ? "" : `, ${short(one.block.s[k])} s${one.run.processor ? " of the processor" : ""}`}`,
     ];
-    for (const [id, axis, title] of [["over-images", "x", "images seen"], ["over-seconds", "s", "training seconds"]]) {
+    const limited = lit.filter(({ run }) => run.processor).length;
+    const seconds = `training seconds${limited ? " of the processor" : ""}${limited && limited < lit.length ? " or by the clock" : ""}`;
+    for (const [id, axis, title] of [["over-images", "x", "images seen"], ["over-seconds", "s", seconds]]) {
       plot(byId(id), {
         series: lit.map((one) => ({
           ...one,

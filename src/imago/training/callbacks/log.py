@@ -86,6 +86,7 @@ class TrainingLog(Periodic):
             self.images_per_second = images / seconds
             row["time/images_per_second"] = self.images_per_second
         row["time/training_seconds"] = self.training_seconds = model.state.seconds
+        row["time/training_cpu_seconds"] = model.state.cpu_seconds
         row["time/peak_memory_mib"] = peak_memory_mib(trainer.strategy.root_device)
         self._row = (model.state.images, model.state.seconds)
         log_row(trainer, model, row)
