@@ -374,3 +374,17 @@ def test_a_script_lists_the_choices_of_its_own_groups(script: str, group: str) -
     template = OmegaConf.load(CONF / f"{script}.yaml").hydra.help.template
     assert f"{group}: {', '.join(GROUPS[group])}\n" in template
     assert "$APP_CONFIG_GROUPS" not in template
+
+
+def test_whole_numbers_are_counts_however_they_are_written(composed: Any) -> None:
+    """Everywhere a count is read: 5e6 is an integer then, in the settings and in the configuration that is kept."""
+    given = {"name": "x", "rate": 2.0, "inner": {"size": 5e6}}
+    settings = check_settings(given, Outer)
+    assert (settings.inner.size, given["inner"]) == (5_000_000, {"size": 5_000_000})
+    assert isinstance(settings.inner.size, int)
+    assert isinstance(settings.rate, float), "a number that may be any stays as it is"
+    config = composed("model=vae", "data=digits", "max_images=5e6", "model.latent=1.6e1")
+    for imported in (False, True):
+        settings = check(config, imported=imported)
+        assert (settings.max_images, config["max_images"], config["model"]["latent"]) == (5_000_000, 5_000_000, 16)
+    assert type(config["max_images"]) is type(config["model"]["latent"]) is int

@@ -183,7 +183,7 @@ def test_a_package_of_ones_own_is_used_where_it_is_named(
     (run,) = tmp_path.glob("transformer-digits/*")
     monkeypatch.setattr(config, "PLUGINS", ())
     code, _, err = script("sample", f"checkpoint={run}", "n=1", place)
-    assert (code, "plugins=[my_models] allows it" in err) == (2, True)
+    assert (code, "Transformer: of a package of your own? plugins=[my_models] allows it" in err) == (2, True)
     code, _, err = script("sample", plugin, f"checkpoint={run}", "n=1", place)
     assert code == 0, err
 
@@ -223,7 +223,11 @@ def test_a_run_on_data_of_ones_own_is_evaluated_and_sampled(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("max_images=1e6", r"max_images=1000000\.0: input should be a valid integer; write max_images=1000000$"),
+        ("max_images=1.5", r"max_images=1\.5: input should be a valid integer$"),
+        ("model=vaee", r"model=vaee: no such choice; did you mean vae\? imago models lists all \d\d$"),
+        ("model=stylegan", r"model=stylegan: no such choice; choose one of autoencoder, .*, vae$"),
+        ("modle=gan", r"modle=gan: no such setting; did you mean model\? --help lists all \d\d$"),
+        ("metrics=fid", r"metrics=fid: no such choice; did you mean inception\? choose one of auto, "),
         ("conditional=yes", r"conditional=\"yes\": input should be a valid boolean; write true or false$"),
         ("plugins=[not_there]", r"plugins=not_there: no such package in .* or installed"),
         ("plugins=[os-x]", r"plugins=os-x: not the name of a Python package"),

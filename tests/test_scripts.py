@@ -419,6 +419,7 @@ MISTAKES: list[tuple[str, str, list[str], str]] = [
     ("sample", "classes", ["labels=10"], r"labels from 10 to 10: .* classes 0\.\.9"),
     ("sample", "classes", ["labels=[0,-2]"], r"labels=\[0, -2\]: "),
     ("sample", "classes", ["labels=[]"], r"labels=\[\]: "),
+    ("sample", "plain", ["model/sampler=ddim"], r"model/sampler: a GAN has no sampler; leave it out"),
     ("sample", "plain", ["device=abacus"], r"device=abacus: .*choose another one"),
     ("evaluate", "", [], r"checkpoint: missing; give checkpoint=logs/NAME"),
     ("evaluate", "plain", ["metrics=fid"], r"metrics=fid: no such choice; .*choose one of auto"),

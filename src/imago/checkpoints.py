@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imago.capacity import MOST_PARTS, bounded
-from imago.config import build, check_node, check_settings, target
+from imago.config import CONF, arguments_of, build, check_node, check_settings, target
 from imago.errors import UserError
 from imago.files import keep_as, replacing
 from imago.images import ImageSpec
@@ -329,6 +329,12 @@ def _configured(trained: Any, changes: Mapping[str, Any], spec: ImageSpec) -> Ge
             "its class: MODEL.load_from_checkpoint(PATH, SETTINGS)"
         )
     node = changed(trained, changes)
+    for name in changes:
+        if name not in trained and (CONF / "model" / name).is_dir():
+            known, _, any_other = arguments_of(target(trained.get("_target_"), "model"))
+            if name not in known and not any_other:
+                of = str(trained["_target_"]).rpartition(".")[2]
+                raise UserError(f"model/{name}: a {of} has no {name.replace('_', ' ')}; leave it out")
     check_node(node, "model", provided={"spec"})
     kind = target(node["_target_"], "model")
     if not isinstance(kind, type) or not issubclass(kind, GenerativeModel):

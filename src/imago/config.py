@@ -252,7 +252,7 @@ def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), k
     """Check plain settings against the annotations of a dataclass, which may hold further dataclasses.
 
     Args:
-        config: the resolved settings.
+        config: the resolved settings; a count that was written as 1e6 is made an integer in them.
         schema: the dataclass; its fields are the settings that there are, those without a default must be given.
         groups: names beside them that are checked elsewhere.
         key: where the settings stand, for messages.
@@ -278,7 +278,8 @@ def check_settings(config: Any, schema: type[S], groups: Collection[str] = (), k
         if is_dataclass(hints[name]):
             values[name] = check_settings(value, hints[name], key=_below(key, name))
         else:
-            _check_value(value, hints[name], _below(key, name))
+            values[name] = _check_value(value, hints[name], _below(key, name))
+            _keep(config, name, value, values[name])
     return schema(**values)
 
 
@@ -346,8 +347,8 @@ def _check_allowed(name: Any, key: str, found: Any = None) -> None:
         able = ", ".join([*by_name, *(f"classes of {package[:-1]}" for package in packages)]) or "nothing"
         named = str(name).partition(".")[0]
         own = full and named not in ("imago", "torch", "lightning", *sys.stdlib_module_names)
-        remedy = f"; of a package of your own, plugins=[{named}] allows it" if own else ""
-        raise UserError(f"{key}._target_={shortened(str(name))}: only {able} can be constructed in {group}{remedy}")
+        remedy = f"of a package of your own? plugins=[{named}] allows it; else " if own else ""
+        raise UserError(f"{key}._target_={shortened(str(name))}: {remedy}only {able} can be constructed in {group}")
 
 
 def _is_class_of(found: Any, packages: tuple[str, ...]) -> bool:
@@ -497,7 +498,7 @@ def check_node(node: Any, key: str, provided: Collection[str] = (), *, imported:
     """Check a node with a ``_target_`` against the target's signature, and the nodes below it.
 
     Args:
-        node: the plain node.
+        node: the plain node; a count in it that was written as 1e6 is made an integer.
         key: where it stands, for messages.
         provided: arguments of the target that the program gives and the node must not.
         imported: whether the target may be imported for it; if not, its signature is read from its source text, and
@@ -523,7 +524,7 @@ def check_node(node: Any, key: str, provided: Collection[str] = (), *, imported:
     if missing and not node.get("_partial_"):
         raise UserError(f"{key}.{missing[0]}: missing; give it a value")
     for name, value in values.items():
-        _check_below(value, hints.get(name, Any), f"{key}.{name}", imported)
+        _keep(node, name, value, _check_below(value, hints.get(name, Any), f"{key}.{name}", imported))
 
 
 def arguments_of(function: Callable[..., Any]) -> signatures.Arguments:
@@ -553,14 +554,20 @@ def arguments_of(function: Callable[..., Any]) -> signatures.Arguments:
     return hints, required, others
 
 
-def _check_below(value: Any, hint: Any, key: str, imported: bool) -> None:
+def _keep(node: Mapping[str, Any], name: str, given: Any, checked: Any) -> None:
+    if checked is not given and isinstance(node, dict):
+        node[name] = checked
+
+
+def _check_below(value: Any, hint: Any, key: str, imported: bool) -> Any:
     if isinstance(value, Mapping) and "_target_" in value:
         check_node(value, key, imported=imported)
     elif isinstance(value, Mapping) and any(isinstance(v, Mapping) and "_target_" in v for v in value.values()):
         for name, item in value.items():
             check_node(item, f"{key}.{name}", imported=imported)
     else:
-        _check_value(value, hint, key)
+        return _check_value(value, hint, key)
+    return value
 
 
 def keys_of(node: Mapping[str, Any], key: str = "") -> Iterator[str]:
@@ -585,11 +592,21 @@ def _below(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def _check_value(value: Any, hint: Any, key: str) -> None:
-    """Hold a plain value against an annotation; JSON's types are strict where it matters and let a list be a tuple."""
+def _check_value(value: Any, hint: Any, key: str) -> Any:
+    """Hold a plain value against an annotation; JSON's types are strict where it matters and let a list be a tuple.
+
+    Returns:
+        The value, with integers for whole numbers such as 5e6 where only these are right.
+    """
+    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         adapter.validate_json(json.dumps(value), strict=True)
+        return value
+    except ValidationError:
+        whole = _whole(value)
+    try:
+        adapter.validate_json(json.dumps(whole), strict=True)
+        return whole
     except ValidationError as error:
         internal = ("is_instance_of", "needs_python_object")
         reasons = {e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] not in internal}
@@ -598,11 +615,18 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         told = f"{key}={shortened(json.dumps(value))}: {' or '.join(sorted(reasons)) or 'wrong type'}"
         if "input should be a valid string" in reasons and isinstance(value, int | float):
             told += f"; text that would be read as a number is quoted twice: {key}=\"'TEXT'\""
-        if "input should be a valid integer" in reasons and isinstance(value, float) and value.is_integer():
-            told += f"; write {key}={int(value)}"
         if "input should be a valid boolean" in reasons:
             told += "; write true or false"
         raise UserError(told) from None
+
+
+def _whole(value: Any) -> Any:
+    """A value with integers for the whole numbers in it."""
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_targets(node: Any, key: str) -> None:

@@ -405,6 +405,6 @@ def images_place(path: str | Path | None) -> Path:
     except (OSError, ValueError) as error:
         raise UserError(
             f"data.path={path}: there is no such folder or zip file "
-            f"({getattr(error, 'strerror', None) or error}). Give another one; a run continues with moved images."
+            f"({getattr(error, 'strerror', None) or error}); give the one that holds the images"
         ) from None
     return place

@@ -47,6 +47,14 @@ ALIASES = {
     "gpus": "devices",
 }
 
+# What others call choices of our groups.
+CALLED = {"metrics": dict.fromkeys(("fid", "kid", "is", "inception_score", "torch_fidelity", "fidelity"), "inception")}
+
+# What lists the choices of a group, if not the help of the command.
+LISTED = {"model": "imago models", "data": "imago data", "experiment": "imago experiments"}
+# A list longer than this is left out where a choice so like the given one is there.
+MANY, SURE = 12, 0.75
+
 
 def explain(error: Exception, script: str) -> str:
     """One line for an error of Hydra or OmegaConf.
@@ -67,7 +75,7 @@ def explain(error: Exception, script: str) -> str:
         options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         if group.startswith("hydra/") and name in PLUGINS:
             return f"{group}={name}: its package is missing; {PLUGINS[name]}"
-        return f"{group}={name}: no such choice; {_one_of(name, options, 'choose one of')}"
+        return f"{group}={name}: no such choice; {_choice(group, name, list(options))}"
     if "does not support sweep type" in text:
         given = next((o for o in sys.argv[1:] if "interval(" in o), "an interval")
         return f"{given}: for a search, with hydra/sweeper=optuna and objective=NUMBER; else list values"
@@ -179,11 +187,27 @@ def _not_of_this_model(group: str, choices: Mapping[str, Any]) -> str:
     return f"{told}, or choose a model that has one: {', '.join(having)}" if having else told
 
 
-def _one_of(name: str, known: Any, told: str, shown: Any = None) -> str:
-    """The nearest of what is known, of equally near ones that with the same letters, and all of it."""
+def _choice(group: str, name: str, options: list[str]) -> str:
+    """The choice of a group that is meant, or all of them."""
+    meant = CALLED.get(group, {}).get(name.lower())
+    if meant in options:
+        return f"did you mean {meant}? choose one of {', '.join(options)}"
+    own = len(options) > len(list((CONF / group).glob("*.yaml")))  # of a user's folder, which the lists do not know
+    return _one_of(name, options, "choose one of", listed="--help" if own else LISTED.get(group, "--help"))
+
+
+def _one_of(name: str, known: Any, told: str, shown: Any = None, listed: str = "--help") -> str:
+    """The nearest of what is known, of equally near ones that with the same letters, and all of it.
+
+    Where that would be many, and the nearest is surely meant, instead of all what lists them.
+    """
     close = difflib.get_close_matches(name, known, 3) or difflib.get_close_matches(name.lower(), known, 3)
     close.sort(key=lambda other: sorted(other) != sorted(name.lower()))
-    return f"{f'did you mean {close[0]}? ' if close else ''}{told} {', '.join(shown or known)}"
+    shown = list(shown or known)
+    alike = difflib.SequenceMatcher(None, close[0], name.lower()).ratio() if close else 0
+    if len(shown) > MANY and close and (alike >= SURE or sorted(close[0]) == sorted(name.lower())):
+        return f"did you mean {close[0]}? {listed} lists all {len(shown)}"
+    return f"{f'did you mean {close[0]}? ' if close else ''}{told} {', '.join(shown)}"
 
 
 def _composed(script: str, without: str) -> tuple[dict[str, Any], dict[str, Any]]:
