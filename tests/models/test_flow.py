@@ -24,7 +24,7 @@ from imago.models.glow import Glow
 from imago.models.maf import MAF, MaskedAffine
 from imago.models.realnvp import RealNVP
 from imago.nets.dequantization import Uniform, Variational
-from imago.nets.invertible import AffineCoupling, Permute, Squeeze, log_normal
+from imago.nets.invertible import AffineCoupling, MixtureCoupling, Permute, Squeeze, log_normal
 from imago.rng import BatchGenerator, PerImageGenerator
 from test_laws import images_of, make
 
@@ -69,9 +69,15 @@ def every_image(spec: ImageSpec) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 6), (1, 5, 3), (5, 1, 1)])
-@pytest.mark.parametrize("name", FLOWS)
-def test_the_flow_is_a_bijection_whose_determinant_it_knows(name: str, shape: tuple[int, int, int]) -> None:
-    model = stirred(name, ImageSpec(*shape, classes=2), "conditional=true", scale=0.1).double()
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [*((name, []) for name in FLOWS), *((name, ["model.components=3"]) for name in ("glow", "realnvp"))],
+)
+def test_the_flow_is_a_bijection_whose_determinant_it_knows(
+    name: str, overrides: list[str], shape: tuple[int, int, int]
+) -> None:
+    model = stirred(name, ImageSpec(*shape, classes=2), "conditional=true", *overrides, scale=0.1).double()
+    assert any(isinstance(layer, MixtureCoupling) for layer in model.modules()) == bool(overrides)
     y = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1)).double()
     labels = torch.tensor([1])
     z, log_det = model.flow(y, labels)

@@ -65,6 +65,7 @@ CASES: dict[str, list[str]] = {
     # noise that makes real numbers of integers
     "glow variational": ["model/dequantization=variational", "conditional=true"],
     "realnvp rgb": [],
+    "realnvp mixture": ["model.components=3"],
     "maf binary": ["data.binarize=dynamic"],
     # diffusion
     **{f"ddpm {name}": [f"model/noise_schedule={name}"] for name in ("quadratic", "sigmoid", "cosine")},

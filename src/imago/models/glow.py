@@ -17,7 +17,7 @@ Kingma & Dhariwal 2018, "Glow: Generative flow with invertible 1x1 convolutions"
 from collections.abc import Iterator
 from typing import Unpack
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from imago.capacity import Width
 from imago.errors import UserError
@@ -31,6 +31,7 @@ from imago.nets.invertible import (
     MultiScale,
     NetSettings,
     Scale,
+    coupling,
     scales_of,
 )
 
@@ -43,6 +44,7 @@ class Glow(NormalizingFlow):
         levels: of which each halves the sides; fewer where these are odd.
         steps: K of each level.
         width: features of the couplings' networks.
+        components: logistics in :class:`~imago.nets.invertible.MixtureCoupling`, 0 for affine couplings.
         settings: see :class:`FlowSettings`; a conditional model's labels enter every coupling's network.
 
     Raises:
@@ -56,17 +58,18 @@ class Glow(NormalizingFlow):
         levels: PositiveInt = 2,
         steps: PositiveInt = 4,
         width: Width = 32,
+        components: NonNegativeInt = 0,
         **settings: Unpack[FlowSettings],
     ) -> None:
         super().__init__(spec, **settings)
         check_coupled(spec, type(self).__name__)
-        nets = NetSettings(width, self.classes)
+        nets = NetSettings(width, self.classes, components=components)
 
         def layers(scale: Scale) -> Iterator[Invertible]:
             for _ in range(steps):
                 yield ActNorm(scale.channels)
                 yield InvertibleConv(scale.channels)
-                yield AffineCoupling(scale.channels, scale.sides, nets)
+                yield coupling(scale.channels, scale.sides, nets)
 
         def leaving(scale: Scale) -> Invertible:
             return AffineCoupling(scale.channels, scale.sides, nets)

@@ -13,7 +13,8 @@ Here the squeeze comes first. Pixels (0, 0) and (1, 1) of each block are one col
 (1, 0) the other: the same partition, and a convolution over blocks with four times the channels can be any convolution
 of the same reach over pixels. It has a quarter of the places to go to, and no half of its input is zeros. The halves of
 channels are then the upper and the lower pixels of each block. In place of batch normalisation stands ActNorm
-(:class:`~imago.nets.invertible.ActNorm` says why).
+(:class:`~imago.nets.invertible.ActNorm` says why). With ``components`` the couplings are mixtures of logistics in place
+of affine maps (:class:`~imago.nets.invertible.MixtureCoupling`).
 
 Dinh, Sohl-Dickstein & Bengio 2017, "Density estimation using Real NVP".
 """
@@ -21,7 +22,7 @@ Dinh, Sohl-Dickstein & Bengio 2017, "Density estimation using Real NVP".
 from collections.abc import Iterator
 from typing import Unpack
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from imago.capacity import Width
 from imago.images import ImageSpec
@@ -29,12 +30,12 @@ from imago.models.flow import FlowSettings, NormalizingFlow
 from imago.models.glow import check_coupled
 from imago.nets.invertible import (
     ActNorm,
-    AffineCoupling,
     Invertible,
     MultiScale,
     NetSettings,
     Permute,
     Scale,
+    coupling,
     scales_of,
 )
 
@@ -47,6 +48,7 @@ class RealNVP(NormalizingFlow):
         levels: of which each halves the sides; fewer where these are odd.
         couplings: of each level with either mask, two or more for every value to change.
         width: features of the couplings' networks.
+        components: logistics in :class:`~imago.nets.invertible.MixtureCoupling`, 0 for affine couplings.
         settings: see :class:`FlowSettings`; a conditional model's labels enter every coupling's network.
 
     Raises:
@@ -60,11 +62,12 @@ class RealNVP(NormalizingFlow):
         levels: PositiveInt = 2,
         couplings: PositiveInt = 3,
         width: Width = 32,
+        components: NonNegativeInt = 0,
         **settings: Unpack[FlowSettings],
     ) -> None:
         super().__init__(spec, **settings)
         check_coupled(spec, type(self).__name__)
-        nets = NetSettings(width, self.classes)
+        nets = NetSettings(width, self.classes, components=components)
 
         def layers(scale: Scale) -> Iterator[Invertible]:
             before = list(range(scale.channels))
@@ -73,7 +76,7 @@ class RealNVP(NormalizingFlow):
                 before = order
                 for k in range(couplings):
                     yield ActNorm(scale.channels)
-                    yield AffineCoupling(scale.channels, scale.sides, nets, swapped=bool(k % 2))
+                    yield coupling(scale.channels, scale.sides, nets, swapped=bool(k % 2))
 
         self.net["flow"] = MultiScale(scales_of(spec.shape, levels), layers)
 

@@ -10,6 +10,7 @@ and what makes both cheap is that the Jacobian is triangular, or a small matrix 
     ActNorm             (x + b) ⊙ exp(s), b and s by channel      h w Σ_c s_c                Kingma & Dhariwal 2018, 3.1
     InvertibleConv      W x at every pixel, W = P L (U + D)       h w Σ_c log|D_cc|          the same, 3.2, eq. 9-11
     AffineCoupling      x_a, x_b ⊙ exp(s(x_a)) + t(x_a)          Σ s(x_a)                   Dinh et al. 2017, eq. 4-8
+    MixtureCoupling     x_a, σ⁻¹(F(x_b; x_a)) ⊙ exp(s) + t       Σ log F'/(F(1 − F)) + s    Ho et al. 2019, eq. 14-16
     Squeeze, Permute    the same numbers in another place        0                          the same, 3.6
 
 The log-determinant is a tensor of no dimension where it is the same for all images, and (n,) elsewhere. What a layer is
@@ -29,9 +30,11 @@ from torch.nn import functional as F
 
 Given = Tensor | None
 Maps = Float[Tensor, "n channels height width"]
+Said = Float[Tensor, "n said height width"]
 LogDet = Float[Tensor, ""] | Float[Tensor, " n"]
 
 SMALL = 0.1  # last layers of coupling nets at first, in units of LeCun's weights: every coupling is nearly the identity
+NARROWEST = 5.0  # |log width| of a mixture's component stays below
 LARGEST = 1.5  # |log scale| of a layer stays below: with 3, images that the nets have not met yet blew up on MNIST
 
 
@@ -252,11 +255,13 @@ class NetSettings(NamedTuple):
         width: features of the hidden layers.
         classes: that labels are of, 0 for none.
         context: channels of the maps that the network reads beside its input, 0 for none.
+        components: logistics that a coupling mixes, 0 for an affine coupling.
     """
 
     width: int
     classes: int = 0
     context: int = 0
+    components: int = 0
 
 
 class CouplingNet(nn.Module):
@@ -306,11 +311,58 @@ def bounded(raw: Tensor) -> Tensor:
     return LARGEST * torch.tanh(raw / LARGEST)
 
 
-class AffineCoupling(Invertible):
-    """A part of the channels is scaled and shifted, by as much as a network says of the other part, which stays.
+class Coupling(Invertible):
+    """A part of the channels changes value by value, by a map that a network says of the other part, which stays.
 
-    y_a = x_a, y_b = x_b ⊙ exp(s(x_a)) + t(x_a): as x_a is known from y, so are s and t, however complicated the network
-    is, and the Jacobian is triangular with exp(s) on its diagonal.
+    As what stays is known from y, so is the map, however complicated the network is, and the Jacobian is triangular
+    with the map's slopes on its diagonal.
+
+    Args:
+        channels: of x, two or more.
+        sides: height and width of the maps.
+        settings: of the network.
+        numbers: that the network says of each value.
+        swapped: the first part changes and not the second.
+    """
+
+    def __init__(
+        self, channels: int, sides: tuple[int, int], settings: NetSettings, numbers: int, swapped: bool = False
+    ) -> None:
+        super().__init__()
+        self.sizes = [channels - channels // 2, channels // 2]
+        self.swapped = swapped
+        stays, changes = reversed(self.sizes) if swapped else self.sizes
+        self.net = CouplingNet(stays, numbers * changes, sides, settings)
+
+    @abstractmethod
+    def change(self, x: Maps, said: Said) -> tuple[Maps, Maps]:
+        """x and what the network says, (n, numbers · channels, height, width) → y and the logarithms of the slopes."""
+
+    @abstractmethod
+    def change_back(self, y: Maps, said: Said) -> Maps:
+        """The inverse of :meth:`change`."""
+
+    def forward(self, x: Maps, given: Given = None) -> tuple[Maps, LogDet]:
+        """See the class."""
+        stays, changes = self._parts(x)
+        changed, log_slope = self.change(changes, self.net(stays, given))
+        return self._whole(stays, changed), log_slope.flatten(1).sum(1)
+
+    def inverse(self, y: Maps, given: Given = None) -> Maps:
+        """The inverse map, by what the network says of the same part."""
+        stays, changes = self._parts(y)
+        return self._whole(stays, self.change_back(changes, self.net(stays, given)))
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x.split(self.sizes, 1)
+        return (second, first) if self.swapped else (first, second)
+
+    def _whole(self, stays: Tensor, changes: Tensor) -> Tensor:
+        return torch.cat([changes, stays] if self.swapped else [stays, changes], 1)
+
+
+class AffineCoupling(Coupling):
+    """The map is a scale and a shift: y_b = x_b ⊙ exp(s(x_a)) + t(x_a).
 
     Args:
         channels: of x, two or more.
@@ -320,31 +372,81 @@ class AffineCoupling(Invertible):
     """
 
     def __init__(self, channels: int, sides: tuple[int, int], settings: NetSettings, swapped: bool = False) -> None:
-        super().__init__()
-        self.sizes = [channels - channels // 2, channels // 2]
-        self.swapped = swapped
-        stays, changes = reversed(self.sizes) if swapped else self.sizes
-        self.net = CouplingNet(stays, 2 * changes, sides, settings)
+        super().__init__(channels, sides, settings, 2, swapped)
 
-    def forward(self, x: Maps, given: Given = None) -> tuple[Maps, LogDet]:
-        """See the class."""
-        stays, changes = self._parts(x)
-        raw, shift = self.net(stays, given).chunk(2, 1)
+    def change(self, x: Maps, said: Said) -> tuple[Maps, Maps]:
+        """x exp(s) + t."""
+        raw, shift = said.chunk(2, 1)
         log_scale = bounded(raw)
-        return self._whole(stays, changes * log_scale.exp() + shift), log_scale.flatten(1).sum(1)
+        return x * log_scale.exp() + shift, log_scale
 
-    def inverse(self, y: Maps, given: Given = None) -> Maps:
-        """x_b = (y_b − t(y_a)) ⊙ exp(−s(y_a))."""
-        stays, changes = self._parts(y)
-        raw, shift = self.net(stays, given).chunk(2, 1)
-        return self._whole(stays, (changes - shift) * (-bounded(raw)).exp())
+    def change_back(self, y: Maps, said: Said) -> Maps:
+        """(y − t) exp(−s)."""
+        raw, shift = said.chunk(2, 1)
+        return (y - shift) * (-bounded(raw)).exp()
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = x.split(self.sizes, 1)
-        return (second, first) if self.swapped else (first, second)
 
-    def _whole(self, stays: Tensor, changes: Tensor) -> Tensor:
-        return torch.cat([changes, stays] if self.swapped else [stays, changes], 1)
+class MixtureCoupling(Coupling):
+    """The map is the distribution function of a mixture of logistics, unrolled again to the whole line.
+
+    y_b = σ⁻¹(F(x_b)) ⊙ exp(s) + t with F(x) = Σ_k π_k σ((x − μ_k) exp(−r_k)) (Ho et al. 2019, "Flow++", eq. 14-16; s,
+    t, π, μ and r are said of x_a). A value that is black or anything else, each with some probability, is a spike and a
+    plain beside it; F spreads the spike over as much of (0, 1) as it has probability. An affine map only moves both.
+    One component is an affine map. The inverse halves an interval that holds x until it is as small as rounding: x
+    lies between the smallest and the largest of the components' own answers.
+
+    Args:
+        channels: of x, two or more.
+        sides: height and width of the maps.
+        settings: of the network, and the number of components.
+        swapped: the first part changes and not the second.
+    """
+
+    def __init__(self, channels: int, sides: tuple[int, int], settings: NetSettings, swapped: bool = False) -> None:
+        super().__init__(channels, sides, settings, 2 + 3 * settings.components, swapped)
+        self.components = settings.components
+        bias = self.net.last.bias
+        assert bias is not None
+        with torch.no_grad():  # components in different places, or all would learn the same
+            centres = torch.linspace(-1, 1, self.components + 2)[1:-1]
+            bias.view(2 + 3 * self.components, -1)[2 + self.components : 2 + 2 * self.components] = centres[:, None]
+
+    def _said(self, said: Said) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """s and t (n, channels, height, width), log π, μ and r (n, components, channels, height, width)."""
+        k = self.components
+        raw, shift, logits, centre, log_width = said.unflatten(1, (2 + 3 * k, -1)).split([1, 1, k, k, k], 1)
+        narrow = NARROWEST * torch.tanh(log_width / NARROWEST)
+        return bounded(raw.squeeze(1)), shift.squeeze(1), logits.log_softmax(1), centre, narrow
+
+    def change(self, x: Maps, said: Said) -> tuple[Maps, Maps]:
+        """σ⁻¹(F(x)) exp(s) + t; slope F'/(F (1 − F)) exp(s)."""
+        log_scale, shift, log_weight, centre, log_width = self._said(said)
+        u = (x.unsqueeze(1) - centre) * (-log_width).exp()
+        below, above = F.logsigmoid(u), F.logsigmoid(-u)
+        log_below, log_above = (log_weight + below).logsumexp(1), (log_weight + above).logsumexp(1)
+        log_density = (log_weight - log_width + below + above).logsumexp(1)
+        y = (log_below - log_above) * log_scale.exp() + shift
+        return y, log_density - log_below - log_above + log_scale
+
+    def change_back(self, y: Maps, said: Said) -> Maps:
+        """F⁻¹(σ((y − t) exp(−s)))."""
+        log_scale, shift, log_weight, centre, log_width = self._said(said)
+        wanted = (y - shift) * (-log_scale).exp()
+        answers = centre + wanted.unsqueeze(1) * log_width.exp()
+        low, high = answers.amin(1), answers.amax(1)
+        for _ in range(8 - round(math.log2(torch.finfo(y.dtype).eps))):
+            x = (low + high) / 2
+            u = (x.unsqueeze(1) - centre) * (-log_width).exp()
+            below, above = (log_weight + F.logsigmoid(u)).logsumexp(1), (log_weight + F.logsigmoid(-u)).logsumexp(1)
+            small = below - above < wanted
+            low, high = torch.where(small, x, low), torch.where(small, high, x)
+        return (low + high) / 2
+
+
+def coupling(channels: int, sides: tuple[int, int], settings: NetSettings, swapped: bool = False) -> Coupling:
+    """The coupling of these settings: of mixtures where they have components, otherwise affine."""
+    made = MixtureCoupling if settings.components else AffineCoupling
+    return made(channels, sides, settings, swapped)
 
 
 class AffineOfGiven(Invertible):
