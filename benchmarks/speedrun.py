@@ -132,7 +132,7 @@ CHAIN = ("model/sampler=ancestral", f"model.sampler.steps={CALLS}")
 ROWS = (
     Row("fvbn", "speedrun_fvbn", minutes(3), 96.6),
     Row("made", "made_mnist", minutes(10), 85.0, ("model.direct=true",), peer="pythae"),
-    Row("vae", "vae_mnist", minutes(10), 86.0, measure="iw/nats", measuring=500, peer="pythae"),
+    Row("vae", "conv_vae_mnist", minutes(10), 86.0, measure="iw/nats", measuring=2500, peer="pythae"),
     Row("dcgan", "dcgan_mnist", minutes(10), None, ("max_seconds=null",), FD, 10_000, peer="torchgan"),
     Row("pixelcnn", "pixelcnn_mnist", minutes(15), 82.0, MUON, peer="pythae"),
     Row("gated_pixelcnn", "gated_pixelcnn_mnist", minutes(15), 82.0, MUON),
