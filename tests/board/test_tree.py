@@ -11,8 +11,10 @@ from PIL import Image
 
 from helpers import CONF
 from imago.board.board import Board
+from imago.board.find import find_runs
+from imago.board.grids import factor_of
 from imago.board.records import read_record
-from imago.board.tree import SAMPLES, places_of, write_tree
+from imago.board.tree import SAMPLES, places_of, strip_of, write_tree
 from imago.signatures import attribute_of
 from imago.taxonomy import LEAVES
 from imago.untrusted import read_yaml
@@ -94,6 +96,21 @@ def test_a_strip_is_the_first_images_of_the_grid(board: Board, tmp_path: Path) -
         across, down = SAMPLES
         assert strip.size == (2 * 29 * across, 2 * 29 * down)
         assert strip.tobytes() == grid.crop((0, 0, *strip.size)).convert("RGB").tobytes()
+
+
+def test_pretrained_models_are_found_by_a_glob_and_their_small_grids_are_cut_alike(tmp_path: Path) -> None:
+    found, said = find_runs(["*_pixelcnn-dig*", "gan-digits"])
+    assert [run.name for run in found] == ["gated_pixelcnn-digits", "gan-digits"]
+    assert not said
+    assert find_runs(["*-nothing"]) == ([], ["*-nothing: no such folder"])
+    record = read_record(found[1])
+    with Image.open(record.grid) as grid:  # type: ignore[arg-type]
+        across, down = (side * 9 * factor_of(grid.size, (1, 8, 8, 17)) for side in SAMPLES)
+        assert across < 4 * 9 * 8, "drawn smaller than the grids of runs"
+        assert (grid.width // across, grid.height // down) == (16 // 5, 4 // 2)
+        expected = grid.crop((0, 0, across, down)).convert("RGB")
+    with Image.open(io.BytesIO(base64.b64decode(strip_of(record).partition(",")[2]))) as strip:
+        assert strip.tobytes() == expected.tobytes()
 
 
 def test_page_and_picture_need_nothing_else_and_names_are_text(board: Board, tmp_path: Path) -> None:

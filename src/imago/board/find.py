@@ -1,5 +1,6 @@
 """Where the runs lie."""
 
+import fnmatch
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
 
     Args:
         places: run directories, folders that hold some at any depth (``logs``, a sweep), files of a run such as its
-            checkpoint, globs of all these, or names of pretrained models.
+            checkpoint, names of pretrained models, or globs of all these; of pretrained models the package's alone.
     """
     found: dict[Path, Path] = {}
     empty = []
@@ -46,7 +47,8 @@ def find_runs(places: Iterable[str]) -> tuple[list[Path], list[str]]:
 
 def _pretrained(place: str) -> list[Path]:
     folder = pretrained.folder_of(place)
-    return [] if folder is None else [folder]
+    names = pretrained.packaged() if folder is None else []
+    return [pretrained.PACKAGED / name for name in fnmatch.filter(names, place)] if folder is None else [folder]
 
 
 def _matches(named: Path) -> list[Path]:

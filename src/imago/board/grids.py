@@ -40,6 +40,24 @@ class Steering:
     far: Estimate
 
 
+def factor_of(size: tuple[int, ...], shape: Shape) -> int:
+    """How many times larger the pixels of a grid are: the largest number, up to what grids are drawn with, that fits.
+
+    Args:
+        size: width and height of the picture.
+        shape: of the images: channels, height and width in their own pixels, levels.
+    """
+    _, height, width, _ = shape
+    usual = max(1, round(SMALLEST_SIDE / max(height, width)))
+    sides = list(zip(size, (width + MARGIN, height + MARGIN), strict=True))
+    fitting = (
+        k
+        for k in range(usual, 0, -1)
+        if all(whole % k == 0 and (whole // k) % tile == MARGIN % tile for whole, tile in sides)
+    )
+    return next(fitting, usual)
+
+
 def tiles(path: Path | None, shape: Shape | None) -> Tiles | None:
     """Images of a grid as gray values in 0..255, in its rows and columns; ``None`` if it is no grid of such images.
 
@@ -57,7 +75,7 @@ def tiles(path: Path | None, shape: Shape | None) -> Tiles | None:
     except Exception:  # Pillow raises whatever a damaged picture leads it to
         return None
     _, height, width, _ = shape
-    factor = max(1, round(SMALLEST_SIDE / max(height, width)))
+    factor = factor_of(pixels.shape[::-1], shape)
     pixels = pixels[::factor, ::factor][MARGIN:, MARGIN:]
     high, wide = height + MARGIN, width + MARGIN
     rows, columns = pixels.shape[0] // high, pixels.shape[1] // wide

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from imago.board.board import FRECHET, Board, Group, Row, si
-from imago.board.grids import MARGIN, SMALLEST_SIDE
+from imago.board.grids import MARGIN, factor_of
 from imago.board.page import rendered, write_html
 from imago.board.pictures import LARGEST_FILE, picture_of
 from imago.board.records import Record
@@ -183,7 +183,7 @@ def strip_of(record: Record) -> str:
         box = (0, 0, *picture.size)
         if record.data.shape is not None and record.data.shape[1] * record.data.shape[2] > 1:
             _, height, width, _ = record.data.shape
-            factor = max(1, round(SMALLEST_SIDE / max(height, width)))
+            factor = factor_of(picture.size, record.data.shape)
             across, down = SAMPLES
             right, bottom = (width + MARGIN) * factor * across, (height + MARGIN) * factor * down
             box = (0, 0, min(right, picture.width), min(bottom, picture.height))
