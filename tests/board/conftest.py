@@ -86,7 +86,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         evaluation: list[dict[str, Any]] | str | None = None,
         checkpoint: dict[str, Any] | str | None = "",
         left_out: tuple[str, ...] = (),
-        picture: tuple[int, int] | None = (291, 233),
+        picture: tuple[int, int] | None = (582, 466),
         **told: Any,
     ) -> Path:
         path = tmp_path / where

@@ -382,7 +382,7 @@ def test_means_notices_and_the_curve_that_most_runs_have(sweep: Browser) -> None
 def test_grids_can_be_enlarged_and_numbers_be_opened(at: Browser) -> None:
     at.click("document.querySelector('.zoom')")
     assert at.ask("document.getElementById('enlarged').open")
-    assert at.ask("document.querySelector('#enlarged img').naturalWidth") == 291
+    assert at.ask("document.querySelector('#enlarged img').naturalWidth") == 582
     at.press("Escape")
     assert at.ask("document.getElementById('enlarged').open") is False
     at.click("document.querySelector('#board a[href^=\"#run-\"]')")
