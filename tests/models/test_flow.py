@@ -19,6 +19,7 @@ from imago.data.sources.digits import Digits
 from imago.errors import UserError
 from imago.evaluation.likelihood import measure_likelihood
 from imago.images import Batch, ImageSpec
+from imago.models.base import sum_of
 from imago.models.flow import NormalizingFlow
 from imago.models.glow import Glow
 from imago.models.maf import MAF, MaskedAffine
@@ -200,6 +201,19 @@ def test_the_bound_of_all_images_sums_to_less_than_one(name: str, dequantization
     share = float(((y > -0.5) & (y < 0.5)).flatten(1).all(1).float().mean())
     assert inside == pytest.approx(share, abs=0.04)
     assert exact[[0, 5, 14]].mean() > exact.mean() + 0.5  # what was trained on is likelier
+
+
+def test_rounding_gains_nothing() -> None:
+    """q that shrinks to what single precision takes for one number would let p be as dense there as it likes."""
+    spec = ImageSpec(1, 4, 4)
+    images = torch.zeros(64, *spec.shape, dtype=torch.uint8)  # the same every time: the narrowest p and q there are
+    model = trained(flow("realnvp", spec, "model/dequantization=variational", "model.components=2"), images, None, 200)
+    noise = torch.randn(64, *spec.shape, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        single = sum_of(model.nll_terms(images, None, lambda *_: noise.float())).double()
+        double = sum_of(model.double().nll_terms(images, None, lambda *_: noise))
+    assert double.mean() < 16 * math.log(256) / 4, "p has become narrow"
+    torch.testing.assert_close(single, double, atol=1e-2, rtol=0)
 
 
 def test_noise_that_is_learned_has_the_density_that_it_says() -> None:
