@@ -1,5 +1,6 @@
 """Every command of README.md and docs/ is one that the scripts accept today, and every link leads somewhere."""
 
+import importlib
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import imago.cli  # noqa: F401 - stores any_model in Hydra
+from imago.cli.main import COMMANDS, LISTS
 from imago.config import CONF, check, composed, plain, without_hydra
 from imago.images import Batch, ImageSpec
 from imago.legacy import today
@@ -117,3 +119,35 @@ def test_files_and_methods_that_a_page_names_are_there(page: Path) -> None:
     assert {name for name in files if not any(path.as_posix().endswith(f"/{name}") for path in ours)} == set()
     methods = re.findall(r"`[A-Z][A-Za-z]+\.([a-z_]+)(?:\(\))?`", text)
     assert {name for name in methods if not re.search(rf"\b{name}\b", code)} == set()
+
+
+@pytest.mark.parametrize("group", ["model", "data", "trainer", "metrics", "logger", "callbacks", "model/sampler"])
+def test_the_table_of_groups_lists_every_choice(group: str) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{group}`[^|]*\|(.*)\|$", text, re.MULTILINE)
+    assert {file.stem for file in (CONF / group).glob("*.yaml")} <= set(re.findall(r"`([^`]+)`", row))
+
+
+def test_the_page_of_mistakes_has_every_command_of_its_tool() -> None:
+    """And names what there is to choose from today; the answers themselves take half a minute to ask for."""
+    text = (ROOT / "docs" / "mistakes.md").read_text(encoding="utf-8").replace("\\_", "_")
+    commands = (ROOT / "tools" / "mistakes.py").read_text(encoding="utf-8").split('COMMANDS = """')[1].split('"""')[0]
+    rows = dict(re.findall(r"^\| `imago ([^`]*)` \| (.*) \| [\d.]+ \|$", text, re.MULTILINE))
+    assert list(rows) == commands.strip().splitlines()
+    for command, group in (("train model=stylegan data=cifar10", "model"), ("train data=mnsit", "data")):
+        assert rows[command].endswith(
+            f"choose one of {', '.join(sorted(f.stem for f in (CONF / group).glob('*.yaml')))}"
+        )
+    assert rows["trian model=gan"].endswith(
+        f"commands are {', '.join((*COMMANDS, *LISTS))}; imago --help explains them"
+    )
+
+
+@pytest.mark.slow
+def test_the_page_of_mistakes_says_what_the_commands_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    mistakes = importlib.import_module("mistakes")
+    text = (ROOT / "docs" / "mistakes.md").read_text(encoding="utf-8")
+    for command in mistakes.COMMANDS:
+        _, said, _ = mistakes.answer(command)
+        assert f"| `imago {command}` | {mistakes.told(said)} |" in text

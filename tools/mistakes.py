@@ -83,9 +83,7 @@ def main() -> None:
         if code != 2 or len(said.splitlines()) != 1:
             sys.exit(f"imago {command}: exit code {code}: {said}")
         slow += [command] if seconds > SLOWEST and command not in LATER else []
-        told = said.removeprefix("error: ").strip()
-        told = told if len(told) <= 260 else f"{told[:180]} … {told[-60:]}"
-        rows.append(f"| `imago {command}` | {cell(told)} | {seconds:.1f} |")
+        rows.append(f"| `imago {command}` | {told(said)} | {seconds:.1f} |")
     head, _, _ = PAGE.read_text(encoding="utf-8").partition("| command |")
     table = ["| command | answer | seconds |", "|---|---|---|", *rows]
     PAGE.write_text(head + "\n".join(table) + "\n", encoding="utf-8")
@@ -105,6 +103,12 @@ def answer(command: str) -> tuple[int, str, float]:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return done.returncode, said, seconds
+
+
+def told(said: str) -> str:
+    """A message as the page has it: without the middle of a long one."""
+    message = said.removeprefix("error: ").strip()
+    return cell(message if len(message) <= 260 else f"{message[:180]} … {message[-60:]}")
 
 
 def cell(text: str) -> str:

@@ -9,9 +9,11 @@ import torch
 from helpers import configuration
 from imago.config import build
 from imago.data import ImageDataModule
+from imago.figures import chains
 from imago.figures.base import Trained
 from imago.figures.chains import Chains
 from imago.figures.denoising import Denoising
+from imago.figures.latents import stacked
 from imago.figures.noise_schedules import NoiseSchedules
 from imago.images import ImageSpec, bits_per_dim
 from imago.models.base import sum_of
@@ -57,6 +59,17 @@ def test_chains_begin_with_test_images_and_end_with_samples(trained: Trained[Any
     assert holds(picture, first)
     assert all(holds(picture, sample) for sample in samples)
     assert not holds(picture, 255 - first)
+
+
+def test_the_times_of_samples_stand_below_those_of_test_images(
+    trained: Trained[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks begin at the same place, whatever the names beside their rows."""
+    blocks: list[Any] = []
+    monkeypatch.setattr(chains, "stacked", lambda pictures: blocks.extend(pictures) or stacked(pictures))
+    Chains(images=2, snapshots=11).draw(trained, lambda *_: None)
+    above, below = blocks
+    assert (above.width - below.width) % (8 * 9) == 0, "whole columns: the model has fewer steps than moments"
 
 
 def test_the_chain_of_a_gsn_ends_with_samples_and_needs_no_data() -> None:

@@ -24,6 +24,9 @@ from imago.models.stepwise import Stepwise
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
+# What the rows of a denoiser's chain show, one after the other.
+ROWS = ("x_t", "expected x_0")
+
 
 @dataclass
 class Chains(Animated[Stepwise]):
@@ -60,7 +63,7 @@ class Chains(Animated[Stepwise]):
         columns = [f"step {k + 1}" for k in moments]
         if isinstance(model, Denoiser):
             title = f"p(x_0 … x_T): {title} and the image that the network expects at t"
-            rows, columns = ["x_t", "expected x_0"], _names(model, [state.t for state in back])
+            rows, columns = list(ROWS), _names(model, [state.t for state in back])
         grid = _shown(model, [s.noisy for s in back], [s.image for s in back])
         pictures.append(labelled(grid, len(back), title=title, column_names=columns, row_names=rows * self.images))
         return stacked(pictures)
@@ -74,7 +77,7 @@ class Chains(Animated[Stepwise]):
         moments = spread(len(states), MOST_FRAMES)
         rows, names = ["x̃_t", "x_t+1"], [f"step {k + 1}" for k in moments]
         if isinstance(model, Denoiser):
-            rows, names = ["x_t", "expected x_0"], _names(model, [states[k].t for k in moments])
+            rows, names = list(ROWS), _names(model, [states[k].t for k in moments])
         return [
             labelled(
                 _shown(model, [torch.cat([states[k].noisy, states[k].image])]),
@@ -115,6 +118,7 @@ class Chains(Animated[Stepwise]):
             title=f"q(x_t | x_0): test images{of_class(model, label)} at time t",
             column_names=_names(model, times),
             row_names=["x_t"] * len(part.images),
+            beside=ROWS[1],
         )
 
 

@@ -15,7 +15,6 @@ from imago.figures.base import Figure, Trained, held_out
 from imago.figures.latents import labelled
 from imago.images import Images, Labels, to_bytes
 from imago.models.completing import Completing
-from imago.pictures import picture_of
 from imago.progress import Progress
 from imago.rng import PerImageGenerator
 
@@ -67,10 +66,10 @@ class Completion(Figure[Completing]):
         masked = originals.where(known, torch.tensor(GRAY, dtype=torch.uint8))
         rows = torch.cat([originals[:, None], masked[:, None], drawn], 1)
         columns = 2 + self.completions
-        if self.hide == "bottom" or model.any_order:
-            return picture_of(rows.flatten(0, 1), columns)
-        title = textwrap.fill(NOT_EXACT, 9 * columns)  # letters as wide as the grid
-        return labelled(rows.flatten(0, 1), columns, title=title)
+        exact = self.hide == "bottom" or model.any_order
+        title = "" if exact else textwrap.fill(NOT_EXACT, 9 * columns)  # letters as wide as the grid
+        names = ["original", "given", *(f"drawn {k + 1}" for k in range(self.completions))]
+        return labelled(rows.flatten(0, 1), columns, title=title, column_names=names)
 
 
 def completed(

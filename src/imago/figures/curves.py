@@ -94,7 +94,7 @@ def drawn(panels: dict[str, dict[str, Curve]], title: str) -> "Figure":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("images seen")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=9)
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=11)
     return figure

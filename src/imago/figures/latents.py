@@ -103,6 +103,7 @@ def labelled(
     column_names: Sequence[str] = (),
     row_names: Sequence[str] = (),
     smallest_side: int = 64,
+    beside: str = "",
 ) -> Image.Image:
     """:func:`imago.pictures.picture_of` with words around: the grid is at the bottom right, as it is.
 
@@ -113,6 +114,7 @@ def labelled(
         column_names: above the columns; where they are wider than the columns, above every second one or fewer.
         row_names: beside the rows.
         smallest_side: of an image, in pixels.
+        beside: a name for which there is room beside the rows, as another picture of the sheet has it.
     """
     grid = picture_of(images, columns, smallest_side)
     font, line = ImageFont.truetype(str(FONT), LETTERS), LETTERS + 5
@@ -121,7 +123,7 @@ def labelled(
         return max((int(font.getlength(part)) + 1 for part in text.split("\n")), default=0)
 
     rows = -(-len(images) // columns)
-    left = max((width(name) + 10 for name in row_names), default=0)
+    left = max((width(name) + 10 for name in [*row_names, beside] if name), default=0)
     head = line * (title.count("\n") + 1) + 6 if title else 0
     top = head + (line if column_names else 0)
     left += max(0, width(title) + 8 - grid.width - left)
