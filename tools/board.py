@@ -34,7 +34,21 @@ MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end --
 UNWANTED = ("notices", "untrained", "train", "traceback", "wandb_id", "wandb_mode", "versions", "best")
 ROWS = 40  # of training, of a metrics.csv
 # Columns that the README does without.
-SHORTER = ("nats", "kid", "kd_", "density", "coverage", "inception_score", "authenticity", "copies", "peak_memory_mib")
+SHORTER = (
+    "nats",
+    "kid",
+    "kd_",
+    "fd_infinity",
+    "mind",
+    "clipped",
+    "edge_width",
+    "density",
+    "coverage",
+    "inception_score",
+    "authenticity",
+    "copies",
+    "peak_memory_mib",
+)
 
 
 def collect(runs: Iterable[Path], folder: Path) -> list[str]:

@@ -379,6 +379,18 @@ def test_means_notices_and_the_curve_that_most_runs_have(sweep: Browser) -> None
     assert sweep.ask("document.getElementById('curve-metric').value") == "val/fd_x"
 
 
+def test_numbers_with_a_curve_come_before_those_with_a_point(
+    browser: Browser, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Distances that were measured once, at the end, of more runs than have a likelihood."""
+    head = "images_seen,updates,time/training_seconds,val/nats,val/fd_x\n"
+    both, distance = "100,1,1.0,90.0,\n200,2,2.0,80.0,5.0\n", "200,2,2.0,,5.0\n"
+    runs = [make_run(f"run-{k}", metrics=head + (distance if k == 2 else both)) for k in range(3)]
+    write_page(Board(map(read_record, runs)), tmp_path / "board.html")
+    browser.open(tmp_path / "board.html")
+    assert browser.ask("document.getElementById('curve-metric').value") == "val/nats"
+
+
 def test_grids_can_be_enlarged_and_numbers_be_opened(at: Browser) -> None:
     at.click("document.querySelector('.zoom')")
     assert at.ask("document.getElementById('enlarged').open")

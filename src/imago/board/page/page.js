@@ -235,7 +235,7 @@ function plot(host, { series, x, y, titles, explain, points }) {
     return;
   }
   const width = Math.max(260, host.clientWidth), height = innerWidth < 640 ? 280 : points ? 380 : 330;
-  const frame = { left: 58, right: width - 14, top: 12, bottom: height - 42 };
+  const frame = { left: 58, right: width - 14, top: 28, bottom: height - 42 };
   const horizontal = kept.flatMap((one) => one.at.map(([u]) => u));
   let vertical = kept.flatMap((one) => one.at.slice(points ? 0 : beginning(one.at)).map(([, v]) => v));
   if (vertical.length < 3) vertical = kept.flatMap((one) => one.at.map(([, v]) => v));
@@ -388,14 +388,17 @@ const curves = {
   },
 
   offerMetrics() {
-    const counts = new Map();
+    const counts = new Map(), votes = new Map();
     for (const run of this.runs()) {
-      for (const block of run.curves) for (const name of Object.keys(block.y)) counts.set(name, (counts.get(name) || 0) + 1);
+      for (const block of run.curves) for (const [name, values] of Object.entries(block.y)) {
+        counts.set(name, (counts.get(name) || 0) + 1);
+        votes.set(name, (votes.get(name) || 0) + (values.length > 1 ? 2 : 1)); // a curve tells more than a point
+      }
     }
     const rank = (name) => (name.startsWith("val/") ? 0 : 1);
     const names = [...counts.keys()].sort((a, b) => rank(a) - rank(b) || counts.get(b) - counts.get(a) || a.localeCompare(b));
     // Of a board of GANs with one model that has a likelihood, not the likelihood.
-    const most = (a, b) => (counts.get(b) > counts.get(a) ? b : a);
+    const most = (a, b) => (votes.get(b) > votes.get(a) ? b : a);
     const known = ["val/nats", "val/fid", ...names.filter((name) => name.startsWith("val/fd_"))].filter((name) => counts.has(name));
     const common = names.length ? names.reduce(most) : "";
     const best = known.length ? known.reduce(most) : common;
