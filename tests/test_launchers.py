@@ -77,8 +77,8 @@ def check_runs(runs: list[Path]) -> None:
 
 
 def check_ranking(out: str) -> None:
-    table = out[out.rindex(" run ") :]
-    assert re.findall(r"^ +(fvbn-digits lr=\S+)", table, re.MULTILINE) == [
+    table = out[[found.start() for found in re.finditer(r"^ *run  ", out, re.MULTILINE)][-1] :]
+    assert re.findall(r"^ *(fvbn-digits lr=\S+)", table, re.MULTILINE) == [
         f"fvbn-digits lr={lr}" for lr in ("0.01", "0.001", "1e+39")
     ]
 

@@ -404,7 +404,7 @@ def images_place(path: str | Path | None) -> Path:
         place.stat()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"data.path={path}: there is no such folder or zip file "
-            f"({getattr(error, 'strerror', None) or error}); give the one that holds the images"
+            f"data.path={path}: there is no such folder, zip or tar file "
+            f"({getattr(error, 'strerror', None) or error}). Give the folder, zip or tar file that holds the images."
         ) from None
     return place

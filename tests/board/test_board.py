@@ -264,8 +264,9 @@ def test_durations_have_three_digits(seconds: float, text: str) -> None:
 
 
 def test_the_tables_hold_every_run_with_relation_split_and_protocol(
-    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # which decides how many columns there are
     runs = [
         make_run("a", evaluation=[measured(90.125)]),
         make_run("b", evaluation=[measured(80.0, likelihood="lower_bound")], model="vae", name="a|b [bold]<script>"),

@@ -253,7 +253,7 @@ def test_too_few_images_and_no_images_are_refused(pictures: Path) -> None:
 
 
 def test_wrong_paths_are_refused(pictures: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.path=.*nowhere: there is no such folder or zip file"):
+    with pytest.raises(UserError, match=r"data\.path=.*nowhere: there is no such folder, zip or tar file"):
         load(pictures / "nowhere")
     (pictures / "x.zip").write_text("no zip")
     with pytest.raises(UserError, match=r"data\.path=.*x\.zip: is neither a folder nor a zip file"):

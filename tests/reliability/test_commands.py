@@ -156,7 +156,7 @@ COMMANDS: dict[str, str] = {
     "train -m model=ddpm,ncsn model/network=mlp": r"model/network=mlp: .*write model/network=choice\(mlp\)",
     "train model=null": r"model=null: names no choice; choose one of autoencoder, ",
     "prepare out=x": r"data\.path: missing|data\.path.*give",
-    "prepare data.path=nowhere out=x": r"data\.path=nowhere: there is no such folder or zip file",
+    "prepare data.path=nowhere out=x": r"data\.path=nowhere: there is no such folder, zip or tar file",
     "prepare data.path=. data.size=0 out=x": r"data\.size=0: .*greater than 0",
     "prepare data.path=. data.fit=shrink out=x": r"data\.fit=.?shrink.?: input should be .crop. or .stretch.",
     "train data=stream": r"data\.path is missing: .*data=stream the folder of shards that prepare wrote",

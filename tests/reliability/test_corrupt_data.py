@@ -222,7 +222,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "scandir", lambda path: closed(Path("3.png")))
     assert "a folder cannot be read" in refused(lambda: load(tmp_path))
     monkeypatch.setattr(Path, "stat", lambda self, **options: closed(Path("3.png")))
-    assert "there is no such folder or zip file (Permission denied)" in refused(
+    assert "there is no such folder, zip or tar file (Permission denied)" in refused(
         lambda: folder_data(str(tmp_path / "pictures"))
     )
 
