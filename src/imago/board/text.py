@@ -42,10 +42,10 @@ def show(board: Board) -> None:
             console.print()
         more = [c.title for c in filled if c.key.startswith(ELSEWHERE)]
         if more:
-            console.print(Text(f"in the files: {', '.join(more)}"), soft_wrap=True)
+            console.print(Text(f"in the files: {'; '.join(more)}"), soft_wrap=True)
         if no_room:
-            remedy = "a wider terminal shows them; board.html and board.csv in the folder of out= have all"
-            console.print(Text(f"no room here: {', '.join(no_room)}: {remedy}"), soft_wrap=True)
+            remedy = "A wider terminal shows them; board.html and board.csv in the folder of out= have all"
+            console.print(Text(f"no room here: {'; '.join(no_room)}. {remedy}"), soft_wrap=True)
     for notice, told in board.told(lambda r: r.notices).items():
         console.print(Text(f"{of_runs(told)}: {notice}"), soft_wrap=True)
     for defect, told in board.told(lambda r: r.defects).items():
