@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from helpers import TINY, configuration
 from imago.errors import UserError
 from imago.runs import (
     CSVLogger,
@@ -30,6 +31,8 @@ from imago.runs import (
     identity,
     peak_memory_mib,
 )
+from imago.training.callbacks.quality import MeasureQuality
+from imago.training.run import train
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -251,12 +254,14 @@ def test_closing_words_say_where_everything_lies(tmp_path: Path) -> None:
     for name in ("images-0000000001.png", "images-0000012345.png"):
         (run.samples / name).touch()
     (run.path / "wandb" / "offline-run-1").mkdir(parents=True)
-    words = closing_words(run)
+    words = closing_words(run, "imago evaluate")
     assert not re.search(r"last\.ckpt|curves\.png|metrics\.csv", words), "a run without what writes these has none"
     run.last.parent.mkdir()
     for path in (run.last, run.path / "curves.png", run.metrics):
         path.touch()
-    words = closing_words(run)
+    run.update(unmeasured=["val/fid"])
+    words = closing_words(run, "imago evaluate")
+    assert f"val/fid not measured; imago evaluate checkpoint={run.path} does it\n" in words
     wanted = ["12,345 images", "val/fd_classifier 20 (untrained 80)", "images-0000012345.png", "last.ckpt"]
     wanted += ["val/bpd = 1.5 ± 0.012", "val/nats ≤ 80 ± 1.5", "val/large 19,514 ± 7,512"]
     for expected in [*wanted, "summary.json", "offline-run-1", "wandb sync", "curves.png", "metrics.csv"]:
@@ -297,3 +302,18 @@ def test_a_run_does_not_report_the_memory_of_an_earlier_one() -> None:
 def test_the_command_can_be_given_again(monkeypatch, arguments, given) -> None:
     monkeypatch.setenv("IMAGO_COMMAND", "train")
     assert given_command(arguments) == given
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, []), (1e6, ["val/fd_classifier"])])
+def test_what_was_put_off_is_kept_as_not_measured(
+    seconds: float, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MeasureQuality, "seconds_each", lambda *_: seconds)
+    options = [*TINY["vae"], "metrics=classifier", "metrics.samples=64", "measuring_share=0.1", "max_images=64"]
+    run = train(
+        configuration("model=vae", "data=digits", *options, "data.batch_size=16", "logger=csv", "trainer=cpu",
+                      "callbacks.samples=null", f"logs={tmp_path}"),
+        "x", tmp_path / "run",
+    )  # fmt: skip
+    assert run.summary["unmeasured"] == expected
+    assert ("val/fd_classifier" in run.summary["metrics"]) == (not expected)

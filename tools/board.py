@@ -31,7 +31,7 @@ from imago.tables import CLOCK
 RECORDS = ROOT / "docs" / "board"
 MARKS = ("<!-- board: `make board` writes what follows -->", "<!-- board: end -->")
 # Of a summary, what boards do not show.
-UNWANTED = ("notices", "untrained", "train", "traceback", "wandb_id", "wandb_mode", "versions", "best")
+UNWANTED = ("notices", "untrained", "unmeasured", "train", "traceback", "wandb_id", "wandb_mode", "versions", "best")
 ROWS = 40  # of training, of a metrics.csv
 # Columns that the README does without.
 SHORTER = (

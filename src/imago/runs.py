@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -486,8 +487,13 @@ def _short(value: float, digits: int) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
-def closing_words(run: Run) -> str:
-    """Where a finished run's pictures and numbers lie, for people."""
+def closing_words(run: Run, evaluate: str) -> str:
+    """Where a finished run's pictures and numbers lie, and what was not measured, for people.
+
+    Args:
+        run: that ended.
+        evaluate: how the script that measures is called.
+    """
     summary = run.summary
     lines = [f"{summary['name']}: {summary['images_seen']:,} images, {summary['updates']:,} updates"]
     for name, result in summary.get("metrics", {}).items():
@@ -497,6 +503,8 @@ def closing_words(run: Run) -> str:
         sign = f"{protocol.relation} ".lstrip()
         error = "" if protocol.standard_error is None else f" ± {_short(protocol.standard_error, 2)}"
         lines.append(f"  {name} {sign}{_short(result['value'], 4)}{error}{before}")
+    measuring = f"{evaluate} {shlex.quote(f'checkpoint={run.path}')}"
+    lines += [f"  {name} not measured; {measuring} does it" for name in summary.get("unmeasured", [])]
     grids = sorted(run.samples.glob("images-*.png"))
     if grids:
         lines.append(f"  samples    {grids[-1]}")

@@ -75,7 +75,7 @@ def main(config: DictConfig) -> float | list[float] | None:
         run = Run(done.directory, write=False)
     jobs.ran.append(Path(hydra.runtime.cwd, run.path))
     if run.write:
-        print(closing_words(run))
+        print(closing_words(run, cli.program("evaluate")))
     if settings.objective is None or not run.write:
         return None
     last = read_table(run.metrics).last

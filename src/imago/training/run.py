@@ -53,6 +53,7 @@ from imago.training.callbacks.common import find
 from imago.training.callbacks.interruption import Interruption
 from imago.training.callbacks.limits import Limits
 from imago.training.callbacks.log import TrainingLog
+from imago.training.callbacks.measuring import Measuring
 from imago.training.callbacks.pruning import Pruning
 from imago.training.continuing import find_checkpoint, find_run, take_up
 from imago.training.devices import SyncBatchNorms, batch_norm_of, together
@@ -448,6 +449,9 @@ def conclude(
         "precision": trainer.precision,
         "device_count": trainer.world_size,
     }
+    measured = run.summary.get("metrics", {})
+    headlines = [c.headline(model) for c in trainer.callbacks if isinstance(c, Measuring)]  # type: ignore[attr-defined]
+    entries["unmeasured"] = [name for name in headlines if name is not None and name not in measured]
     if log is not None:
         entries["train"] = log.latest
     if objective is not None and run.metrics.exists():
