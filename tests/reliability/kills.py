@@ -70,6 +70,8 @@ def forked(action: Callable[[], object], log: Path) -> int:
         code = 0
     except NothingLeftError:  # killed after the last word of a run that is complete
         code = 0
+    except KeyboardInterrupt:  # before the run minds signals, or after: as imago.start ends then
+        code = 130
     except BaseException as error:
         code = getattr(error, "exit_code", 1)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
