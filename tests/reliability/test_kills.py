@@ -8,10 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kills
+from imago.errors import Interrupted
+from imago.training.callbacks.likelihood import MeasureLikelihood
+from imago.training.callbacks.measuring import Measuring
+from imago.training.callbacks.quality import MeasureQuality
+from imago.training.run import train
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -33,10 +39,42 @@ def test_hundreds_of_signals_lose_nothing(signals: str, count: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("measuring", [MeasureLikelihood, MeasureQuality])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_stop_in_the_last_measurements_leaves_what_no_stop_leaves(
+    measuring: type[Measuring], early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint too: whoever goes on from it keeps the rows that were made up for."""
+    end = 16 * kills.UPDATES
+    whole = kills.options("made", tmp_path / "whole")
+    train(whole, kills.RUN, tmp_path / "whole" / "run")
+    measure, told = measuring.measure, []
+
+    def interrupted(self: Any, trainer: Any, model: Any, *others: Any) -> Any:
+        stop = model.state.images == end and not told
+        if stop:
+            told.append(None)
+        if stop and early:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        found = measure(self, trainer, model, *others)
+        if stop and not early:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return found
+
+    monkeypatch.setattr(measuring, "measure", interrupted)
+    stopped = kills.options("made", tmp_path / "stopped")
+    with pytest.raises(Interrupted):
+        train(stopped, kills.RUN, tmp_path / "stopped" / "run")
+    train(stopped, kills.RUN, tmp_path / "stopped" / "run")
+    expected, found = (kills.state(tmp_path / name / "run") for name in ("whole", "stopped"))
+    assert found["last"]["rows"] == expected["last"]["rows"] == len(found["rows"])
+    assert found["rows"] == expected["rows"]
+
+
 @pytest.mark.slow
 def test_two_processes_stop_together_whichever_is_told(tmp_path: Path) -> None:
     """Told both, then the second one alone, then the first one in the closing measurement; then they complete it."""
-    train = Path(__file__).parents[2] / "src" / "train.py"
+    script = Path(__file__).parents[2] / "src" / "train.py"
     options = [
         "model=gan", "data=digits", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=csv",
         "model.generator.hidden=[16]", "model.discriminator.hidden=[16]", "data.batch_size=16", "every.log=160",
@@ -48,7 +86,7 @@ def test_two_processes_stop_together_whichever_is_told(tmp_path: Path) -> None:
     def run(limit: int, number: int, target: str, waits: str) -> tuple[int, str]:
         log = tmp_path / "log.txt"
         with log.open("w") as file:
-            command = [sys.executable, str(train), *options, f"max_images={limit}"]
+            command = [sys.executable, str(script), *options, f"max_images={limit}"]
             process = subprocess.Popen(
                 command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True
             )

@@ -52,6 +52,7 @@ class Checkpoints(Periodic):
         self.config = dict(config)
         self.best: dict[str, Any] = {}  # its metric, comparison_key and value
         self._random: dict[str, Any] | None = None
+        self._counted = 0  # rows of metrics.csv by the checkpoint that the run goes on from
         self._wrote_at = 0.0  # seconds of training
 
     def act(self, trainer: Trainer, model: GenerativeModel) -> None:
@@ -83,6 +84,7 @@ class Checkpoints(Periodic):
             self.run.update(best=self.best)  # a kill may have come between best.ckpt and the summary
         self._keep_best(trainer, pl_module)  # a measurement that the stopped run had left undone
         kept = self.run.last.exists() and self.acted_at == pl_module.state.images
+        kept = kept and _rows(trainer) == self._counted  # a run that goes on later keeps the rows that were made up for
         if trainer.should_stop and not trainer.strategy.broadcast(kept):  # before the first step
             self._act(trainer, pl_module)
 
@@ -168,17 +170,16 @@ class Checkpoints(Periodic):
         checkpoint["data"] = trainer.datamodule.identity  # type: ignore[attr-defined]
         checkpoint["random"] = random_state()
         checkpoint["summary"] = dict(self.run.summary)
-        tables = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-        checkpoint["rows"] = sum(len(table.rows) for table in tables)
-        for table in tables:
+        checkpoint["rows"] = _rows(trainer)
+        for table in _tables(trainer):
             table.save()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts; cut the table back to the rows of the checkpoint."""
-        self._random = checkpoint["random"]
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
-                logger.continue_at(checkpoint["rows"], checkpoint["progress"]["images_seen"])
+        self._random, self._counted = checkpoint["random"], checkpoint["rows"]
+        for table in _tables(trainer):
+            if trainer.is_global_zero:
+                table.continue_at(checkpoint["rows"], checkpoint["progress"]["images_seen"])
 
     def state_dict(self) -> dict[str, Any]:
         """When it wrote last, and the best value so far."""
@@ -194,6 +195,14 @@ class Checkpoints(Periodic):
         if not best or (comparable and is_better(best["metric"], closing["value"], best["value"])):
             best = closing  # of a measurement after last.ckpt
         self.best = best if self.run.best.exists() else {}
+
+
+def _tables(trainer: Trainer) -> list[CSVLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+
+
+def _rows(trainer: Trainer) -> int:
+    return sum(len(table.rows) for table in _tables(trainer))
 
 
 def _best_of(summary: Mapping[str, Any]) -> dict[str, Any]:
